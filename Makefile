@@ -1,0 +1,44 @@
+# Everything runs in .venv, which ci/install.py makes from requirements.txt on first use.
+SCALE ?= quick
+PORT ?= 8000
+VENV_PYTHON := .venv/bin/python
+# The first Python of 3.11 or later; a name on PATH may be a shim without a Python behind it.
+FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
+ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help book test experiments lab serve clean distclean venv
+
+help:  ## list what there is
+	@echo "make TARGET [SCALE=smoke|quick] [PORT=8000]"
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+book: venv  ## run the experiments and the chapters, build the pages, say where they are
+	@$(VENV_PYTHON) ci/build_book.py --scale $(SCALE)
+
+test: venv  ## run every test; none needs a network
+	@$(VENV_PYTHON) -m pytest -q
+
+experiments: venv  ## run the experiments alone
+	@$(VENV_PYTHON) ci/execute.py --scale $(SCALE) --experiments
+
+lab: venv  ## open the chapters in JupyterLab
+	@$(VENV_PYTHON) -m jupyterlab --notebook-dir=book $(ROOT_FLAG)
+
+serve: venv  ## serve the built pages on 127.0.0.1
+	@test -f _build/html/index.html || { echo "There are no pages yet: call \`make book\` first."; exit 1; }
+	@echo "The book is at http://127.0.0.1:$(PORT)/ until you press Ctrl-C"
+	@$(VENV_PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+clean:  ## remove what was built; .venv and data stay
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too
+	rm -rf .venv mdrlib.egg-info
+
+venv:
+	@python=$$($(FIND_PYTHON)); if [ -z "$$python" ]; then \
+	echo "No Python 3.11 or later was found. Install one (Debian: apt-get install python3 python3-venv)," \
+	"or name one: make book PYTHON=/path/to/python3.12"; exit 1; fi; "$$python" ci/install.py

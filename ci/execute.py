@@ -1,0 +1,187 @@
+"""Execute the experiment templates and the chapters with papermill, a fresh kernel each.
+
+An executed notebook is keyed by its cells, its parameters, mdrlib's sources, requirements.txt and what it
+reads; nothing changed, nothing runs. All failures are collected and told at the end.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+import yaml
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from plan import Job, all_jobs, digest_of, fingerprint_of, key_file, key_of
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# Talk to kernels through files only their owner can open; TCP ports are open to all users of a machine.
+IPC = Config({"KernelManager": {"transport": "ipc"}}) if sys.platform != "win32" else Config()
+TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A notebook that failed: what its cell said, and where it is, executed up to there."""
+
+    name: str
+    text: str
+    notebook: Path
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """Watch the memory of this process's children; the list holds their largest sum in GB."""
+    peak, over = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            total = 0
+            with suppress(psutil.Error):
+                for child in psutil.Process().children(recursive=True):
+                    with suppress(psutil.Error):
+                        total += child.memory_info().rss
+            peak[0] = max(peak[0], total / 1e9)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
+
+
+def clean_page(notebook: nbformat.NotebookNode) -> None:
+    """Take from an executed chapter what its page must not show: machine paths, times, dead widgets."""
+    for name in ("widgets", "papermill"):
+        notebook.metadata.pop(name, None)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for cell in notebook.cells:
+        for name in ("papermill", "execution"):
+            cell.metadata.pop(name, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+        if "outputs" in cell:  # a widget needs a kernel: a page without one would show an empty box
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+
+
+def execute_one(job: Job, key: str, working: Path) -> Failure | None:
+    """Execute one notebook in `working`, then put it in its place whole, with its key."""
+    begun = key_file(job.output).with_name(key_file(job.output).name + ".running")
+    resumes = begun.exists() and begun.read_text() == key
+    if job.folder and job.folder.exists() and not resumes:
+        shutil.rmtree(job.folder)  # else results of other code or another config would be taken for these
+    for folder in (job.output.parent, working.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    begun.write_text(key)
+    try:
+        notebook = papermill.execute_notebook(
+            job.source,
+            working,
+            job.parameters,
+            kernel_name="python3",
+            language="python",
+            cwd=job.cwd,
+            progress_bar=False,
+            stdout_file=sys.stdout if job.folder else None,  # a chapter's prints belong on its page
+            stderr_file=sys.stderr,
+            config=IPC,
+            start_timeout=300,
+            iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy
+        )
+    except PapermillExecutionError as error:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
+        last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])
+        return Failure(job.name, f"{error.ename}: {error.evalue}\n{last}", working)
+    except Exception as error:  # a kernel that died, a notebook that is none: the others go on
+        return Failure(job.name, f"{type(error).__name__}: {error}", working)
+    if job.folder is None:
+        clean_page(notebook)
+        nbformat.write(notebook, working)
+    os.replace(working, job.output)
+    key_file(job.output).write_text(key)
+    begun.unlink()
+    return None
+
+
+def execute(root: Path, scale: str, only: str | None = None, experiments: bool = False) -> list[Failure]:
+    """Execute what is not up to date: everything, the job named `only`, or the `experiments` alone."""
+    root = root.resolve()
+    os.environ["MDR_PROGRESS"] = "lines"
+    if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss
+        os.environ["MDR_DATA_ROOT"] = os.path.abspath(os.environ["MDR_DATA_ROOT"])
+    spec = yaml.safe_load((root / "ci/experiments.yml").read_text())
+    optional = sorted({run["needs"] for run in spec["runs"].values() if "needs" in run})
+    jobs = all_jobs(root, scale, {name: fingerprint_of(root, name) for name in optional})
+    if only is None:
+        names = {job.name for job in jobs}
+        for folder in (root / "_build/runs" / scale).glob("*"):  # of runs left out or no longer listed
+            if folder.name not in names and list(folder.glob("run.ipynb.key*")):
+                shutil.rmtree(folder)
+    chosen = [job for job in jobs if job.name == (only or job.name) and (job.folder or not experiments)]
+    if not chosen:
+        raise ValueError(f"no notebook named {only!r}; there are {[job.name for job in jobs]}")
+    library = sorted((root / "mdrlib").glob("**/*.py"))
+    sources = digest_of([*library, root / "requirements.txt"], root)
+    durations_file = root / "_build/executed" / scale / "durations.json"
+    durations = json.loads(durations_file.read_text()) if durations_file.exists() else {}
+    failures = []
+    for number, job in enumerate(chosen, 1):
+        label = f"[{number}/{len(chosen)}] {job.name}"
+        key, done = key_of(job, sources), key_file(job.output)
+        if job.output.exists() and done.exists() and done.read_text() == key:
+            print(f"{label} up to date", flush=True)
+            continue
+        print(f"{label} ...", flush=True)
+        began = time.monotonic()
+        with peak_memory() as peak:
+            failure = execute_one(job, key, root / "_build/working" / scale / f"{job.name}.ipynb")
+        seconds = time.monotonic() - began
+        ended = "FAILED after" if failure else "done in"
+        print(f"{label} {ended} {seconds:.0f} s, peak memory {peak[0]:.1f} GB", flush=True)
+        if failure:
+            failures.append(failure)
+            continue
+        durations[job.name] = {"seconds": round(seconds, 1), "peak_memory_gb": round(peak[0], 2)}
+        durations_file.parent.mkdir(parents=True, exist_ok=True)
+        durations_file.write_text(json.dumps(durations, indent=1))
+    for failure in failures:
+        print(f"\nFAILED {failure.name}\n{failure.text}\nexecuted notebook: {failure.notebook}", flush=True)
+    return failures
+
+
+def main() -> int:
+    """Execute from the command line; 1 if a notebook failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", default="quick")
+    parser.add_argument("--only", metavar="NAME", help="one run, map or chapter")
+    parser.add_argument("--experiments", action="store_true", help="leave out the chapters")
+    words = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the kernel too
+    try:
+        return 1 if execute(ROOT, words.scale, words.only, words.experiments) else 0
+    except (RuntimeError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same call goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Batches of P classes with K images each, the form that pair and triplet losses need."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class PKBatchSampler:
+    """Gives `iterations` lists of batch_size indices: batch_size // per_class classes, per_class images each.
+
+    labels: (N,) integers, the class of each image. Classes of a batch are distinct; so are the images of a
+    class, unless it has fewer than per_class: then all of them come, and come again.
+    Batch t depends on (labels, seed, t) alone, so that a run can go on anywhere: `position` is the number of
+    batches given, and iterating continues there. Iterating again after the end starts over.
+    rank, world_size: every process draws the same batch and keeps its own share of the classes, a contiguous
+    slice of batch_size // world_size indices; the slices of all ranks in order are what one process gets.
+    Raises TypeError or ValueError for labels or numbers with which no such batch can be drawn.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor | Sequence[int],
+        batch_size: int,
+        per_class: int,
+        iterations: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        labels = torch.as_tensor(labels).cpu()
+        if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
+            raise TypeError(f"labels must be integers (N,), got {labels.dtype} {tuple(labels.shape)}")
+        least_of = {"batch_size": 2, "per_class": 2, "iterations": 0, "seed": 0, "rank": 0, "world_size": 1}
+        given = (batch_size, per_class, iterations, seed, rank, world_size)
+        for (name, least), value in zip(least_of.items(), given, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if batch_size % per_class:
+            raise ValueError(f"batch_size must be a multiple of per_class, got {batch_size} and {per_class}")
+        if rank >= world_size:
+            raise ValueError(f"rank must be below world_size, got {rank} of {world_size}")
+        wanted = batch_size // per_class
+        if wanted % world_size:
+            raise ValueError(
+                f"{batch_size} images of {per_class} a class are {wanted} classes, which {world_size} "
+                f"processes cannot share; take a batch_size that is a multiple of {per_class * world_size}"
+            )
+        order = torch.argsort(labels, stable=True).numpy()
+        sizes = torch.unique(labels, return_counts=True)[1].numpy()
+        if len(sizes) < wanted:
+            raise ValueError(
+                f"a batch of {batch_size} with {per_class} a class needs {wanted} classes, there are "
+                f"{len(sizes)}; take a smaller batch_size or a larger per_class"
+            )
+        self.members = np.split(order, np.cumsum(sizes)[:-1])  # of each class, the indices of its images
+        self.batch_size, self.per_class, self.iterations, self.seed = batch_size, per_class, iterations, seed
+        self.rank, self.world_size = rank, world_size
+        self.position = 0
+        self._ended = False
+
+    def __len__(self) -> int:
+        """All batches from the first, wherever `position` is."""
+        return self.iterations
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self._ended:
+            self.position, self._ended = 0, False
+        while self.position < self.iterations:
+            self.position += 1
+            yield self.batch(self.position - 1)
+        self._ended = True
+
+    def batch(self, t: int) -> list[int]:
+        """This rank's share of batch t, whatever the position."""
+        random = np.random.default_rng((self.seed, t))
+        classes = random.choice(len(self.members), self.batch_size // self.per_class, replace=False)
+        # resize cuts a permutation that is too long and repeats one that is too short.
+        chosen = [np.resize(random.permutation(self.members[c]), self.per_class) for c in classes]
+        share = len(chosen) // self.world_size
+        return np.concatenate(chosen[self.rank * share : (self.rank + 1) * share]).tolist()
+
+    def state_dict(self) -> dict[str, int]:
+        """What `load_state_dict` needs to go on: the position, and the seed that it is a position of."""
+        return {"position": self.position, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from `state`; ValueError when it is of another seed or beyond the last batch."""
+        if state["seed"] != self.seed:
+            raise ValueError(f"the state is of a sampler with seed {state['seed']}, this one has {self.seed}")
+        if not 0 <= state["position"] <= self.iterations:
+            raise ValueError(f"position must be in 0..{self.iterations}, got {state['position']}")
+        self.position, self._ended = state["position"], False

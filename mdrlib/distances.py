@@ -1,0 +1,70 @@
+"""Euclidean distances between the vectors of a batch, and the normalization that replaces the L2 norm."""
+
+import torch
+from torch import Tensor
+
+from mdrlib import checks
+
+# ||x||^2 + ||y||^2 - 2xy loses all digits when x and y nearly coincide. Below this share of
+# ||x||^2 + ||y||^2 the squared distance is computed again from the difference itself.
+CANCELLATION = 0.01
+
+
+def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False) -> Tensor:
+    """Euclidean distance of every row of `x` to every row of `y`, or of `x` itself.
+
+    Parameters: x (N, D) and y (M, D) floating point; half precision is computed in float32.
+    Returns (N, M), or (N, N) with exact zeros on the diagonal when `y` is None; squared if asked.
+    The gradient at coincident points, where the distance has none, is 0.
+    Raises TypeError or ValueError for other dtypes or shapes, NaN or infinite values.
+    """
+    x = checks.embeddings(x, "x", at_least=1)
+    if y is not None:
+        y = checks.embeddings(y, "y", at_least=1)
+        if y.shape[1] != x.shape[1]:
+            raise ValueError(f"x has {x.shape[1]} dimensions and y {y.shape[1]}; they must agree")
+        if y.dtype != x.dtype:
+            raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one of them")
+    with torch.autocast(x.device.type, enabled=False):
+        sq = _squared(x, y)
+        if squared:
+            return sq
+        # The inner `where` keeps sqrt away from 0, whose infinite slope would make NaN of 0 * inf.
+        positive = sq > 0
+        return torch.where(positive, torch.where(positive, sq, 1.0).sqrt(), 0.0)
+
+
+def _squared(x: Tensor, y: Tensor | None) -> Tensor:
+    # Distances do not see a translation; centring makes the norms, hence the rounding, small.
+    centre = x.detach().mean(0)
+    a = x - centre
+    b = a if y is None else y - centre
+    na, nb = a.square().sum(1), b.square().sum(1)
+    scale = na[:, None] + nb[None, :]
+    sq = scale - 2 * (a @ b.T)
+    with torch.no_grad():
+        close = sq < CANCELLATION * scale
+        if y is None:
+            close.fill_diagonal_(False)
+        rows, columns = close.nonzero(as_tuple=True)
+    if len(rows) > 64 * max(a.shape[0], b.shape[0]):
+        # Collapsed embeddings: gathering so many differences would need N x N x D numbers.
+        sq = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+    elif len(rows):
+        sq = sq.index_put((rows, columns), (a[rows] - b[columns]).square().sum(1))
+    if y is None:
+        sq = sq.masked_fill(torch.eye(len(a), dtype=torch.bool, device=a.device), 0.0)
+    return sq.clamp_min(0)
+
+
+def normalize_by_mean_distance(x: Tensor) -> Tensor:
+    """Divide embeddings by their mean distance over the pairs i != j ("Learning without L2 Norm", section 3.1).
+
+    Parameters: x (N, D), N >= 2. Returns (N, D) whose mean off-diagonal distance is 1.
+    The gradient flows through the mean. All-identical embeddings, whose mean distance is 0, come back as
+    they are. Raises TypeError or ValueError as `pairwise_distances` does.
+    """
+    wide = checks.embeddings(x)
+    n = len(wide)
+    mean = pairwise_distances(wide).sum() / (n * (n - 1))
+    return (wide / torch.where(mean > 0, mean, 1.0)).to(x.dtype)

@@ -1,0 +1,73 @@
+"""What is measured of a model on images that lie in memory."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mdrlib.datasets.transforms import to_float
+from mdrlib.distances import pairwise_distances
+from mdrlib.retrieval import evaluate
+
+# Bin edges for normalized distances; what lies beyond is counted in the end bins.
+EDGES = torch.linspace(-6, 6, 121)
+WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole classes
+
+
+@torch.no_grad()
+def embed(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+    """Embeddings (N, D) float32 of images (N, C, H, W) uint8, computed in eval mode on the images' device."""
+    was_training = model.training
+    model.eval()
+    x = torch.cat([model(to_float(part)) for part in images.split(batch_size)])
+    model.train(was_training)
+    return x
+
+
+def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts (B,) int64 of the normalized distances of pairs i < j in the bins of EDGES.
+
+    z = (d - mean) / std with the mean and standard deviation of these very pairs. Returns the counts of the
+    pairs of one class and of those of two classes.
+    """
+    i, j = torch.triu_indices(len(labels), len(labels), offset=1)
+    d = pairwise_distances(embeddings)[i, j]
+    z = ((d - d.mean()) / d.std().clamp_min(1e-12)).clamp(EDGES[0], EDGES[-1])
+    same = labels[i] == labels[j]
+    edges = EDGES.numpy()
+    return tuple(torch.from_numpy(np.histogram(part.numpy(), edges)[0]) for part in (z[same], z[~same]))
+
+
+def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
+    """Indices of the images of every class, or of evenly spaced classes when there are more than `limit`."""
+    count = int(labels.max()) + 1
+    wanted = max(2, round(count * min(1.0, limit / len(labels))))
+    chosen = torch.linspace(0, count - 1, min(wanted, count)).round().long().unique()
+    return torch.isin(labels, chosen).nonzero()[:, 0]
+
+
+class Evaluation:
+    """Called with a model: Recall@K, R-Precision and MAP@R of splits, and their distance histograms.
+
+    splits: name -> (images, labels), all in memory. The metrics of "test" go by their own names, those of
+    another split with its name before: "validation_recall@1". Histograms of "train" and "test" come as
+    "train_positive" and so on; "train" is not searched.
+    """
+
+    def __init__(self, splits: dict[str, tuple[Tensor, Tensor]]) -> None:
+        self.splits = splits
+
+    def __call__(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        metrics: dict[str, float] = {}
+        histograms: dict[str, Tensor] = {}
+        for split, (images, labels) in self.splits.items():
+            watched = whole_classes(labels)
+            if split == "train":
+                x = embed(model, images[watched.to(images.device)]).cpu()
+            else:
+                everything = embed(model, images).cpu()
+                x = everything[watched]
+                prefix = "" if split == "test" else f"{split}_"
+                metrics |= {prefix + key: value for key, value in evaluate(everything, labels).items()}
+            positive, negative = distance_histograms(x, labels[watched])
+            histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
+        return metrics, histograms

@@ -1,0 +1,245 @@
+"""An experiment from its Config to its Result."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from mdrlib import checkpoint, results
+from mdrlib.datasets import ImageSet, PKBatchSampler, load
+from mdrlib.evaluation import EDGES, Evaluation, embed
+from mdrlib.losses import TripletLoss
+from mdrlib.mdr import MDR
+from mdrlib.models import build_embedder
+from mdrlib.results import Result
+from mdrlib.retrieval import search
+from mdrlib.trainer import Trainer
+
+# Method -> what the head does to embeddings, and whether MDR acts. As the paper compares them.
+METHODS = {
+    "triplet": ("mean-distance", False),
+    "triplet+l2": ("l2", False),
+    "triplet+mdr": ("mean-distance", True),
+}
+# Fields that say where a run happens, not what it is: they may change when it is resumed.
+PLACE = ("device", "data_root")
+NEIGHBOURS = 10  # kept of each test image, for galleries
+
+
+@dataclass(frozen=True)
+class Config:
+    """What an experiment is. Fields have the paper's values where these suit a small set.
+
+    dataset, backbone, dim: see `mdrlib.datasets.load` and `build_embedder`. method: "triplet",
+    "triplet+l2" (L2-normalized embeddings) or "triplet+mdr". iterations: batches trained on, of
+    batch_size images, per_class of each class. lr is multiplied by 0.2 at the iterations lr_steps.
+    mdr_weight is the paper's lambda, level_weight its nu, momentum its gamma, levels the initial ones.
+    validation: share in [0, 1) of the training classes held out; the result is then that of the evaluation
+    with the best Recall@1 on them, otherwise that of the last. augment: random affine changes.
+    evaluate_every: iterations. device: "auto", "cpu", "cuda". data_root: see `mdrlib.datasets`.
+    Raises ValueError or TypeError for values out of range. `Config.of(mapping)` names unknown keys.
+    """
+
+    dataset: str = "glyphs"
+    method: str = "triplet+mdr"
+    backbone: str = "small"
+    dim: int = 128
+    seed: int = 0
+    iterations: int = 400
+    batch_size: int = 128
+    per_class: int = 4
+    lr: float = 1e-3
+    lr_steps: tuple[int, ...] = ()
+    weight_decay: float = 1e-5
+    margin: float = 0.2
+    mdr_weight: float = 0.2
+    level_weight: float = 0.01
+    levels: tuple[float, ...] = (-3.0, 0.0, 3.0)
+    momentum: float = 0.9
+    learn_levels: bool = True
+    diagonal_in_stats: bool = False
+    freeze_batch_norm: bool = False
+    validation: float = 0.0
+    augment: bool = True
+    evaluate_every: int = 50
+    device: str = "auto"
+    data_root: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = type(field.default)
+            if kind is tuple and isinstance(value, list | tuple):
+                item = int if field.name == "lr_steps" else float
+                if any(isinstance(v, bool) or not isinstance(v, int | item) for v in value):
+                    raise TypeError(f"{field.name} must be a list of {item.__name__}, got {value!r}")
+                object.__setattr__(self, field.name, tuple(item(v) for v in value))
+            elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
+            elif field.name == "data_root" and value is not None:
+                object.__setattr__(self, field.name, str(value))
+            elif kind is not type(None) and type(value) is not kind:
+                raise TypeError(f"{field.name} must be {kind.__name__}, got {value!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {sorted(METHODS)}, got {self.method!r}")
+        least_of = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "margin", "mdr_weight", "level_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        for name in ("momentum", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        MDR(self.levels, self.momentum)  # checks the levels
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Config":
+        """A Config from a mapping; ValueError names the keys that are not fields."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown Config keys {unknown}; known are {[f.name for f in fields(cls)]}")
+        return cls(**values)
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device for "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device is {name!r} but torch sees no GPU; use "auto" or "cpu"')
+    return device
+
+
+def run(config: Config, out_dir: str | Path) -> Result:
+    """Train and evaluate `config`; leave result.json, history.csv, checkpoint.pt and arrays in `out_dir`.
+
+    The same call goes on with an interrupted run and returns the Result of a finished one at once. On a CPU
+    an interrupted run ends with the same bits as an uninterrupted one. distances.npz holds histograms of
+    normalized distances per evaluation; embeddings.npz the test embeddings, labels and nearest neighbours.
+    Raises ValueError when out_dir holds another experiment, naming what differs.
+    """
+    out_dir = Path(out_dir)
+    path = out_dir / "checkpoint.pt"
+    if (out_dir / "result.json").exists():
+        result = results.load_run(out_dir)
+        _refuse_other(config, result.config, out_dir)
+        return result
+    state = checkpoint.load(path) if path.exists() else None
+    if state is not None:
+        _refuse_other(config, state["config"], out_dir)
+    device = pick_device(config.device)
+    train, test = (load(config.dataset, split, config.data_root) for split in ("train", "test"))
+    data = {split.split: {"images": len(split), "fingerprint": split.fingerprint} for split in (train, test)}
+    if state is not None and state["data"] != data:
+        raise ValueError(f"{path} was trained on {state['data']}, which is now {data}; choose another folder")
+    trainer = _trainer(config, train, test, device)
+    if state is not None:
+        trainer.load_state_dict(state)
+    before = torch.are_deterministic_algorithms_enabled()
+    # On a CPU, index_put with accumulation adds in no fixed order otherwise: no two runs would be alike.
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        about = {"config": _plain(config), "data": data}
+        name = f"{config.dataset} {config.method}"
+        trainer.fit(path, name, about, lambda history: results.write_history(history, out_dir))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    chosen = trainer.best if config.validation else len(trainer.history) - 1
+    if config.validation:
+        trainer.model.load_state_dict(trainer.best_weights)
+    _write_arrays(trainer, test, out_dir)
+    result = Result(
+        config=_plain(config),
+        metrics={k: v for k, v in trainer.history[chosen].items() if k.startswith(("recall", "r_", "map"))},
+        selected_by="validation" if config.validation else "last",
+        seconds=round(trainer.seconds, 3),
+        environment=results.environment(device),
+        git=results.git(),
+        data=data,
+        history=trainer.history,
+    )
+    results.write(result, out_dir)
+    return result
+
+
+def _trainer(config: Config, train: ImageSet, test: ImageSet, device: torch.device) -> Trainer:
+    checkpoint.seed_everything(config.seed)
+    normalize, with_mdr = METHODS[config.method]
+    model = build_embedder(
+        config.backbone, config.dim, normalize, freeze_batch_norm=config.freeze_batch_norm
+    )
+    mdr = None
+    if with_mdr:
+        mdr = MDR(config.levels, config.momentum, config.learn_levels, config.diagonal_in_stats).to(device)
+    generator = Generator(device=device).manual_seed(config.seed)
+    kept, held_out = split_classes(train.labels, config.validation, config.seed)
+    images, labels = train.images[kept].to(device), train.labels[kept].unique(return_inverse=True)[1]
+    splits = {"train": (images, labels), "test": (test.images.to(device), test.labels)}
+    if config.validation:
+        splits["validation"] = (train.images[held_out].to(device), train.labels[held_out])
+    sampler = PKBatchSampler(
+        labels, config.batch_size, config.per_class, config.iterations, seed=config.seed
+    )
+    return Trainer(
+        model=model.to(device),
+        loss=TripletLoss(config.margin, generator=generator),
+        mdr=mdr,
+        images=images,
+        labels=labels.to(device),
+        sampler=sampler,
+        evaluate=Evaluation(splits),
+        generator=generator,
+        lr=config.lr,
+        lr_steps=config.lr_steps,
+        weight_decay=config.weight_decay,
+        mdr_weight=config.mdr_weight,
+        level_weight=config.level_weight,
+        evaluate_every=config.evaluate_every,
+        augment=config.augment,
+        keep_best="validation_recall@1" if config.validation else None,
+    )
+
+
+def split_classes(labels: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the images of the classes kept and of those held out, a `share` of the classes, at random.
+
+    Class-disjoint. Raises ValueError when fewer than two classes would be left on a side that has any.
+    """
+    count = int(labels.max()) + 1
+    held = round(share * count)
+    if share and not 2 <= held <= count - 2:
+        raise ValueError(f"validation={share} of {count} classes leaves {held} held out and {count - held}")
+    order = torch.randperm(count, generator=Generator().manual_seed(seed))
+    out = torch.isin(labels, order[:held])
+    return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
+
+
+def _write_arrays(trainer: Trainer, test: ImageSet, out_dir: Path) -> None:
+    stacked = {k: np.stack([s[k].numpy() for s in trainer.snapshots]) for k in trainer.snapshots[0]}
+    iterations = np.array([row["iteration"] for row in trainer.history])
+    histograms = {"edges": EDGES.numpy(), "iterations": iterations} | stacked
+    x = embed(trainer.model, test.images.to(trainer.images.device)).cpu()
+    neighbours = search(x, k=min(NEIGHBOURS, len(x) - 1))[1]
+    found = {"embeddings": x.numpy(), "labels": test.labels.numpy(), "neighbours": neighbours.numpy()}
+    for name, arrays in (("distances.npz", histograms), ("embeddings.npz", found)):
+        checkpoint.write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The Config as JSON knows it; data_root is left out, as it names a place on a machine."""
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    return values | {"data_root": None}
+
+
+def _refuse_other(config: Config, found: dict[str, Any], out_dir: Path) -> None:
+    wanted = _plain(config)
+    differ = [k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k) and k not in PLACE]
+    if differ:
+        lines = ", ".join(f"{k}: {found.get(k)!r} there, {wanted.get(k)!r} now" for k in differ)
+        raise ValueError(f"{out_dir} holds another experiment ({lines}); choose another folder or delete it")

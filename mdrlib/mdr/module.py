@@ -1,0 +1,139 @@
+"""MDR as a module that keeps the running statistics and the levels, and its loss as a pure function."""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from mdrlib import checks
+from mdrlib.distances import pairwise_distances
+from mdrlib.mdr import eager, tiled
+
+# A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
+# rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
+RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
+
+# "auto": tiled was the faster one at every batch size tried, from 32 x 64 on.
+BACKENDS = {"auto": tiled, "eager": eager, "tiled": tiled}
+
+
+def _backend(name: str) -> ModuleType:
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {sorted(BACKENDS)}, got {name!r}")
+    return BACKENDS[name]
+
+
+def _spread(mean: Tensor | float, std: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
+    mean = torch.as_tensor(mean, dtype=like.dtype, device=like.device)
+    std = torch.as_tensor(std, dtype=like.dtype, device=like.device)
+    return mean, torch.maximum(std, RELATIVE_FLOOR * mean.abs()).clamp_min(ABSOLUTE_FLOOR)
+
+
+def mdr_loss(
+    x: Tensor,
+    levels: Tensor | Sequence[float],
+    mean: Tensor | float,
+    std: Tensor | float,
+    backend: str = "auto",
+) -> Tensor:
+    """The regularizer for given statistics: 1/|P| sum over i != j of |z_ij - nearest level|.
+
+    Parameters: embeddings x (N, D), N >= 2, in any floating dtype (half precision is computed in float32);
+    levels (S,); mean and std of the distances, constants to the gradient, std >= 0 (a std of practically
+    nothing is raised to 1e-4 of the mean, so that the loss stays finite).
+    Backends: "eager", the paper's equations through autograd; "tiled", the analytic gradient, nothing of
+    size N x N kept, no second derivative; "auto", the faster one for the size.
+    Returns a scalar, differentiable in x and levels. Raises TypeError or ValueError for bad input.
+    """
+    x = checks.embeddings(x)
+    levels = checks.level_values(levels).to(x)
+    mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
+    with torch.autocast(x.device.type, enabled=False):
+        return _backend(backend).loss(x, levels, mean, std)
+
+
+class MDR(nn.Module):
+    """Multi-level distance regularization (Kim & Park, AAAI 2021, section 3.1).
+
+    `mdr(x)` takes the embeddings x (N, D), N >= 2, of a batch and returns the scalar L_MDR. In training mode
+    it first updates the running mean and standard deviation of the distances,
+    m <- momentum * m + (1 - momentum) * batch statistic, the first batch setting them; in eval mode they are
+    used as they are. Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss and give
+    `mdr.parameters()` to the optimizer.
+
+    levels: initial level positions in standard deviations from the mean, learned unless `learn_levels=False`.
+    momentum: in [0, 1). diagonal_in_stats: take mean and std over the full N x N matrix, its zeros included,
+    as the authors' code does; the paper, and the default, leave the pairs i = j out. backend: see `mdr_loss`.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[float] = (-3.0, 0.0, 3.0),
+        momentum: float = 0.9,
+        learn_levels: bool = True,
+        diagonal_in_stats: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        values = checks.level_values(levels).detach().clone()
+        if not 0 <= checks.scalar(momentum, "momentum") < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        _backend(backend)
+        if learn_levels:
+            self.levels = nn.Parameter(values)
+        else:
+            self.register_buffer("levels", values)
+        self.momentum, self.diagonal_in_stats, self.backend = float(momentum), diagonal_in_stats, backend
+        self.register_buffer("running_mean", torch.zeros(()))
+        self.register_buffer("running_std", torch.ones(()))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = checks.embeddings(x)
+        with torch.autocast(x.device.type, enabled=False):
+            backend = _backend(self.backend)
+            if self.training:
+                self._update(*backend.statistics(x, self.diagonal_in_stats))
+            elif not self.initialized:
+                raise RuntimeError(
+                    "MDR in eval mode needs running statistics and has seen no batch: "
+                    "call it once in training mode or load a state_dict"
+                )
+            mean, std = _spread(self.running_mean, self.running_std, x)
+            return backend.loss(x, self.levels.to(x.dtype), mean, std)
+
+    def level_penalty(self) -> Tensor:
+        """Sum of the squared levels, the term that nu weighs."""
+        return self.levels.square().sum()
+
+    @torch.no_grad()
+    def assign(self, x: Tensor) -> Tensor:
+        """Index into `levels` of the level nearest to each normalized distance: (N, D) -> (N, N) int64.
+
+        -1 on the diagonal. Uses the running statistics, and those of x itself before the first batch.
+        """
+        x = checks.embeddings(x)
+        mean, std = self.running_mean, self.running_std
+        if not self.initialized:
+            mean, std = eager.statistics(x, self.diagonal_in_stats)
+        mean, std = _spread(mean, std, x)
+        z = (pairwise_distances(x) - mean) / std
+        nearest = torch.full(z.shape, -1, dtype=torch.int64, device=x.device)
+        best = torch.full_like(z, torch.inf)
+        for index, level in enumerate(self.levels.to(z.dtype)):
+            gap = (z - level).abs()
+            nearest = torch.where(gap < best, index, nearest)
+            best = torch.minimum(gap, best)
+        return nearest.fill_diagonal_(-1)
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, std: Tensor) -> None:
+        # `where` instead of `if`: the flag stays on the device, so no step waits for the GPU.
+        keep = torch.where(self.initialized, self.momentum, 0.0)
+        for running, batch in ((self.running_mean, mean), (self.running_std, std)):
+            running.copy_(keep * running + (1 - keep) * batch)
+        self.initialized.fill_(True)
+
+    def extra_repr(self) -> str:
+        return f"levels={len(self.levels)}, momentum={self.momentum}, backend={self.backend!r}"

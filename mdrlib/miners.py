@@ -1,0 +1,102 @@
+"""Which triplets of a batch a loss looks at.
+
+Every miner is f(embeddings (N, D), labels (N,), generator=None) -> (anchor, positive, negative), three
+int64 vectors of equal length on the embeddings' device. All but `all_triplets` give each ordered pair of
+one class (anchor, positive) one negative. Nothing here is differentiated. Each raises TypeError or
+ValueError for bad embeddings or labels, and ValueError for a batch without a positive or a negative pair.
+"""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from mdrlib import checks
+from mdrlib.distances import pairwise_distances
+
+Triplets = tuple[Tensor, Tensor, Tensor]
+
+# Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017: closer pairs weigh as this distance
+# does, and farther ones, which a margin no longer reaches, not at all.
+NEAREST, FARTHEST = 0.5, 1.4
+
+
+def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Checked detached embeddings, the anchor and positive of every positive pair, and the negatives (N, N)."""
+    x = checks.embeddings(embeddings).detach()
+    labels = checks.labels(labels, len(x)).to(x.device)
+    same = labels[:, None] == labels[None, :]
+    anchor, positive = (same & ~torch.eye(len(x), dtype=torch.bool, device=x.device)).nonzero(as_tuple=True)
+    if len(anchor) == 0:
+        raise ValueError(
+            f"no class has two members among these {len(x)} labels: draw batches with PKBatchSampler"
+        )
+    if same.all():
+        raise ValueError(f"all {len(x)} labels are equal: a triplet needs a negative of another class")
+    return x, anchor, positive, ~same
+
+
+def _draw(weights: Tensor, generator: Generator | None) -> Tensor:
+    """One column of each row of weights (P, N), by weight. A generator of another device draws there."""
+    if generator is not None and generator.device != weights.device:
+        return torch.multinomial(weights.to(generator.device), 1, generator=generator)[:, 0].to(weights.device)
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+
+def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
+    """Every (anchor, positive, negative) of the batch."""
+    _, anchor, positive, negatives = _pairs(embeddings, labels)
+    pair, negative = negatives[anchor].nonzero(as_tuple=True)
+    return anchor[pair], positive[pair], negative
+
+
+def random_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
+    """Any negative, each as likely."""
+    _, anchor, positive, negatives = _pairs(embeddings, labels)
+    return anchor, positive, _draw(negatives[anchor].float(), generator)
+
+
+def hard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
+    """The negative nearest to the anchor."""
+    x, anchor, positive, negatives = _pairs(embeddings, labels)
+    nearest = pairwise_distances(x).masked_fill(~negatives, torch.inf).argmin(dim=1)
+    return anchor, positive, nearest[anchor]
+
+
+def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
+    """The nearest negative that is farther than the positive (Schroff et al., FaceNet, CVPR 2015).
+
+    Where no negative is, the farthest negative, as in the authors' code.
+    """
+    x, anchor, positive, negatives = _pairs(embeddings, labels)
+    d = pairwise_distances(x)
+    candidates = d[anchor]
+    farther = negatives[anchor] & (candidates > d[anchor, positive, None])
+    nearest = candidates.masked_fill(~farther, torch.inf).argmin(dim=1)
+    farthest = candidates.masked_fill(~negatives[anchor], -torch.inf).argmax(dim=1)
+    return anchor, positive, torch.where(farther.any(dim=1), nearest, farthest)
+
+
+def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
+    """Probability (N, N) of drawing column j as the negative of row i; rows sum to 1, never NaN.
+
+    Wu et al. (ICCV 2017): on the unit sphere of D dimensions a pair's distance d has density
+    q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2); drawing with weight 1/q makes all distances equally likely.
+    Embeddings (N, D) are put on the sphere for this only. d is raised to 0.5; negatives at 1.4 or more
+    weigh nothing; a row left without weight is uniform over its negatives. negatives: (N, N) bool.
+    """
+    dimension = embeddings.shape[1]
+    d = pairwise_distances(normalize(embeddings, dim=1)).clamp_min(NEAREST)
+    reachable = negatives & (d < FARTHEST)
+    # Distances beyond the reach are replaced before the logarithm: at d = 2 it has none.
+    near = torch.where(reachable, d, 1.0)
+    log_weight = (2 - dimension) * near.log() - (dimension - 3) / 2 * (1 - near.square() / 4).log()
+    empty = ~reachable.any(dim=1, keepdim=True)
+    log_weight = torch.where(empty, 0.0, log_weight)
+    # softmax subtracts each row's largest value among the allowed ones, so no row underflows to zeros.
+    return log_weight.masked_fill(~torch.where(empty, negatives, reachable), -torch.inf).softmax(dim=1)
+
+
+def distance_weighted(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
+    """A negative drawn with weight inverse to the density of its distance: see `distance_weights`."""
+    x, anchor, positive, negatives = _pairs(embeddings, labels)
+    return anchor, positive, _draw(distance_weights(x, negatives)[anchor], generator)

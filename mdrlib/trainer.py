@@ -1,0 +1,193 @@
+"""The training loop: two losses on one batch, and everything needed to stop and go on."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from mdrlib import checkpoint
+from mdrlib.datasets import PKBatchSampler
+from mdrlib.datasets.transforms import random_affine, to_float
+from mdrlib.mdr import MDR
+from mdrlib.progress import Progress
+from mdrlib.results import Row
+
+LR_DECAY = 0.2  # the authors' factor at each step
+SAVE_SECONDS = 15  # between checkpoints
+# Returns the metrics of a model, and arrays to keep beside them.
+Evaluate = Callable[[nn.Module], tuple[dict[str, float], dict[str, Tensor]]]
+
+
+class Trainer:
+    """One training run of `model` with L = loss + mdr_weight * L_MDR + level_weight * sum of squared levels.
+
+    images (N, C, H, W) uint8 and labels (N,) stay on the model's device; `sampler` draws the batches,
+    `generator` (same device) all that is random in a step. mdr None trains with the loss alone. lr is
+    multiplied by 0.2 at each iteration of lr_steps. Weight decay leaves the levels to level_weight alone.
+    On a GPU the network runs in bfloat16; losses and distances never do.
+    `history` gets a row per evaluation: every `evaluate_every` iterations, at the first and at the last.
+    keep_best: the metric whose best evaluation is remembered in `best` (its row) and `best_weights`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        mdr: MDR | None,
+        images: Tensor,
+        labels: Tensor,
+        sampler: PKBatchSampler,
+        evaluate: Evaluate,
+        generator: Generator,
+        lr: float,
+        lr_steps: tuple[int, ...] = (),
+        weight_decay: float = 0.0,
+        mdr_weight: float = 0.0,
+        level_weight: float = 0.0,
+        evaluate_every: int = 100,
+        augment: bool = True,
+        keep_best: str | None = None,
+    ) -> None:
+        self.model, self.loss, self.mdr, self.sampler = model, loss, mdr, sampler
+        self.images, self.labels = images, labels
+        self.evaluate, self.generator = evaluate, generator
+        self.mdr_weight, self.level_weight = mdr_weight, level_weight
+        self.evaluate_every, self.augment = evaluate_every, augment
+        groups = [{"params": list(model.parameters()), "weight_decay": weight_decay}]
+        if mdr is not None:
+            groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})
+        self.optimizer = torch.optim.Adam(groups, lr=lr)
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(lr_steps), LR_DECAY)
+        self.iteration, self.seconds, self.training_seconds = 0, 0.0, 0.0
+        self.history: list[Row] = []
+        self.snapshots: list[dict[str, Tensor]] = []  # arrays of each evaluation
+        self.keep_best, self.best, self.best_weights = keep_best, -1, {}
+        # Sums since the last evaluation, on the device: reading them every step would make it wait.
+        self.sums = torch.zeros(2, dtype=torch.float64, device=images.device)
+        self.since = 0  # iterations in the sums
+
+    def fit(self, path: Path, name: str, about: dict[str, Any], report: Callable[[list[Row]], None]) -> None:
+        """Train to the sampler's end, from wherever `load_state_dict` has put the run.
+
+        Saves to `path`, with the entries of `about` beside the state. `name` labels the progress.
+        `report` is called with the history after each evaluation.
+        """
+        progress = Progress(name, len(self.sampler), self.iteration)
+        clock = saved = time.perf_counter()
+        if not self.history:
+            self._evaluate()
+            report(self.history)
+        for indices in self.sampler:
+            started = time.perf_counter()
+            self._step(indices)
+            self.iteration += 1
+            self.since += 1
+            progress.update(self.iteration, lambda: self.sums[0].item() / self.since)
+            now = time.perf_counter()
+            self.training_seconds += now - started
+            self.seconds, clock = self.seconds + now - clock, now
+            due = self.iteration == len(self.sampler) or self.iteration % self.evaluate_every == 0
+            if due:
+                self._evaluate()
+                report(self.history)
+            if due or now - saved > SAVE_SECONDS:
+                checkpoint.save(path, about | self.state_dict())
+                saved = now
+        progress.close()
+
+    def _step(self, indices: list[int]) -> None:
+        self.model.train()
+        index = torch.as_tensor(indices, device=self.images.device)
+        images = to_float(self.images[index])
+        if self.augment:
+            images = random_affine(images, self.generator)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+            self.embeddings = self.model(images)
+        loss = self.loss(self.embeddings, self.labels[index])
+        regularizer, total = torch.zeros_like(loss), loss
+        if self.mdr is not None:
+            regularizer = self.mdr(self.embeddings)
+            total = loss + self.mdr_weight * regularizer + self.level_weight * self.mdr.level_penalty()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        self.sums += torch.stack((loss.detach(), regularizer.detach()))
+
+    def _evaluate(self) -> None:
+        loss, regularizer = (self.sums / max(self.since, 1)).tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at iteration {self.iteration}: lower lr, or look at the input"
+            )
+        trained = self.since > 0
+        speed = self.iteration * self.sampler.batch_size / self.training_seconds if trained else None
+        row: Row = {
+            "iteration": self.iteration,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": speed and round(speed, 1),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": loss if trained else None,
+        }
+        if self.mdr is not None:
+            row["regularizer"] = regularizer if trained else None
+            row["running_mean"] = self.mdr.running_mean.item() if trained else None
+            row["running_std"] = self.mdr.running_std.item() if trained else None
+            for k, level in enumerate(self.mdr.levels.tolist()):
+                row[f"level_{k}"] = level
+            if trained:
+                assigned = self.mdr.assign(self.embeddings)
+                counts = torch.bincount(assigned[assigned >= 0], minlength=len(self.mdr.levels))
+                for k, share in enumerate((counts / counts.sum()).tolist()):
+                    row[f"occupancy_{k}"] = share
+        self.model.eval()
+        with torch.no_grad():
+            metrics, arrays = self.evaluate(self.model)
+        self.history.append(row | metrics)
+        self.snapshots.append(arrays)
+        key = self.keep_best
+        if key is not None and (self.best < 0 or metrics[key] > self.history[self.best][key]):
+            self.best = len(self.history) - 1
+            self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.sums.zero_()
+        self.since = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a run needs to go on as if it had never stopped."""
+        return {
+            "model": self.model.state_dict(),
+            "mdr": None if self.mdr is None else self.mdr.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "sampler": self.sampler.state_dict() | {"position": self.iteration},
+            "generator": self.generator.get_state(),
+            "rng": checkpoint.rng_state(),
+            "iteration": self.iteration,
+            "seconds": [self.seconds, self.training_seconds],
+            "sums": self.sums,
+            "since": self.since,
+            "history": self.history,
+            "snapshots": self.snapshots,
+            "best": self.best,
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        if self.mdr is not None:
+            self.mdr.load_state_dict(state["mdr"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.generator.set_state(state["generator"])
+        checkpoint.set_rng_state(state["rng"])
+        self.iteration, self.since = state["iteration"], state["since"]
+        self.seconds, self.training_seconds = state["seconds"]
+        self.sums.copy_(state["sums"])
+        self.history, self.snapshots = state["history"], state["snapshots"]
+        self.best, self.best_weights = state["best"], state["best_weights"]
