@@ -11,9 +11,13 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import yaml
+
 from execute import ROOT, execute
 from plan import digest_of, pages
 
+# A line over every page of a scale whose numbers are not to be read.
+ANNOUNCEMENTS = {"smoke": "Built at scale smoke: everything works, and the numbers mean nothing."}
 NOT_PAGES = (".key", ".running", "durations.json")  # in the executed folder, but no part of the book
 
 
@@ -65,14 +69,26 @@ def copy_sources(root: Path, scale: str) -> Path:
     return executed
 
 
+def configure(root: Path, scale: str) -> Path:
+    """The configuration of Jupyter Book: _config.yml, with the announcement of the scale if it has one."""
+    if scale not in ANNOUNCEMENTS:
+        return root / "_config.yml"
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    config["html"]["announcement"] = ANNOUNCEMENTS[scale]
+    path = root / "_build/config.yml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
 def build(root: Path, scale: str) -> int:
     """Execute and build; 0 when _build/html is what the sources say."""
     root = root.resolve()
     if execute(root, scale):
         return 1
     executed, html = copy_sources(root, scale), root / "_build/html"
+    config = configure(root, scale)
     files = [path for path in executed.rglob("*") if path.is_file() and not path.name.endswith(NOT_PAGES)]
-    wanted = digest_of(sorted([*files, root / "_config.yml", root / "requirements.txt"]), root)
+    wanted = digest_of(sorted([*files, config, root / "requirements.txt"]), root)
     stamp = root / "_build/html.built"
     if not (html / "index.html").exists() or not stamp.exists() or stamp.read_text() != wanted:
         # A second build over the first forgets its warnings: it would succeed where the first failed.
@@ -80,7 +96,7 @@ def build(root: Path, scale: str) -> int:
             shutil.rmtree(old, ignore_errors=True)
         stamp.unlink(missing_ok=True)
         print("Building the pages ...", flush=True)
-        words = ["build", str(executed), "--config", str(root / "_config.yml"), "--path-output", str(root)]
+        words = ["build", str(executed), "--config", str(config), "--path-output", str(root)]
         main = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
         command = [sys.executable, "-c", main, *words, "-W", "-n", "--keep-going", "-q"]
         # Its stdout is only worth reading when it fails; warnings come on stderr as they arise.

@@ -2,40 +2,59 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from mdrlib.experiment import Config, run
 
 
 def read_config(path: str, changes: list[str]) -> Config:
-    """The Config of a YAML (or JSON) mapping, with `key=value` changes, each value read as YAML."""
-    import yaml
+    """The Config of a YAML (or JSON) mapping, with `key=value` changes, each value read as YAML.
 
-    values = yaml.safe_load(Path(path).read_text()) or {}
+    Raises OSError for a file that cannot be read, ValueError or TypeError for what is no Config.
+    """
+    values = _read_yaml(Path(path).read_text(), path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of Config fields, got {type(values).__name__}")
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"a change is key=value, got {change!r}")
-        values[key] = yaml.safe_load(value)
+        values[key] = _read_yaml(value, key)
     return Config.of(values)
+
+
+def _read_yaml(text: str, name: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("reading a configuration needs pyyaml: pip install mdrlib[book]") from error
+
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-3 as a number, which YAML 1.1 takes for text, for want of a point."""
+
+    exponential = re.compile(r"[-+]?\d+[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponential, list("-+0123456789"))
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="mdrlib", description="Multi-level distance regularization")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("run", help="train and evaluate an experiment, or go on with it")
-    command.add_argument("config", help="YAML file of Config fields")
-    command.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
-    command.add_argument("changes", nargs="*", metavar="key=value", help="fields to change")
-    given = parser.parse_args(arguments)
+    parser.add_argument("command", choices=["run"], help="train and evaluate an experiment, or go on with it")
+    parser.add_argument("config", help="YAML file of Config fields")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="fields to change")
+    parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
+    given = parser.parse_intermixed_args(arguments)  # the changes may follow --out
     try:
         result = run(read_config(given.config, given.changes), given.out)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"mdrlib: {error}", file=sys.stderr)
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
+        print(f"mdrlib: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     print(json.dumps(result.metrics, indent=1))
     print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")

@@ -1,8 +1,10 @@
 """Checkpoints that are whole or absent, and the random number generators' states they carry."""
 
+import io
 import os
 import random
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -34,20 +36,28 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists and dicts of them) to `path` atomically."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    buffer = io.BytesIO()  # torch would turn a full disk's OSError into a RuntimeError
+    torch.save(state, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, onto the CPU, executing nothing from the file.
 
-    Raises ValueError naming the file when it is no such checkpoint.
+    Raises OSError when it cannot be read, ValueError naming it when it is damaged or no such checkpoint.
     """
+    file = io.BytesIO(Path(path).read_bytes())
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises several kinds for a damaged file
+        broken = zipfile.ZipFile(file).testzip()  # torch itself does not look at the checksums
+        if broken is not None:
+            raise ValueError(f"wrong checksum of {broken}")
+        file.seek(0)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    except Exception as error:  # zipfile and torch raise several kinds for a damaged file
         raise ValueError(f"{path} is damaged or no checkpoint of mdrlib ({error}); delete it") from error
+    return state
 
 
 def seed_everything(seed: int) -> None:

@@ -6,7 +6,8 @@ from torch import Tensor
 from mdrlib import checks
 
 # ||x||^2 + ||y||^2 - 2xy loses all digits when x and y nearly coincide. Below this share of
-# ||x||^2 + ||y||^2 the squared distance is computed again from the difference itself.
+# ||x||^2 + ||y||^2 the squared distance is computed again from the difference itself, of x and y as they
+# came: centring rounds them, which a difference of near points would feel.
 CANCELLATION = 0.01
 
 
@@ -16,7 +17,8 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
     Parameters: x (N, D) and y (M, D) floating point; half precision is computed in float32.
     Returns (N, M), or (N, N) with exact zeros on the diagonal when `y` is None; squared if asked.
     The gradient at coincident points, where the distance has none, is 0.
-    Raises TypeError or ValueError for other dtypes or shapes, NaN or infinite values.
+    Raises TypeError or ValueError for other dtypes or shapes, NaN or infinite values. A square that
+    overflows (vectors longer than 1e19 in float32) shows as inf or NaN.
     """
     x = checks.embeddings(x, "x", at_least=1)
     if y is not None:
@@ -30,14 +32,15 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
         if squared:
             return sq
         # The inner `where` keeps sqrt away from 0, whose infinite slope would make NaN of 0 * inf.
-        positive = sq > 0
-        return torch.where(positive, torch.where(positive, sq, 1.0).sqrt(), 0.0)
+        zero = sq == 0
+        return torch.where(zero, 0.0, torch.where(zero, 1.0, sq).sqrt())
 
 
 def _squared(x: Tensor, y: Tensor | None) -> Tensor:
     # Distances do not see a translation; centring makes the norms, hence the rounding, small.
     centre = x.detach().mean(0)
     a = x - centre
+    other = x if y is None else y
     b = a if y is None else y - centre
     na, nb = a.square().sum(1), b.square().sum(1)
     scale = na[:, None] + nb[None, :]
@@ -49,17 +52,18 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
         rows, columns = close.nonzero(as_tuple=True)
     if len(rows) > 64 * max(a.shape[0], b.shape[0]):
         # Collapsed embeddings: gathering so many differences would need N x N x D numbers.
-        sq = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+        sq = torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist").square()
     elif len(rows):
-        sq = sq.index_put((rows, columns), (a[rows] - b[columns]).square().sum(1))
+        sq = sq.index_put((rows, columns), (x[rows] - other[columns]).square().sum(1))
     if y is None:
         sq = sq.masked_fill(torch.eye(len(a), dtype=torch.bool, device=a.device), 0.0)
     return sq.clamp_min(0)
 
 
 def normalize_by_mean_distance(x: Tensor) -> Tensor:
-    """Divide embeddings by their mean distance over the pairs i != j ("Learning without L2 Norm", section 3.1).
+    """Divide embeddings by their mean distance over the pairs i != j.
 
+    The paper's "Learning without L2 Norm" (Kim & Park, section 3.1).
     Parameters: x (N, D), N >= 2. Returns (N, D) whose mean off-diagonal distance is 1.
     The gradient flows through the mean. All-identical embeddings, whose mean distance is 0, come back as
     they are. Raises TypeError or ValueError as `pairwise_distances` does.

@@ -14,7 +14,7 @@ WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole 
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+def embed(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Embeddings (N, D) float32 of images (N, C, H, W) uint8, computed in eval mode on the images' device."""
     was_training = model.training
     model.eval()
@@ -39,9 +39,10 @@ def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
     """Indices of the images of every class, or of evenly spaced classes when there are more than `limit`."""
-    count = int(labels.max()) + 1
+    classes = labels.unique()  # not 0, 1, ...: those held out for validation have gaps
+    count = len(classes)
     wanted = max(2, round(count * min(1.0, limit / len(labels))))
-    chosen = torch.linspace(0, count - 1, min(wanted, count)).round().long().unique()
+    chosen = classes[torch.linspace(0, count - 1, min(wanted, count)).round().long()]
     return torch.isin(labels, chosen).nonzero()[:, 0]
 
 
@@ -49,8 +50,8 @@ class Evaluation:
     """Called with a model: Recall@K, R-Precision and MAP@R of splits, and their distance histograms.
 
     splits: name -> (images, labels), all in memory. The metrics of "test" go by their own names, those of
-    another split with its name before: "validation_recall@1". Histograms of "train" and "test" come as
-    "train_positive" and so on; "train" is not searched.
+    another split with its name before: "validation_recall@1". Histograms come as "train_positive",
+    "train_negative" and so on; "train" is not searched.
     """
 
     def __init__(self, splits: dict[str, tuple[Tensor, Tensor]]) -> None:

@@ -1,5 +1,6 @@
 """An experiment from its Config to its Result."""
 
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ class Config:
                 raise TypeError(f"{field.name} must be {kind.__name__}, got {value!r}")
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {sorted(METHODS)}, got {self.method!r}")
-        least_of = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1}
-        for name, least in least_of.items():
+        least_of = {"dim": 1, "seed": 0, "iterations": 1, "batch_size": 4, "per_class": 2}
+        for name, least in (least_of | {"evaluate_every": 1}).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("lr", "weight_decay", "margin", "mdr_weight", "level_weight"):
@@ -100,7 +101,7 @@ class Config:
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Config":
         """A Config from a mapping; ValueError names the keys that are not fields."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        unknown = sorted(values.keys() - {field.name for field in fields(cls)}, key=str)
         if unknown:
             raise ValueError(f"unknown Config keys {unknown}; known are {[f.name for f in fields(cls)]}")
         return cls(**values)
@@ -108,11 +109,12 @@ class Config:
 
 def pick_device(name: str) -> torch.device:
     """The torch device for "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'device is {name!r} but torch sees no GPU; use "auto" or "cpu"')
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ValueError(f'device is {name!r} but torch sees {gpus or "no"} GPU; use "auto" or "cpu"')
     return device
 
 
@@ -132,7 +134,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
         return result
     state = checkpoint.load(path) if path.exists() else None
     if state is not None:
-        _refuse_other(config, state["config"], out_dir)
+        _refuse_other(config, state.get("config", {}), out_dir)
     device = pick_device(config.device)
     train, test = (load(config.dataset, split, config.data_root) for split in ("train", "test"))
     data = {split.split: {"images": len(split), "fingerprint": split.fingerprint} for split in (train, test)}
@@ -142,17 +144,23 @@ def run(config: Config, out_dir: str | Path) -> Result:
     if state is not None:
         trainer.load_state_dict(state)
     before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     # On a CPU, index_put with accumulation adds in no fixed order otherwise: no two runs would be alike.
     torch.use_deterministic_algorithms(before or device.type == "cpu")
+    # Determinism does not need empty tensors filled, which took a sixth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         about = {"config": _plain(config), "data": data}
         name = f"{config.dataset} {config.method}"
         trainer.fit(path, name, about, lambda history: results.write_history(history, out_dir))
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
     chosen = trainer.best if config.validation else len(trainer.history) - 1
     if config.validation:
         trainer.model.load_state_dict(trainer.best_weights)
+        checkpoint.save(path, about | trainer.state_dict())  # its model is the one that the result is of
     _write_arrays(trainer, test, out_dir)
     result = Result(
         config=_plain(config),
@@ -171,9 +179,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
 def _trainer(config: Config, train: ImageSet, test: ImageSet, device: torch.device) -> Trainer:
     checkpoint.seed_everything(config.seed)
     normalize, with_mdr = METHODS[config.method]
-    model = build_embedder(
-        config.backbone, config.dim, normalize, freeze_batch_norm=config.freeze_batch_norm
-    )
+    model = build_embedder(config.backbone, config.dim, normalize, freeze_batch_norm=config.freeze_batch_norm)
     mdr = None
     if with_mdr:
         mdr = MDR(config.levels, config.momentum, config.learn_levels, config.diagonal_in_stats).to(device)
@@ -183,9 +189,7 @@ def _trainer(config: Config, train: ImageSet, test: ImageSet, device: torch.devi
     splits = {"train": (images, labels), "test": (test.images.to(device), test.labels)}
     if config.validation:
         splits["validation"] = (train.images[held_out].to(device), train.labels[held_out])
-    sampler = PKBatchSampler(
-        labels, config.batch_size, config.per_class, config.iterations, seed=config.seed
-    )
+    sampler = PKBatchSampler(labels, config.batch_size, config.per_class, config.iterations, seed=config.seed)
     return Trainer(
         model=model.to(device),
         loss=TripletLoss(config.margin, generator=generator),
@@ -239,7 +243,8 @@ def _plain(config: Config) -> dict[str, Any]:
 
 def _refuse_other(config: Config, found: dict[str, Any], out_dir: Path) -> None:
     wanted = _plain(config)
-    differ = [k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k) and k not in PLACE]
+    keys = sorted((wanted.keys() | found.keys()) - set(PLACE))
+    differ = [k for k in keys if wanted.get(k) != found.get(k)]
     if differ:
         lines = ", ".join(f"{k}: {found.get(k)!r} there, {wanted.get(k)!r} now" for k in differ)
         raise ValueError(f"{out_dir} holds another experiment ({lines}); choose another folder or delete it")

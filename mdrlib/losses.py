@@ -28,7 +28,7 @@ class TripletLoss(nn.Module):
         super().__init__()
         self.margin = float(checks.scalar(margin, "margin", 0.0))
         if not callable(miner):
-            raise TypeError(f"miner must be a function such as mdrlib.miners.distance_weighted, got {miner!r}")
+            raise TypeError(f"miner must be a function such as those of mdrlib.miners, got {miner!r}")
         self.miner, self.generator = miner, generator
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -37,4 +37,4 @@ class TripletLoss(nn.Module):
         return (d[anchor, positive] - d[anchor, negative] + self.margin).relu().mean()
 
     def extra_repr(self) -> str:
-        return f"margin={self.margin}, miner={self.miner.__name__}"
+        return f"margin={self.margin}, miner={getattr(self.miner, '__name__', self.miner)}"

@@ -21,7 +21,7 @@ NEAREST, FARTHEST = 0.5, 1.4
 
 
 def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Checked detached embeddings, the anchor and positive of every positive pair, and the negatives (N, N)."""
+    """Checked detached embeddings, anchor and positive of every positive pair, and the negatives (N, N)."""
     x = checks.embeddings(embeddings).detach()
     labels = checks.labels(labels, len(x)).to(x.device)
     same = labels[:, None] == labels[None, :]
@@ -37,9 +37,8 @@ def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 
 def _draw(weights: Tensor, generator: Generator | None) -> Tensor:
     """One column of each row of weights (P, N), by weight. A generator of another device draws there."""
-    if generator is not None and generator.device != weights.device:
-        return torch.multinomial(weights.to(generator.device), 1, generator=generator)[:, 0].to(weights.device)
-    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+    device = weights.device if generator is None else generator.device
+    return torch.multinomial(weights.to(device), 1, generator=generator)[:, 0].to(weights.device)
 
 
 def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
@@ -82,16 +81,18 @@ def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
     Wu et al. (ICCV 2017): on the unit sphere of D dimensions a pair's distance d has density
     q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2); drawing with weight 1/q makes all distances equally likely.
     Embeddings (N, D) are put on the sphere for this only. d is raised to 0.5; negatives at 1.4 or more
-    weigh nothing; a row left without weight is uniform over its negatives. negatives: (N, N) bool.
+    weigh nothing; a row left without weight is uniform over its negatives. negatives: (N, N) bool, one or
+    more a row.
     """
+    embeddings = checks.embeddings(embeddings)
     dimension = embeddings.shape[1]
     d = pairwise_distances(normalize(embeddings, dim=1)).clamp_min(NEAREST)
     reachable = negatives & (d < FARTHEST)
-    # Distances beyond the reach are replaced before the logarithm: at d = 2 it has none.
+    # Distances beyond the reach are replaced before the logarithm, which has no value at d = 2. By one
+    # number, so that a row with nothing in reach comes out uniform.
     near = torch.where(reachable, d, 1.0)
     log_weight = (2 - dimension) * near.log() - (dimension - 3) / 2 * (1 - near.square() / 4).log()
     empty = ~reachable.any(dim=1, keepdim=True)
-    log_weight = torch.where(empty, 0.0, log_weight)
     # softmax subtracts each row's largest value among the allowed ones, so no row underflows to zeros.
     return log_weight.masked_fill(~torch.where(empty, negatives, reachable), -torch.inf).softmax(dim=1)
 

@@ -33,7 +33,7 @@ class Result:
 
 
 def write(result: Result, out_dir: Path) -> None:
-    """Write result.json and history.csv, each whole or not at all; result.json last, as the sign of the end."""
+    """Write history.csv and result.json, each whole or not at all; the second is the sign of the end."""
     write_history(result.history, out_dir)
     write_json(out_dir / "result.json", asdict(result))
 
@@ -55,11 +55,14 @@ def write_history(history: list[Row], out_dir: Path) -> None:
 
 
 def load_run(out_dir: str | Path) -> Result:
-    """The Result in `out_dir`. Raises FileNotFoundError saying how to make it, ValueError for a foreign file."""
+    """The Result in `out_dir`.
+
+    Raises FileNotFoundError saying how to make it, ValueError naming a file that is no result.
+    """
     path = Path(out_dir) / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"no result at {path}; make it with `make experiments`")
-    return _result(json.loads(path.read_text()), path)
+    return _result(_read_json(path), path)
 
 
 def load_runs(folder: str | Path) -> dict[str, Result]:
@@ -69,7 +72,14 @@ def load_runs(folder: str | Path) -> dict[str, Result]:
 
 def load_committed(path: str | Path) -> list[Result]:
     """The runs of a committed list such as data/results/omniglot-quick.json."""
-    return [_result(entry, Path(path)) for entry in json.loads(Path(path).read_text())]
+    return [_result(entry, Path(path)) for entry in _read_json(Path(path))]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _result(entry: Any, path: Path) -> Result:

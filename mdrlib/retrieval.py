@@ -8,6 +8,7 @@ from torch import Tensor
 from mdrlib import checks
 
 CHUNK = 2**24  # numbers held at once: 64 MB in float32
+SPARE = 4  # candidates beyond k, which tell whether rounding may have misplaced the cut
 
 
 def search(query: Tensor, gallery: Tensor | None = None, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -16,8 +17,10 @@ def search(query: Tensor, gallery: Tensor | None = None, k: int = 1) -> tuple[Te
     Parameters: query (Q, D); gallery (G, D), or None to search the queries among themselves, each left out
     of its own result by its index, so that duplicates of it stay. Returns distances (Q, k) float32 (float64
     for float64 input) and indices (Q, k) int64 into the gallery; equal distances in order of index.
-    On a CPU through faiss if it is installed, otherwise in chunks through torch, which never hold the whole
-    Q x G matrix. Raises ValueError when k exceeds the neighbours there are, and as `checks.embeddings` does.
+    Matrix products, on a CPU through faiss if it is installed, choose candidates, and these are ranked by
+    the differences themselves; a query whose k-th neighbour the products cannot tell from the next ones is
+    compared with the whole gallery. Nothing of size Q x G is held. Raises ValueError when k exceeds the
+    neighbours there are, and as `checks.embeddings` does.
     """
     alone = gallery is None
     query = checks.embeddings(query.detach() if isinstance(query, Tensor) else query, "query", at_least=1)
@@ -27,17 +30,27 @@ def search(query: Tensor, gallery: Tensor | None = None, k: int = 1) -> tuple[Te
     there = len(gallery) - alone
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= there:
         raise ValueError(f"k must be an integer from 1 to the {there} neighbours there are, got {k}")
-    # Centring changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small.
-    centre = gallery.mean(0)
-    q, g = query - centre, gallery - centre
-    candidates = _nearest(q, g, k + alone)
+    reach = min(k + SPARE, there)
+    with torch.autocast(query.device.type, enabled=False):
+        # Centring changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small.
+        centre = gallery.mean(0)
+        q, g = query - centre, gallery - centre
+        candidates = _nearest(q, g, reach + alone)
     if alone:
         candidates = _without_self(candidates)
-    return _ranked(q, g, candidates)
+    d, indices = _ranked(query, gallery, candidates)
+    if reach < there:
+        size = torch.linalg.vector_norm(q, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
+        # Twice what the products were seen to be off by, on either side of the cut.
+        rounding = 4 * q.shape[1] ** 0.5 * torch.finfo(q.dtype).eps * size.square()
+        doubtful = (d[:, -1].square() - d[:, k - 1].square() <= rounding).nonzero()[:, 0]
+        for rows in doubtful.split(max(1, CHUNK // len(gallery))):
+            d[rows], indices[rows] = _ranked_all(query, gallery, rows, reach, alone)
+    return d[:, :k], indices[:, :k]
 
 
 def _nearest(q: Tensor, g: Tensor, k: int) -> Tensor:
-    """Indices (Q, k) of the k nearest, by the rounded matrix product, equal ones preferring a low index."""
+    """Indices (Q, k) of the k nearest by the rounded matrix product, nearest first."""
     if q.device.type == "cpu" and q.dtype == torch.float32:
         try:
             import faiss
@@ -58,16 +71,25 @@ def _without_self(candidates: Tensor) -> Tensor:
     return candidates[~own].reshape(len(candidates), -1)
 
 
-def _ranked(q: Tensor, g: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+def _ranked(query: Tensor, gallery: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Distances from the differences themselves, and candidates sorted by them, ties by index."""
     candidates = candidates.sort(dim=1).values
-    d = torch.empty(candidates.shape, dtype=q.dtype, device=q.device)
-    step = max(1, CHUNK // (candidates.shape[1] * q.shape[1]))
-    for start in range(0, len(q), step):
+    d = torch.empty(candidates.shape, dtype=query.dtype, device=query.device)
+    step = max(1, CHUNK // (candidates.shape[1] * query.shape[1]))
+    for start in range(0, len(query), step):
         rows = slice(start, start + step)
-        d[rows] = torch.linalg.vector_norm(g[candidates[rows]] - q[rows, None], dim=2)
+        d[rows] = torch.linalg.vector_norm(gallery[candidates[rows]] - query[rows, None], dim=2)
     d, order = d.sort(dim=1, stable=True)
     return d, candidates.gather(1, order)
+
+
+def _ranked_all(query: Tensor, gallery: Tensor, rows: Tensor, k: int, alone: bool) -> tuple[Tensor, Tensor]:
+    """As `_ranked`, for some rows of the query among the whole gallery; the k first."""
+    d = torch.cdist(query[rows], gallery, compute_mode="donot_use_mm_for_euclid_dist")
+    if alone:
+        d[torch.arange(len(rows), device=rows.device), rows] = torch.inf
+    d, order = d.sort(dim=1, stable=True)
+    return d[:, :k], order[:, :k]
 
 
 def evaluate(
@@ -95,15 +117,16 @@ def evaluate(
         raise ValueError("gallery and gallery_labels come together: give both or neither")
     if alone:
         gallery, gallery_labels = query, query_labels
+    gallery = checks.embeddings(gallery, "gallery", at_least=1)
     gallery_labels = checks.labels(gallery_labels, len(gallery), "gallery_labels").to(query.device)
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"ks must be integers of 1 or more, got {ks!r}")
-    classes, counts = gallery_labels.unique(return_counts=True)
-    position = torch.searchsorted(classes, query_labels).clamp_max(len(classes) - 1)
-    matches = torch.where(classes[position] == query_labels, counts[position], 0) - int(alone)
+    classes, members = torch.cat((gallery_labels, query_labels)).unique(return_inverse=True)
+    counts = torch.bincount(members[: len(gallery)], minlength=len(classes))
+    matches = counts[members[len(gallery) :]] - int(alone)
     kept = matches > 0
     if not kept.any():
-        raise ValueError("no query has a match in the gallery: every class has a single member there")
+        raise ValueError("no query has a match in the gallery: look at the labels of both")
     r = matches[kept]
     k = min(max(max(ks), int(r.max())), len(gallery) - alone)
     # Lone queries are still gallery for the others, so they leave after the search.

@@ -96,7 +96,8 @@ class Trainer:
                 report(self.history)
             if due or now - saved > SAVE_SECONDS:
                 checkpoint.save(path, about | self.state_dict())
-                saved = now
+                saved = time.perf_counter()
+        self.seconds += time.perf_counter() - clock  # of the last evaluation
         progress.close()
 
     def _step(self, indices: list[int]) -> None:
@@ -177,14 +178,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned, be it on another kind of device."""
         self.model.load_state_dict(state["model"])
         if self.mdr is not None:
             self.mdr.load_state_dict(state["mdr"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.sampler.load_state_dict(state["sampler"])
-        self.generator.set_state(state["generator"])
+        if len(state["generator"]) == len(self.generator.get_state()):  # a CPU's and a GPU's do not fit
+            self.generator.set_state(state["generator"])
         checkpoint.set_rng_state(state["rng"])
         self.iteration, self.since = state["iteration"], state["since"]
         self.seconds, self.training_seconds = state["seconds"]

@@ -32,6 +32,7 @@ class Embedder(nn.Module):
         self.backbone = backbone
         self.linear = nn.Linear(features, dim)
         self.normalize, self.freeze_batch_norm = normalize, freeze_batch_norm
+        self.train()  # freezes
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.linear(self.backbone(images)).float()
@@ -75,11 +76,17 @@ def build_embedder(
 
 
 def _load(model: Embedder, path: Path) -> None:
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    found = found.get("model", found)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises several kinds
+        raise ValueError(f"{path} is damaged, or holds more than tensors and plain values") from error
+    found = found.get("model", found) if isinstance(found, dict) else found
+    found = found if isinstance(found, dict) else {}
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(value.shape) if isinstance(value, Tensor) else None for key, value in found.items()}
-    differ = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
+    given = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in found.items()}
+    differ = sorted((k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k)), key=str)
     if differ:
         lines = [f"{key}: file {given.get(key)}, model {wanted.get(key)}" for key in differ[:3]]
         raise ValueError(f"{path} does not fit the model in {len(differ)} tensors: " + "; ".join(lines))

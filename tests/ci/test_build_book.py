@@ -44,6 +44,7 @@ def test_builds_pages_that_ask_no_other_host_once(house, capfd, monkeypatch):
     assert "a result" in (house / "_build/html/one.html").read_text()
     assert (house / "_build/html/_static/mathjax/tex-chtml.js").exists()
     assert "_static/mathjax/tex-chtml.js" in index.read_text()
+    assert build_book.ANNOUNCEMENTS["smoke"] in index.read_text()
     assert build_book.foreign_addresses(house / "_build/html") == []
     executed = house / "_build/executed/smoke"
     assert not (executed / "gone.md").exists() and not (executed / "experiments").exists()
@@ -64,6 +65,11 @@ def test_a_failed_notebook_fails_the_build(house, monkeypatch):
     monkeypatch.setattr(build_book, "execute", lambda root, scale: ["a failure"])
     assert build_book.build(house, "smoke") == 1
     assert not (house / "_build/html").exists()
+
+
+def test_only_the_smoke_scale_has_an_announcement(house):
+    assert build_book.configure(house, "quick") == house / "_config.yml"
+    assert build_book.configure(house, "smoke") == house / "_build/config.yml"
 
 
 def test_finds_what_a_page_loads_from_elsewhere_but_not_what_it_links_to(tmp_path):
