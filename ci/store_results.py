@@ -15,12 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def store(root: Path, dataset: str, scale: str) -> Path:
-    """Write the file and return its path. Raises ValueError without runs, or with runs of uncommitted code."""
-    found = [
-        run for run in load_runs(root / "_build/runs" / scale).values() if run.config["dataset"] == dataset
-    ]
+    """Write the file and return its path. Raises ValueError for no runs, or runs of uncommitted code."""
+    folder = root / "_build/runs" / scale
+    found = [run for run in load_runs(folder).values() if run.config["dataset"] == dataset]
     if not found:
-        raise ValueError(f"no runs on {dataset} at scale {scale}: call `make experiments SCALE={scale}` first")
+        raise ValueError(f"no runs on {dataset} at scale {scale}: call `make experiments SCALE={scale}`")
     if not all(run.git and not run.git["dirty"] for run in found):
         raise ValueError(
             "these runs were made with uncommitted changes; commit, delete them and make them again"

@@ -30,8 +30,8 @@ class _Tile(NamedTuple):
     difference: Tensor  # (K, D) e_i - e_j, which the matrix product would have rounded away
 
 
-def _tiles(e: Tensor) -> Iterator[_Tile]:
-    """The tiles on and above the diagonal of the distance matrix of centred e (N, D)."""
+def _tiles(x: Tensor, e: Tensor) -> Iterator[_Tile]:
+    """The tiles on and above the diagonal of the distance matrix of x (N, D), by its centred copy e."""
     norms = e.square().sum(1)
     for top in range(0, len(e), TILE):
         rows = slice(top, min(top + TILE, len(e)))
@@ -44,7 +44,7 @@ def _tiles(e: Tensor) -> Iterator[_Tile]:
             i, j = (sq < scale.mul_(CANCELLATION)).nonzero(as_tuple=True)
             if left == top:
                 sq.fill_diagonal_(0)
-            difference = e[rows][i] - e[columns][j]
+            difference = x[rows][i] - x[columns][j]  # not of e, which centring has rounded
             sq[i, j] = difference.square().sum(1)
             yield _Tile(rows, columns, sq.sqrt_(), i, j, difference)
 
@@ -56,7 +56,7 @@ def statistics(x: Tensor, diagonal: bool = False) -> tuple[Tensor, Tensor]:
     e = x - x.mean(0)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     squares, shift = total.clone(), None
-    for tile in _tiles(e):
+    for tile in _tiles(x, e):
         if shift is None:
             # Sums about a rough mean: the variance is a small difference of large sums otherwise.
             shift = tile.d.mean()
@@ -91,7 +91,7 @@ class _Loss(torch.autograd.Function):
         grad_x = torch.zeros_like(x) if want_x else None
         pulls = torch.zeros(len(levels), dtype=torch.float64, device=x.device)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        for tile in _tiles(e):
+        for tile in _tiles(x, e):
             same = tile.rows == tile.columns
             nearest = torch.bucketize((tile.d - mean) / std, middles)
             residual = ((tile.d - mean) / std).sub_(ordered[nearest])
@@ -113,12 +113,14 @@ class _Loss(torch.autograd.Function):
             if want_levels
             else None,
         )
-        ctx.save_for_backward(*gradient)
+        ctx.save_for_backward(x, levels, *gradient)
         return (total / pairs).to(x.dtype)
 
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if g is None else _Scale.apply(g, upstream) for g in ctx.saved_tensors), None, None
+        *inputs, grad_x, grad_levels = ctx.saved_tensors
+        scaled = (None if g is None else _Scale.apply(g, upstream, *inputs) for g in (grad_x, grad_levels))
+        return *scaled, None, None
 
 
 def _add_gradient(gradient: Tensor, e: Tensor, tile: _Tile, sign: Tensor) -> None:
@@ -135,14 +137,17 @@ def _add_gradient(gradient: Tensor, e: Tensor, tile: _Tile, sign: Tensor) -> Non
 
 
 class _Scale(torch.autograd.Function):
-    """gradient * upstream, refusing to be differentiated again, by name."""
+    """gradient * upstream, refusing to be differentiated again, by name.
+
+    It takes the loss's inputs, on which the gradient depends, so that autograd comes here to ask.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, gradient: Tensor, upstream: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, gradient: Tensor, upstream: Tensor, x: Tensor, levels: Tensor) -> Tensor:
         return gradient * upstream
 
     @staticmethod
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[None, None]:
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[None, ...]:
         raise RuntimeError(
             'MDR\'s "tiled" backend has no second derivative; use backend="eager" for double backward'
         )

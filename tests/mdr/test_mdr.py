@@ -17,7 +17,8 @@ REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "mdr_parity.js
 
 
 def batch(n, d, seed=0, dtype=torch.float32, scale=1.0):
-    return scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def oracle(x, levels, mean, std):
@@ -66,13 +67,20 @@ def test_equals_the_authors_code_over_three_steps(case, backend):
         assert mdr.running_mean.item() == pytest.approx(step["ema_mean"], rel=1e-5)
         assert mdr.running_std.item() == pytest.approx(step["ema_std"], rel=1e-5)
         assert x.grad.norm().item() == pytest.approx(step["grad_norm"], rel=1e-5)
+        # Single entries of the authors' float32 gradient are off by up to 6e-5 of the largest one from the
+        # float64 oracle; ours must equal the oracle more closely than that.
         row = np.array(step["grad_first_row"])
-        np.testing.assert_allclose(x.grad[0, : len(row)], row, atol=2e-5 * np.abs(row).max())
+        np.testing.assert_allclose(x.grad[0, : len(row)], row, rtol=0, atol=1e-4 * np.abs(row).max())
+        mean, std = mdr.running_mean.item(), mdr.running_std.item()
+        exact = oracle(x.detach(), np.array(case["levels"]), mean, std)[1]
+        np.testing.assert_allclose(x.grad, exact, rtol=0, atol=5e-6 * np.abs(exact).max())
         np.testing.assert_allclose(mdr.levels.grad, step["grad_levels"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("n, d, levels", [(2, 3, (0.0,)), (9, 4, (-3.0, 0.0, 3.0)), (40, 17, (1.0, -2.0, 0.1, 4.0))])
+@pytest.mark.parametrize(
+    "n, d, levels", [(2, 3, (0.0,)), (9, 4, (-3.0, 0.0, 3.0)), (40, 17, (1.0, -2.0, 0.1, 4.0))]
+)
 def test_equals_the_pairwise_oracle(n, d, levels, backend):
     x = batch(n, d, dtype=torch.float64).requires_grad_()
     s = torch.tensor(levels, dtype=torch.float64, requires_grad=True)
@@ -191,7 +199,8 @@ def test_state_dict_carries_buffers_and_levels():
         mdr.levels.add_(0.5)
     other = MDR()
     other.load_state_dict(mdr.state_dict())
-    assert other.initialized and set(mdr.state_dict()) == {"levels", "running_mean", "running_std", "initialized"}
+    assert other.initialized
+    assert set(mdr.state_dict()) == {"levels", "running_mean", "running_std", "initialized"}
     assert other(batch(9, 4, seed=1)) == mdr(batch(9, 4, seed=1))
 
 
@@ -250,7 +259,8 @@ def test_no_spread_is_finite(x, backend):
         leaf = x.clone().requires_grad_()
         loss = mdr(leaf)
         loss.backward()
-        assert torch.isfinite(loss) and torch.isfinite(leaf.grad).all() and torch.isfinite(mdr.levels.grad).all()
+        for value in (loss, leaf.grad, mdr.levels.grad):
+            assert torch.isfinite(value).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
