@@ -10,7 +10,9 @@ import torch
 from torch import Generator
 
 from mdrlib import checkpoint, results
+from mdrlib.allocator import keep_freed_memory
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
+from mdrlib.datasets.sampling import split_classes
 from mdrlib.evaluation import EDGES, Evaluation, embed
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MDR
@@ -136,6 +138,8 @@ def run(config: Config, out_dir: str | Path) -> Result:
     if state is not None:
         _refuse_other(config, state.get("config", {}), out_dir)
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     train, test = (load(config.dataset, split, config.data_root) for split in ("train", "test"))
     data = {split.split: {"images": len(split), "fingerprint": split.fingerprint} for split in (train, test)}
     if state is not None and state["data"] != data:
@@ -208,20 +212,6 @@ def _trainer(config: Config, train: ImageSet, test: ImageSet, device: torch.devi
         augment=config.augment,
         keep_best="validation_recall@1" if config.validation else None,
     )
-
-
-def split_classes(labels: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the images of the classes kept and of those held out, a `share` of the classes, at random.
-
-    Class-disjoint. Raises ValueError when fewer than two classes would be left on a side that has any.
-    """
-    count = int(labels.max()) + 1
-    held = round(share * count)
-    if share and not 2 <= held <= count - 2:
-        raise ValueError(f"validation={share} of {count} classes leaves {held} held out and {count - held}")
-    order = torch.randperm(count, generator=Generator().manual_seed(seed))
-    out = torch.isin(labels, order[:held])
-    return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
 
 
 def _write_arrays(trainer: Trainer, test: ImageSet, out_dir: Path) -> None:

@@ -16,8 +16,9 @@ from torch import nn
 
 from mdrlib import checkpoint, experiment, trainer
 from mdrlib.datasets import glyphs, load, omniglot
+from mdrlib.datasets.sampling import split_classes
 from mdrlib.evaluation import embed
-from mdrlib.experiment import Config, pick_device, run, split_classes
+from mdrlib.experiment import Config, pick_device, run
 from mdrlib.models import Embedder, build_embedder
 from mdrlib.results import load_run
 

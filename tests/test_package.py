@@ -22,7 +22,7 @@ OPTIONAL = (
 # DESIGN.md, from the ground up. A file imports from its own floor and those below.
 FLOORS = (
     ("checks",),
-    ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results"),
+    ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "allocator"),
     ("mdr", "miners", "losses", "plots", "palette", "pictures", "player"),
     ("trainer", "progress", "evaluation", "explorers"),
     ("experiment",),

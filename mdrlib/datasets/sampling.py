@@ -1,4 +1,4 @@
-"""Batches of P classes with K images each, the form that pair and triplet losses need."""
+"""Batches of P classes with K images each, the form that pair and triplet losses need; classes held out."""
 
 from collections.abc import Iterator, Sequence
 
@@ -94,3 +94,17 @@ class PKBatchSampler:
         if not 0 <= state["position"] <= self.iterations:
             raise ValueError(f"position must be in 0..{self.iterations}, got {state['position']}")
         self.position, self._ended = state["position"], False
+
+
+def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the images of the classes kept and of those held out, a `share` of the classes, at random.
+
+    Class-disjoint. Raises ValueError when fewer than two classes would be left on a side that has any.
+    """
+    count = int(labels.max()) + 1
+    held = round(share * count)
+    if share and not 2 <= held <= count - 2:
+        raise ValueError(f"validation={share} of {count} classes leaves {held} held out and {count - held}")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    out = torch.isin(labels, order[:held])
+    return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
