@@ -23,7 +23,7 @@ OPTIONAL = (
 FLOORS = (
     ("checks",),
     ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "allocator"),
-    ("mdr", "miners", "losses", "plots", "palette", "pictures", "player"),
+    ("mdr", "miners", "losses", "plots", "palette", "pictures", "diagrams", "player"),
     ("trainer", "progress", "evaluation", "explorers"),
     ("experiment",),
     ("__init__", "__main__"),
