@@ -5,7 +5,6 @@ A page may ask no other host for anything; the build fails if one does, or on an
 
 import argparse
 import shutil
-import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from execute import ROOT, execute
+from execute import ROOT, execute, exit_status
 from plan import digest_of, pages
 
 # A line over every page of a scale whose numbers are not to be read.
@@ -122,15 +121,8 @@ def main() -> int:
     """Build from the command line; 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="quick")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        return build(ROOT, parser.parse_args().scale)
-    except (RuntimeError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same call goes on from here.", file=sys.stderr)
-        return 130
+    words = parser.parse_args()
+    return exit_status(lambda: build(ROOT, words.scale))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +172,14 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME", help="one run, map or chapter")
     parser.add_argument("--experiments", action="store_true", help="leave out the chapters")
     words = parser.parse_args()
+    return exit_status(lambda: execute(ROOT, words.scale, words.only, words.experiments))
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Call `work`: 0 if it returns nothing, 1 if something, or if it raises what a line on stderr tells."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the kernel too
     try:
-        return 1 if execute(ROOT, words.scale, words.only, words.experiments) else 0
+        return 1 if work() else 0
     except (RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -237,3 +237,25 @@ def test_pages_are_read_in_order_at_any_depth(tmp_path):
         "    sections:\n    - file: deep/b.ipynb\n  - url: https://example.org\n- chapters:\n  - file: c\n"
     )
     assert plan.pages(toc) == ["index", "a", "deep/b", "c"]
+
+
+@pytest.mark.parametrize(
+    "outcome, status, words",
+    [
+        ([], 0, ""),
+        (["a failure"], 1, ""),
+        (ValueError("no scale 'huge'"), 1, "no scale 'huge'\n"),
+        (RuntimeError("loading omniglot failed"), 1, "loading omniglot failed\n"),
+        (KeyboardInterrupt(), 130, "The same call goes on from here."),
+    ],
+)
+def test_exit_status(outcome, status, words, capsys, monkeypatch):
+    monkeypatch.setattr(execute.signal, "signal", lambda *_: None)
+
+    def work():
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    assert execute.exit_status(work) == status
+    assert words in capsys.readouterr().err
