@@ -22,8 +22,7 @@ class Backbone(nn.Module):
     prepare makes of the images what `network` takes: (scale * images - mean) / std, with mean and std (3,) in
     the order of the channels that the network sees, B, G, R with `bgr`. Grey images (N, 1, H, W) are repeated
     over the channels. heads: names of the layers that a published file of the network holds and this one
-    does not. pool: what makes features of the network's output, if it does not itself. Raises TypeError or
-    ValueError for other images.
+    does not. Raises TypeError or ValueError for other images.
     """
 
     def __init__(
@@ -35,10 +34,9 @@ class Backbone(nn.Module):
         std: tuple[float, ...],
         scale: float = 1.0,
         bgr: bool = False,
-        pool: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.pool = network, pool or nn.Identity()
+        self.network = network
         self.features, self.heads, self.scale, self.bgr = features, heads, scale, bgr
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -52,7 +50,7 @@ class Backbone(nn.Module):
         return (self.scale * images - self.mean) / self.std  # one channel becomes three by broadcasting
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.pool(self.network(self.prepare(images)))
+        return self.network(self.prepare(images))
 
 
 def build_backbone(name: str, pretrained: bool = False, pooling: str = "average") -> Backbone:
@@ -189,34 +187,31 @@ def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
     if not timm.is_model(name):
         close = get_close_matches(name.lower(), timm.list_models(), n=5, cutoff=0.5)
         raise ValueError(f"timm has no model {name!r}; close to it: {close or 'none'}")
-    both = pooling == "average+max"
     try:
-        network = timm.create_model(
-            name, pretrained=pretrained, num_classes=0, **({"global_pool": ""} if both else {})
-        )
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except OSError as error:
-        hub = timm.models.get_pretrained_cfg(name).hf_hub_id
-        raise OSError(
-            f"the weights of timm:{name} could not be downloaded ({error}): put the folder "
-            f"models--{str(hub).replace('/', '--')} of another machine's Hugging Face cache into this one's "
-            f"(HF_HUB_CACHE, by default ~/.cache/huggingface/hub), or use weights=FILE with the file "
-            f"pytorch_model.bin of https://huggingface.co/{hub}"
-        ) from error
-    except (RuntimeError, TypeError) as error:  # an unknown tag of weights; a network without global_pool
-        raise ValueError(f"timm cannot make {name!r} with pooling {pooling!r}: {error}") from error
+        source = timm.models.get_pretrained_cfg(name)
+        hub, file = source.hf_hub_id, str(source.url).rsplit("/", 1)[-1]
+        where = f"put {file} into {checkpoints_folder()}, or use weights=FILE"
+        if hub:
+            where = (
+                f"put the folder models--{hub.replace('/', '--')} of another machine's Hugging Face cache "
+                "into this one's (HF_HUB_CACHE, by default ~/.cache/huggingface/hub), or use weights=FILE "
+                f"with the file pytorch_model.bin of https://huggingface.co/{hub}"
+            )
+        raise OSError(f"the weights of timm:{name} could not be downloaded ({error}): {where}") from error
+    except RuntimeError as error:  # an unknown tag after the name's dot
+        raise ValueError(f"timm cannot make {name!r}: {error}") from error
+    if pooling == "average+max":
+        layers = [m for m in network.modules() if isinstance(m, timm.layers.SelectAdaptivePool2d)]
+        if len(layers) != 1 or not isinstance(layers[0].pool, nn.AdaptiveAvgPool2d):
+            raise ValueError(
+                f'pooling "average+max" needs global average pooling; timm:{name} has none we know'
+            )
+        layers[0].pool = AverageMaxPool()  # timm's own "avgmax" is half of it
     about = network.pretrained_cfg
     # What leaves the network is not always num_features wide: some have a layer after the pooling.
     features = getattr(network, "head_hidden_size", None) or network.num_features
-    pool = None
-    if both:
-        with torch.no_grad():
-            shape = network.eval()(torch.zeros(1, *about["input_size"])).shape
-        network.train()
-        if len(shape) != 4 or shape[1] != features:
-            raise ValueError(
-                f'pooling "average+max" needs maps (N, C, H, W); timm:{name} gives {tuple(shape)}'
-            )
-        pool = nn.Sequential(AverageMaxPool(), nn.Flatten())
     head = about.get("classifier") or ()
     heads = (head,) if isinstance(head, str) else tuple(head)
-    return Backbone(network, features, heads, tuple(about["mean"]), tuple(about["std"]), pool=pool)
+    return Backbone(network, features, heads, tuple(about["mean"]), tuple(about["std"]))

@@ -1,5 +1,6 @@
 """Backbones of torchvision and timm, and the files that weights come from."""
 
+import functools
 import re
 import sys
 from types import SimpleNamespace
@@ -12,10 +13,9 @@ from torch import nn
 from torchvision import models
 
 from mdrlib.models import build_embedder
+from mdrlib.models.bn_inception import BNInception
 
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-
-GOOGLE = ("googlenet", "inception_v3")  # torchvision warns where these are made without init_weights
 
 
 def random_images(*shape):
@@ -35,6 +35,21 @@ def stirred(module):
     return module
 
 
+@functools.cache
+def published(name):
+    """A state_dict with the classifier, as a library publishes it; the values are random."""
+    torch.manual_seed(0)
+    network = BNInception(classes=1000) if name == "bn_inception" else models.get_model(name)
+    return stirred(network).state_dict()
+
+
+HEADS = ("last_linear.", "fc.", "classifier.")  # of the three that tests ask for
+
+
+def without_head(state):
+    return {key: value for key, value in state.items() if not key.startswith(HEADS)}
+
+
 @pytest.mark.parametrize(
     "name, features, side",
     [
@@ -42,16 +57,13 @@ def stirred(module):
         ("resnet50", 2048, 64),
         ("vgg11", 4096, 64),
         ("densenet121", 1024, 64),
-        ("mobilenet_v2", 1280, 64),
         ("mobilenet_v3_small", 1024, 64),
         ("efficientnet_b0", 1280, 64),
         ("convnext_tiny", 768, 64),
         ("vit_b_32", 768, 224),
         ("swin_t", 768, 64),
-        ("shufflenet_v2_x0_5", 1024, 64),
         ("squeezenet1_1", 512, 64),
         ("googlenet", 1024, 64),
-        ("inception_v3", 2048, 96),
     ],
 )
 def test_shapes_of_torchvision_models(name, features, side):
@@ -60,7 +72,8 @@ def test_shapes_of_torchvision_models(name, features, side):
         model = build_embedder(name, dim=5)
         images = torch.zeros(2, 3, side, side)
         assert model.backbone(images).shape == (2, features) and model(images).shape == (2, 5)
-        whole = models.get_model(name, **{"init_weights": False} if name in GOOGLE else {})
+        # torchvision warns where GoogLeNet is made without init_weights.
+        whole = models.get_model(name, **{"init_weights": False} if name == "googlenet" else {})
     kept = set(model.backbone.network.state_dict())
     left = whole.state_dict().keys() - kept
     assert kept < whole.state_dict().keys() and left
@@ -210,13 +223,10 @@ def test_without_a_network_the_error_says_which_file_to_put_where(hub, name):
     message = str(caught.value)
     assert f"into {hub}," in message and "weights=FILE" in message and "\n" not in message
     file = re.search(rf"put ({name}-[0-9a-f]+\.pth)", message)[1]
-    torch.manual_seed(0)
-    whole = stirred(bn_inception() if name == "bn_inception" else models.get_model(name))
     hub.mkdir(parents=True, exist_ok=True)
-    torch.save(whole.state_dict(), hub / file, _use_new_zipfile_serialization=name == "densenet121")
+    torch.save(published(name), hub / file, _use_new_zipfile_serialization=name == "densenet121")
     model = build_embedder(name, 6, pretrained=True)
-    head = model.backbone.heads[0]
-    kept = {key: value for key, value in whole.state_dict().items() if not key.startswith(f"{head}.")}
+    kept = without_head(published(name))
     assert len(kept) == len(model.state_dict()) - 2 and same(model, kept, "backbone.network.")
 
     (hub / file).write_bytes(b"damaged")
@@ -234,35 +244,18 @@ def test_weights_take_the_place_of_a_download(hub, tmp_path):
         build_embedder("resnet18", weights=tmp_path / "missing.pt")
 
 
-def bn_inception():
-    from mdrlib.models.bn_inception import BNInception
-
-    return BNInception(classes=1000)
-
-
-def published_as(network, form):
-    """A state_dict of `network` as files in circulation have it."""
-    state = network.state_dict()
-    if form == "old":  # before torch 0.4.1; bn_inception's vectors of batch norm are rows
+@pytest.mark.parametrize("name, old", [("bn_inception", False), ("bn_inception", True), ("resnet18", True)])
+def test_a_published_file_fills_the_backbone_alone(tmp_path, name, old):
+    state, path = published(name), tmp_path / "imagenet.pth"
+    if old:  # before torch 0.4.1; bn_inception's vectors of batch norm are rows there
         state = {key: value for key, value in state.items() if "num_batches" not in key}
-        return {key: value[None] if "_bn." in key else value for key, value in state.items()}
-    return state
-
-
-@pytest.mark.parametrize(
-    "name, form", [("bn_inception", "new"), ("bn_inception", "old"), ("resnet18", "old")]
-)
-def test_a_published_file_fills_the_backbone_alone(tmp_path, name, form):
-    torch.manual_seed(0)
-    whole = stirred(bn_inception() if name == "bn_inception" else models.get_model(name))
-    path = tmp_path / "imagenet.pth"
-    torch.save(published_as(whole, form), path, _use_new_zipfile_serialization=form == "new")
+        state = {key: value[None] if "_bn." in key else value for key, value in state.items()}
+    torch.save(state, path, _use_new_zipfile_serialization=not old)
     torch.manual_seed(1)
     linear = build_embedder(name, 6).linear.state_dict()
     torch.manual_seed(1)
     model = build_embedder(name, 6, weights=path)
-    head = ("last_linear.", "fc.")
-    kept = {k: v for k, v in whole.state_dict().items() if not k.startswith(head) and "num_batches" not in k}
+    kept = {k: v for k, v in without_head(published(name)).items() if not old or "num_batches" not in k}
     assert len(kept) > 90 and same(model, kept, "backbone.network.") and same(model.linear, linear)
 
 
@@ -270,22 +263,14 @@ def test_a_published_file_fills_the_backbone_alone(tmp_path, name, form):
     "name, with_head", [("bn_inception", True), ("bn_inception", False), ("resnet18", False)]
 )
 def test_a_checkpoint_of_the_authors(tmp_path, name, with_head):
-    torch.manual_seed(0)
-    whole = stirred(bn_inception() if name == "bn_inception" else models.get_model(name))
-    head = ("last_linear.", "fc.")
-    state = {k: v for k, v in whole.state_dict().items() if with_head or not k.startswith(head)}
+    state = published(name) if with_head else without_head(published(name))
     linear = nn.Linear(1024 if name == "bn_inception" else 512, 6).state_dict()
-    path = tmp_path / "authors.pth"
     theirs = {f"base.model.{k}": v for k, v in state.items()} | {f"linear.{k}": v for k, v in linear.items()}
-    torch.save(theirs, path, _use_new_zipfile_serialization=with_head)
-    model = build_embedder(name, 6, "mean-distance", weights=path)
-    kept = {k: v for k, v in state.items() if not k.startswith(head)}
-    assert same(model, kept, "backbone.network.") and same(model.linear, linear)
-
-    torch.save(model.state_dict(), tmp_path / "own.pt")
+    torch.save(theirs, tmp_path / "theirs.pth", _use_new_zipfile_serialization=with_head)
+    model = build_embedder(name, 6, "mean-distance", weights=tmp_path / "theirs.pth")
+    assert same(model, without_head(state), "backbone.network.") and same(model.linear, linear)
     torch.save({"model": model.state_dict(), "iteration": 3}, tmp_path / "checkpoint.pt")
-    for own in ("own.pt", "checkpoint.pt"):
-        assert same(build_embedder(name, 6, weights=tmp_path / own), model.state_dict())
+    assert same(build_embedder(name, 6, weights=tmp_path / "checkpoint.pt"), model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -308,12 +293,12 @@ def test_a_checkpoint_of_the_authors(tmp_path, name, with_head):
             lambda s: {k.removeprefix("base.model."): v for k, v in s.items() if "5b" not in k},
             r"in 4[0-9] tensors: backbone.network.inception_5b_1x1.bias: file None, model \(352,\); ",
         ),
-        (lambda s: models.resnet18().state_dict(), "backbone.network.conv1_7x7_s2.bias: file None, model"),
+        (lambda s: published("resnet18"), "backbone.network.conv1_7x7_s2.bias: file None, model"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, change, message):
     path = tmp_path / "wrong.pth"
-    theirs = {f"base.model.{k}": v for k, v in bn_inception().state_dict().items()}
+    theirs = {f"base.model.{k}": v for k, v in published("bn_inception").items()}
     theirs |= {"linear.weight": torch.zeros(6, 1024), "linear.bias": torch.zeros(6)}
     torch.save(change(theirs), path)
     with pytest.raises(ValueError, match=message) as caught:
@@ -332,28 +317,44 @@ class FakeTimm(nn.Module):
         "classifier": "head.fc",
     }
 
-    def __init__(self, pooled):
+    def __init__(self, pool):
         super().__init__()
-        self.conv, self.pooled = nn.Conv2d(3, 7, 3), pooled
+        self.conv, self.pool = nn.Conv2d(3, 7, 3), pool
 
     def forward(self, x):
-        maps = self.conv(x)
-        return maps.mean((2, 3)) if self.pooled else maps
+        return self.pool(self.conv(x)).flatten(1)
+
+
+class FakePool(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x):
+        return self.pool(x)
 
 
 @pytest.fixture
 def timm(monkeypatch):
-    def create_model(name, pretrained, num_classes, global_pool="avg"):
+    def create_model(name, pretrained, num_classes):
         assert num_classes == 0
         if pretrained:
             raise FileNotFoundError("cannot find the requested files in the local cache")
-        return FakeTimm(global_pool == "avg")
+        if name == "resnet18.other":
+            raise RuntimeError("Invalid pretrained tag (other)")
+        average = nn.AdaptiveAvgPool2d(1)
+        return FakeTimm(FakePool(average) if name == "resnet18" else average)
 
     fake = SimpleNamespace(
         create_model=create_model,
-        is_model=lambda name: name == "resnet18",
+        is_model=lambda name: name != "resnet19",
+        layers=SimpleNamespace(SelectAdaptivePool2d=FakePool),
         list_models=lambda: ["resnet18", "vit_tiny"],
-        models=SimpleNamespace(get_pretrained_cfg=lambda name: SimpleNamespace(hf_hub_id="timm/resnet18.a1")),
+        models=SimpleNamespace(
+            get_pretrained_cfg=lambda name: SimpleNamespace(
+                hf_hub_id="timm/resnet18.a1" if name == "resnet18" else None, url="https://host/a/vit-1.pth"
+            )
+        ),
     )
     monkeypatch.setitem(sys.modules, "timm", fake)
 
@@ -385,13 +386,24 @@ def test_timm_refuses(timm):
         build_embedder("timm:resnet19")
     with pytest.raises(OSError, match="put the folder models--timm--resnet18.a1 of .* or use weights=FILE"):
         build_embedder("timm:resnet18", pretrained=True)
+    with pytest.raises(OSError, match="put vit-1.pth into .*checkpoints, or use weights=FILE"):
+        build_embedder("timm:vit_tiny", pretrained=True)
+    with pytest.raises(ValueError, match="timm cannot make 'resnet18.other': Invalid pretrained tag"):
+        build_embedder("timm:resnet18.other")
+    with pytest.raises(ValueError, match="needs global average pooling; timm:vit_tiny has none"):
+        build_embedder("timm:vit_tiny", pooling="average+max")
 
 
 def test_timm_itself():
     pytest.importorskip("timm")
     model = build_embedder("timm:resnet18", 4)
     assert model(random_images(2, 3, 64, 64)).shape == (2, 4)
-    both = build_embedder("timm:resnet18", 4, pooling="average+max")
-    assert both(random_images(2, 3, 64, 64)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"needs maps \(N, C, H, W\)"):
+    both = build_embedder("timm:mobilenetv3_small_100", 4, pooling="average+max").eval()
+    network, images = both.backbone.network, random_images(2, 3, 64, 96)
+    with torch.no_grad():
+        maps = network.forward_features(both.backbone.prepare(images))
+        pooled = maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)
+        wanted = network.act2(network.norm_head(network.conv_head(pooled))).flatten(1)
+        torch.testing.assert_close(both.backbone(images), wanted)
+    with pytest.raises(ValueError, match="needs global average pooling"):
         build_embedder("timm:vit_tiny_patch16_224", pooling="average+max")
