@@ -16,8 +16,8 @@ from mdrlib import datasets, losses, miners, models, retrieval
 
 PACKAGE = Path(mdrlib.__file__).parent
 OPTIONAL = (
-    "torchvision faiss matplotlib umap ipywidgets IPython papermill sklearn scipy PIL yaml pandas".split()
-)
+    "torchvision timm faiss matplotlib umap ipywidgets IPython papermill sklearn scipy PIL yaml pandas"
+).split()
 
 # DESIGN.md, from the ground up. A file imports from its own floor and those below.
 FLOORS = (

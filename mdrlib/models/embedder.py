@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
 from mdrlib.distances import normalize_by_mean_distance
+from mdrlib.models.backbones import build_backbone
 from mdrlib.models.small import SmallConvNet
+from mdrlib.models.weights import load_embedder
 
 NORMALIZE = ("none", "l2", "mean-distance")
 
@@ -58,36 +59,37 @@ def build_embedder(
     pretrained: bool = False,
     weights: str | Path | None = None,
     freeze_batch_norm: bool = False,
+    pooling: str = "average",
 ) -> Embedder:
     """An `Embedder` by name of its backbone.
 
-    backbone: "small". dim: length of the embedding. normalize: see `Embedder`. weights: a file with an
-    embedder's state_dict, or a run's checkpoint.pt, to start from. Raises ValueError for an unknown name, a
-    backbone without pretrained weights, or a file whose tensors do not fit, naming the first that differ.
+    backbone: "small" (images (N, C, 32, 32)); or, for images (N, 3, H, W), RGB in [0, 1], whose own
+    normalization is part of it: "bn_inception", "resnet18", "resnet50" or another classification model of
+    torchvision (the extra `vision`), "timm:<name>" (the extra `timm`). dim: length of the embedding.
+    normalize: see `Embedder`. pooling: "average" leaves the network's own, global average pooling in
+    convolutional ones; "average+max" puts the sum of both in its place.
+
+    pretrained: start from ImageNet weights, downloaded by torchvision or timm where they are not here yet;
+    those of BN-Inception are looked for in torch hub's folder. weights: a file to start from, instead of
+    these, see `mdrlib.models.weights`: an embedder's state_dict, a run's checkpoint.pt, a published file of
+    the backbone, a checkpoint of the paper's authors.
+
+    Raises ValueError for an unknown name, with those that are close, for a pooling that the network does
+    not have, for "small" with pretrained, and for a file whose tensors do not fit, naming the first that
+    differ; ImportError, naming the extra, where a library is missing; OSError where weights can be neither
+    found nor downloaded, saying which file to put where.
     """
-    if backbone != "small":
-        raise ValueError(f'backbone must be "small", got {backbone!r}')
-    if pretrained:
-        raise ValueError("the small network has no pretrained weights; use pretrained=False or weights=FILE")
-    model = Embedder(SmallConvNet(), SmallConvNet.features, dim, normalize, freeze_batch_norm)
+    if backbone == "small":
+        if pretrained:
+            raise ValueError(
+                "the small network has no pretrained weights; use pretrained=False or weights=FILE"
+            )
+        if pooling != "average":
+            raise ValueError(f'the small network has no pooling to choose; use "average", not {pooling!r}')
+        network = SmallConvNet()
+    else:
+        network = build_backbone(backbone, pretrained and weights is None, pooling)
+    model = Embedder(network, network.features, dim, normalize, freeze_batch_norm)
     if weights is not None:
-        _load(model, Path(weights))
+        load_embedder(model, Path(weights))
     return model
-
-
-def _load(model: Embedder, path: Path) -> None:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises several kinds
-        raise ValueError(f"{path} is damaged, or holds more than tensors and plain values") from error
-    found = found.get("model", found) if isinstance(found, dict) else found
-    found = found if isinstance(found, dict) else {}
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in found.items()}
-    differ = sorted((k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k)), key=str)
-    if differ:
-        lines = [f"{key}: file {given.get(key)}, model {wanted.get(key)}" for key in differ[:3]]
-        raise ValueError(f"{path} does not fit the model in {len(differ)} tensors: " + "; ".join(lines))
-    model.load_state_dict(found)
