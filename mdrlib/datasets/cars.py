@@ -86,7 +86,7 @@ def _read_csv(folder: Path) -> list[Row]:
         path = folder / f"anno_{part}.csv"
         for line, fields in enumerate(_records(path), 1):
             numeric = len(fields) == 6 and all(field.strip().isdecimal() for field in fields[1:])
-            if not numeric or not is_image_path(fields[0]) or not 1 <= int(fields[5]) <= CLASSES:
+            if not numeric or not is_image_path(fields[0].strip()) or not 1 <= int(fields[5]) <= CLASSES:
                 refuse(path, line, f"a name, four corners and a class 1-{CLASSES}", ",".join(fields))
             number = int(fields[5])
             if number > len(names) or not names[number - 1]:
@@ -98,7 +98,7 @@ def _read_csv(folder: Path) -> list[Row]:
 
 def _records(path: Path) -> list[list[str]]:
     try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             return list(csv.reader(file))
     except csv.Error as error:
         raise ValueError(f"{path}: expected comma-separated values, found {error}") from error

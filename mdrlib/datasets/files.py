@@ -106,7 +106,7 @@ def refuse(path: Path, line: int, expected: str, found: object) -> NoReturn:
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a text file, counted from 1, without empty ones at its end."""
-    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     return list(enumerate(lines, 1))
 
 
@@ -138,9 +138,8 @@ def check(title: str, folder: Path, rows: dict[str, list[Row]], sizes: dict[str,
             raise ValueError(f"{folder} gives no image of the split {split} of {title}")
     numbers = {split: {row.number for row in found} for split, found in rows.items()}
     names = {split: {row.name for row in found} for split, found in rows.items()}
-    for split in rows:
-        for kind in (numbers, names):
-            shared = kind["train"] & kind[split] if split != "train" else None
+    for split in [split for split in rows if split != "train"]:  # in their order
+        for shared in (numbers["train"] & numbers[split], names["train"] & names[split]):
             if shared:
                 raise ValueError(f"{folder}: class {min(shared)} is in both train and {split} of {title}")
     if "query" in rows and numbers["query"] != numbers["gallery"]:

@@ -67,7 +67,10 @@ def _bring(archive: Archive, folder: Path, damaged: bool) -> bool:
     if path is None and archive.url is not None and archive.md5 is not None:
         path = folder / archive.name
         print(f"downloading {archive.url}")
-        download_large(archive.url, path, archive.md5)
+        try:
+            download_large(archive.url, path, archive.md5)
+        except OSError as error:
+            raise OSError(f"{error}; or put {archive.name} at {path} by hand, and call again") from error
     if path is None:
         return False
     if archive.md5 is not None:

@@ -140,8 +140,8 @@ def download_large(url: str, path: str | Path, checksum: str) -> None:
 def _readable(url: str) -> Iterator[None]:
     try:
         yield
-    except http.client.HTTPException as error:  # the one kind of failure here that is no OSError
-        raise OSError(f"{url} could not be read: {error!r}") from error
+    except (urllib.error.URLError, http.client.HTTPException) as error:  # the latter is no OSError
+        raise OSError(f"{url} could not be read: {str(error) or repr(error)}") from error
 
 
 def _wrong(url: str, checksum: str, found: str) -> str:

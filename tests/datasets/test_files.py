@@ -89,7 +89,7 @@ def test_whatever_an_image_is_stored_as_it_comes_as_rgb(tmp_path, mode, recwarn)
         path = tmp_path / "image.jpg"
     if mode == "palette with transparency":
         image = image.convert("P", palette=Image.Palette.ADAPTIVE)
-        image.save(path, transparency=bytes([0, 255]))
+        image.save(path, transparency=bytes([0, 100]))
     else:
         image.convert(mode).save(path)
     got = open_image(path)

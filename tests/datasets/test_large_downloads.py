@@ -268,14 +268,14 @@ def test_an_interrupt_while_unpacking_leaves_nothing(tmp_path, monkeypatch):
 
 def test_an_interrupt_between_entries_leaves_the_annotation_out(tmp_path, monkeypatch):
     monkeypatch.setenv("MDR_PROGRESS", "off")
-    path = zipped(tmp_path / "set.zip", [("set/a_list.txt", b"list"), *GOOD[:2]])
-    archive = Archive("set.zip", inside="set", last=("a_list.txt",))
+    path = zipped(tmp_path / "set.zip", [("set/0_list.txt", b"list"), *GOOD[:2]])
+    archive = Archive("set.zip", inside="set", last=("0_list.txt",))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old.jpg").write_bytes(b"of an attempt before")
     replace = sources.os.replace
 
     def interrupted(source, target):
-        if target.name == "a_list.txt":
+        if target.name == "0_list.txt":
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -285,4 +285,4 @@ def test_an_interrupt_between_entries_leaves_the_annotation_out(tmp_path, monkey
             unpack(path, archive, tmp_path)
     assert names(tmp_path) == ["a", "set.zip"] and names(tmp_path / "a") == ["1.jpg", "2.jpg"]
     unpack(path, archive, tmp_path)
-    assert names(tmp_path) == ["a", "a_list.txt", "set.zip"]
+    assert names(tmp_path) == ["0_list.txt", "a", "set.zip"]

@@ -96,7 +96,8 @@ def test_a_download_that_fails_is_one_line_on_stderr(real, tmp_path, monkeypatch
     change(monkeypatch, cub, _0={"url": (tmp_path / "nowhere.tgz").as_uri()})
     call("cub", code=1)
     err = capsys.readouterr().err
-    assert err.startswith("mdrlib: ") and err.count("\n") == 1 and "nowhere.tgz" in err
+    assert err.startswith("mdrlib: ") and err.count("\n") == 1 and "nowhere.tgz could not be read" in err
+    assert f"or put CUB_200_2011.tgz at {tmp_path / cub.FOLDER / 'CUB_200_2011.tgz'} by hand" in err
     with pytest.raises(FileNotFoundError):
         load("cub", "train")
 
@@ -181,7 +182,7 @@ def test_another_process_at_work_is_not_disturbed(real, tmp_path, capsys):
     folder.mkdir()
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_SH)
         call("sop", code=1)
         assert f"at work in {folder}" in capsys.readouterr().err
     finally:
