@@ -1,4 +1,4 @@
-"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]`"""
+"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]` and `python -m mdrlib data NAME|check`"""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mdrlib.datasets import prepare
 from mdrlib.experiment import Config, run
 
 
@@ -45,12 +46,19 @@ def _read_yaml(text: str, name: str) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="mdrlib", description="Multi-level distance regularization")
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["data"]:
+        return _data(words[1:])
+    parser = argparse.ArgumentParser(
+        prog="mdrlib",
+        description="Multi-level distance regularization",
+        epilog="`mdrlib data --help` tells how data sets get to their place",
+    )
     parser.add_argument("command", choices=["run"], help="train and evaluate an experiment, or go on with it")
     parser.add_argument("config", help="YAML file of Config fields")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="fields to change")
     parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
-    given = parser.parse_intermixed_args(arguments)  # the changes may follow --out
+    given = parser.parse_intermixed_args(words)  # the changes may follow --out
     try:
         result = run(read_config(given.config, given.changes), given.out)
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
@@ -59,6 +67,23 @@ def main(arguments: list[str] | None = None) -> int:
     print(json.dumps(result.metrics, indent=1))
     print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
     return 0
+
+
+def _data(words: list[str]) -> int:
+    """The command data: 0 when the set is in its place, or every set that is there is complete."""
+    parser = argparse.ArgumentParser(prog="mdrlib data", description="Bring a data set to its place")
+    choices = [*prepare.NAMES, "check"]
+    parser.add_argument(
+        "name", choices=choices, help="the set; check lists all: present, complete, size, path"
+    )
+    parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
+    given = parser.parse_args(words)
+    try:
+        fine = prepare.check(given.root) if given.name == "check" else prepare.prepare(given.name, given.root)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"mdrlib: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Small image sets for zero-shot retrieval, the batches drawn from them and what changes their images."""
+"""Image sets for zero-shot retrieval, in memory or on disk, and the batches drawn from them."""
 
 from mdrlib.datasets.catalog import ImageSet, load
+from mdrlib.datasets.files import ImageFiles
 from mdrlib.datasets.sampling import PKBatchSampler
 
-__all__ = ["ImageSet", "PKBatchSampler", "load"]
+__all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load"]

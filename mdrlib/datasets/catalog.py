@@ -1,4 +1,4 @@
-"""Data sets by name, all in one form: images in memory with their classes and what is above and below."""
+"""Data sets by name: small ones in memory with what is above and below their classes, large ones as files."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mdrlib.datasets import digits, glyphs, omniglot
+from mdrlib.datasets import cars, cub, digits, files, glyphs, inshop, omniglot, sop
+from mdrlib.datasets.sources import data_root
 from mdrlib.datasets.transforms import to_float
 
-SETS = {"digits": digits.read, "glyphs": glyphs.read, "omniglot": omniglot.read}
-SPLITS = ("train", "test")
+IN_MEMORY = {"digits": digits.read, "glyphs": glyphs.read, "omniglot": omniglot.read}
+ON_DISK = {"cars": cars, "cub": cub, "inshop": inshop, "sop": sop}
 
 
 class ImageSet(Dataset):
@@ -71,19 +72,29 @@ def load(
     name: str,
     split: str,
     root: str | Path | None = None,
-    transform: Callable[[Tensor], Any] | None = None,
-) -> ImageSet:
-    """The `split` of the data set `name`, in memory. No class is in two splits of a set.
+    transform: Callable[[Any], Any] | None = None,
+) -> ImageSet | files.ImageFiles:
+    """The `split` of the data set `name`. No class is in both train and any other split of a set.
 
-    name: "glyphs" (generated characters, needs nothing), "digits" (scans that scikit-learn brings) or
-    "omniglot" (real drawings, looked for in `root` and downloaded into it when missing).
-    split: "train" or "test". root: the folder of data sets; by default the environment variable
-    MDR_DATA_ROOT, else the folder data of the clone. transform: see `ImageSet`.
-    Raises ValueError for an unknown name or split, naming the choices; OSError when the data cannot be had,
-    naming where they were looked for.
+    name: in memory, as `ImageSet`: "glyphs" (generated characters, needs nothing), "digits" (scans that
+    scikit-learn brings) or "omniglot" (real drawings, looked for in `root` and downloaded into it when
+    missing). On disk, as `files.ImageFiles`: "cub", "cars", "sop" and "inshop", photographs looked for in
+    `root` and brought there by `python -m mdrlib data NAME`.
+    split: "train" or "test"; of "inshop" "train", "query" or "gallery", the latter two with the same classes.
+    root: the folder of data sets; by default the environment variable MDR_DATA_ROOT, else the folder data of
+    the clone. transform: see `ImageSet` (given a tensor) and `ImageFiles` (given an image of pillow).
+    Raises ValueError for an unknown name or split, naming the choices, and for photographs whose annotation
+    is damaged or of another size than the real set's (see `files.check`); OSError when the data cannot be
+    had, naming where they were looked for.
     """
-    if name not in SETS:
-        raise ValueError(f"unknown data set {name!r}; choose one of {sorted(SETS)}")
-    if split not in SPLITS:
-        raise ValueError(f"{name} has no split {split!r}; choose one of {list(SPLITS)}")
-    return ImageSet(name, split, **SETS[name](split, root), transform=transform)
+    if name not in IN_MEMORY and name not in ON_DISK:
+        raise ValueError(f"unknown data set {name!r}; choose one of {sorted([*IN_MEMORY, *ON_DISK])}")
+    splits = list(ON_DISK[name].SIZES) if name in ON_DISK else ["train", "test"]
+    if split not in splits:
+        raise ValueError(f"{name} has no split {split!r}; choose one of {splits}")
+    if name in IN_MEMORY:
+        return ImageSet(name, split, **IN_MEMORY[name](split, root), transform=transform)
+    module = ON_DISK[name]
+    base, rows = module.read(data_root(root) / module.FOLDER)
+    parts = files.parts(module.TITLE, split, base, rows, module.SIZES)
+    return files.ImageFiles(name, split, **parts, transform=transform)

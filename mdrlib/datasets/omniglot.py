@@ -45,7 +45,7 @@ def read(split: str, root: str | Path | None = None) -> dict[str, Any]:
     Raises OSError when the archives are neither there nor to be had, ValueError when one is damaged,
     ImportError without pillow.
     """
-    archives = _find(data_root(root) / "omniglot")
+    archives = find(data_root(root) / "omniglot")
     sha256 = FILES[split][1]
     path = cache_folder() / f"omniglot-{split}-{sha256[:16]}-{SIZE}-v{VERSION}.pt"
     found = _cached(path)
@@ -66,7 +66,7 @@ def cache_folder() -> Path:
     return base / "mdrlib"
 
 
-def _find(folder: Path) -> dict[str, Path]:
+def find(folder: Path) -> dict[str, Path]:
     """The archive of each split in `folder`, downloaded if need be, with the right content."""
     paths = {split: folder / name for split, (name, _) in FILES.items()}
     for split, (name, sha256) in FILES.items():

@@ -47,9 +47,9 @@ def test_digits_are_scikit_learns_scans():
     assert test.images.max() == 255 and test.images.min() == 0
 
 
-@pytest.mark.parametrize("name", ["cub", "cars", "sop", "inshop", "mnist", ""])
+@pytest.mark.parametrize("name", ["mnist", "CUB", ""])
 def test_an_unknown_name_is_answered_with_the_choices(name):
-    with pytest.raises(ValueError, match=f"'{name}'; choose one of .*'digits', 'glyphs', 'omniglot'"):
+    with pytest.raises(ValueError, match=f"'{name}'; choose one of .*'digits', .*'omniglot', 'sop'"):
         load(name, "train")
 
 

@@ -1,0 +1,120 @@
+"""Small trees laid out as the benchmarks are: a few classes a split, four photographs of noise each."""
+
+import csv
+
+import numpy as np
+import pytest
+
+EACH = 4  # images a class
+
+
+def photograph(path, seed, size=(12, 9)):
+    """A JPEG of one colour, another for each seed."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, tuple(37 * seed * k % 256 for k in (1, 3, 7))).save(path, quality=95)
+
+
+def cub(root):
+    folder = root / "CUB_200_2011"
+    paths, labels = [], []
+    for number in (3, 7, 100, 101, 200):
+        for k in range(EACH):
+            paths.append(f"{number:03d}.Bird_{number}/Bird_{number}_{k:04d}.jpg")
+            labels.append(number)
+            photograph(folder / "images" / paths[-1], len(paths))
+    (folder / "images.txt").write_text("".join(f"{i} {p}\n" for i, p in enumerate(paths, 1)))
+    (folder / "image_class_labels.txt").write_text("".join(f"{i} {n}\n" for i, n in enumerate(labels, 1)))
+    return folder
+
+
+CARS = (2, 98, 99, 174, 196)
+
+
+def cars_mat(root):
+    from scipy.io import savemat
+
+    folder = root / "Cars196"
+    columns = "relative_im_path bbox_x1 bbox_y1 bbox_x2 bbox_y2 class test".split()
+    records = []
+    for number in CARS:
+        for k in range(EACH):
+            path = f"car_ims/{len(records) + 1:06d}.jpg"
+            photograph(folder / path, len(records))
+            records.append((path, 1, 2, 3, 4, number, k % 2))
+    annotations = np.array([records], dtype=[(column, "O") for column in columns])
+    names = np.array([[f"Car {number}" for number in range(1, 197)]], dtype=object)
+    savemat(folder / "cars_annos.mat", {"annotations": annotations, "class_names": names})
+    return folder
+
+
+def cars_csv(root):
+    folder = root / "Cars196"
+    names = [f"Car {number}" for number in range(1, 197)]
+    names[173] = "Ram C/V Cargo Van"
+    for part in ("train", "test"):
+        rows = []
+        for number in CARS:
+            for _ in range(EACH // 2):
+                rows.append((f"{len(rows) + 1:05d}.jpg", 1, 2, 3, 4, number))
+                name = names[number - 1].replace("/", "-")
+                photograph(folder / "car_data" / "car_data" / part / name / rows[-1][0], len(rows))
+        with open(folder / f"anno_{part}.csv", "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    (folder / "names.csv").write_text("\n".join(names) + "\n")
+    return folder
+
+
+def sop(root):
+    folder = root / "Stanford_Online_Products"
+    image = 0
+    for split, numbers in (("train", (1, 2, 30)), ("test", (31, 40))):
+        lines = ["image_id class_id super_class_id path"]
+        for number in numbers:
+            for k in range(EACH):
+                image += 1
+                kind = "bicycle" if number % 2 else "coffee_maker"
+                path = f"{kind}_final/{1000 + number}_{k}.JPG"
+                photograph(folder / path, image)
+                lines.append(f"{image} {number} {number % 2 + 1} {path}")
+        (folder / f"Ebay_{split}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def inshop(root, annotations="", images=""):
+    folder = root / "Inshop"
+    rows = []
+    for item in (1, 2, 10, 11, 12):
+        for k in range(EACH):
+            status = "train" if item < 10 else "query" if k < 2 else "gallery"
+            path = f"img/WOMEN/Dresses/id_{item:08d}/0{k}_1_front.jpg"
+            photograph(folder / images / path, len(rows))
+            rows.append(f"{path:70} id_{item:08d}   {status}    ")
+    rows[3], rows[14] = rows[14], rows[3]  # splits are not in order
+    (folder / annotations).mkdir(parents=True, exist_ok=True)
+    head = f"{len(rows)}\nimage_name item_id evaluation_status\n"
+    (folder / annotations / "list_eval_partition.txt").write_text(head + "\n".join(rows) + "\n")
+    return folder
+
+
+def inshop_apart(root):
+    return inshop(root, "Eval", "Img")
+
+
+LAYOUTS = {
+    "cub": cub,
+    "cars": cars_mat,
+    "cars csv": cars_csv,
+    "sop": sop,
+    "inshop": inshop,
+    "inshop apart": inshop_apart,
+}
+
+
+@pytest.fixture
+def make_tree(tmp_path, monkeypatch):
+    """make_tree(layout) -> the set's folder below tmp_path, which is the data root from here on."""
+    monkeypatch.setenv("MDR_DATA_ROOT", str(tmp_path))
+    monkeypatch.setenv("MDR_PROGRESS", "off")
+    return lambda layout: LAYOUTS[layout](tmp_path)
