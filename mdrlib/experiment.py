@@ -12,6 +12,7 @@ from torch import Generator
 from mdrlib import checkpoint, results
 from mdrlib.allocator import keep_freed_memory
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
+from mdrlib.datasets.catalog import IN_MEMORY, ON_DISK
 from mdrlib.datasets.sampling import split_classes
 from mdrlib.evaluation import EDGES, Evaluation, embed
 from mdrlib.losses import TripletLoss
@@ -128,6 +129,11 @@ def run(config: Config, out_dir: str | Path) -> Result:
     normalized distances per evaluation; embeddings.npz the test embeddings, labels and nearest neighbours.
     Raises ValueError when out_dir holds another experiment, naming what differs.
     """
+    if config.dataset in ON_DISK:
+        raise ValueError(
+            f"{config.dataset} cannot be trained on yet: its photographs stay on disk, and the trainer takes "
+            f"images in memory; choose one of {sorted(IN_MEMORY)}"
+        )
     out_dir = Path(out_dir)
     path = out_dir / "checkpoint.pt"
     if (out_dir / "result.json").exists():

@@ -463,3 +463,9 @@ def test_other_types_and_values_out_of_range_are_refused_by_name(cases, error):
             for value in values:
                 with pytest.raises(error, match=f"{name} must be "):
                     Config(**{name: value})
+
+
+def test_photographs_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="inshop cannot be trained on yet.*'omniglot'"):
+        run(Config(dataset="inshop"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
