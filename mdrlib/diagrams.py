@@ -51,7 +51,8 @@ def point_map(points: Any, labels: Any, forces: Any = None, ax: Axes | None = No
         arrows = arrows * margin / max(np.linalg.norm(arrows, axis=1).max(), 1e-12)
         look = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.012, "zorder": 4}
         ax.quiver(*x.T, *arrows.T, color=text_color(), **look)
-    ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
+    ax.update_datalim([low - margin, high + margin])  # no fixed limits: the aspect decides one of them
+    ax.margins(0)
     ax.set(xticks=[], yticks=[])
     ax.set_aspect("equal", adjustable="datalim")
     ax.spines[:].set_visible(True)

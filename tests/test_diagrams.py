@@ -14,8 +14,12 @@ from mdrlib import plots  # noqa: E402
 POINTS = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
 
 
-def test_point_map_numbers_points_or_draws_forces():
-    (ax,) = plots.point_map(POINTS, [0, 0, 5]).axes
+def test_point_map_numbers_points_or_draws_forces(caplog):
+    fig = plots.point_map(POINTS, [0, 0, 5])
+    fig.canvas.draw()
+    assert not caplog.records  # matplotlib's complaints would stand on the page
+    (ax,) = fig.axes
+    assert ax.get_xlim()[0] <= -0.4 and ax.get_xlim()[1] >= 2.4 and ax.get_ylim()[1] >= 1.4
     assert [text.get_text() for text in ax.texts] == ["0", "1", "2"]
     assert sorted(len(points.get_offsets()) for points in ax.collections) == [1, 2]
 
