@@ -1,7 +1,7 @@
 """An experiment from its Config to its Result."""
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Generator
 
 from mdrlib import checkpoint, results
 from mdrlib.allocator import keep_freed_memory
+from mdrlib.config import METHODS, PLACE, Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.catalog import IN_MEMORY, ON_DISK
 from mdrlib.datasets.sampling import split_classes
@@ -22,92 +23,7 @@ from mdrlib.results import Result
 from mdrlib.retrieval import search
 from mdrlib.trainer import Trainer
 
-# Method -> what the head does to embeddings, and whether MDR acts. As the paper compares them.
-METHODS = {
-    "triplet": ("mean-distance", False),
-    "triplet+l2": ("l2", False),
-    "triplet+mdr": ("mean-distance", True),
-}
-# Fields that say where a run happens, not what it is: they may change when it is resumed.
-PLACE = ("device", "data_root")
 NEIGHBOURS = 10  # kept of each test image, for galleries
-
-
-@dataclass(frozen=True)
-class Config:
-    """What an experiment is. Fields have the paper's values where these suit a small set.
-
-    dataset, backbone, dim: see `mdrlib.datasets.load` and `build_embedder`. method: "triplet",
-    "triplet+l2" (L2-normalized embeddings) or "triplet+mdr". iterations: batches trained on, of
-    batch_size images, per_class of each class. lr is multiplied by 0.2 at the iterations lr_steps.
-    mdr_weight is the paper's lambda, level_weight its nu, momentum its gamma, levels the initial ones.
-    validation: share in [0, 1) of the training classes held out; the result is then that of the evaluation
-    with the best Recall@1 on them, otherwise that of the last. augment: random affine changes.
-    evaluate_every: iterations. device: "auto", "cpu", "cuda". data_root: see `mdrlib.datasets`.
-    Raises ValueError or TypeError for values out of range. `Config.of(mapping)` names unknown keys.
-    """
-
-    dataset: str = "glyphs"
-    method: str = "triplet+mdr"
-    backbone: str = "small"
-    dim: int = 128
-    seed: int = 0
-    iterations: int = 400
-    batch_size: int = 128
-    per_class: int = 4
-    lr: float = 1e-3
-    lr_steps: tuple[int, ...] = ()
-    weight_decay: float = 1e-5
-    margin: float = 0.2
-    mdr_weight: float = 0.2
-    level_weight: float = 0.01
-    levels: tuple[float, ...] = (-3.0, 0.0, 3.0)
-    momentum: float = 0.9
-    learn_levels: bool = True
-    diagonal_in_stats: bool = False
-    freeze_batch_norm: bool = False
-    validation: float = 0.0
-    augment: bool = True
-    evaluate_every: int = 50
-    device: str = "auto"
-    data_root: str | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = type(field.default)
-            if kind is tuple and isinstance(value, list | tuple):
-                item = int if field.name == "lr_steps" else float
-                if any(isinstance(v, bool) or not isinstance(v, int | item) for v in value):
-                    raise TypeError(f"{field.name} must be a list of {item.__name__}, got {value!r}")
-                object.__setattr__(self, field.name, tuple(item(v) for v in value))
-            elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, float(value))
-            elif field.name == "data_root" and value is not None:
-                object.__setattr__(self, field.name, str(value))
-            elif kind is not type(None) and type(value) is not kind:
-                raise TypeError(f"{field.name} must be {kind.__name__}, got {value!r}")
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {sorted(METHODS)}, got {self.method!r}")
-        least_of = {"dim": 1, "seed": 0, "iterations": 1, "batch_size": 4, "per_class": 2}
-        for name, least in (least_of | {"evaluate_every": 1}).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "margin", "mdr_weight", "level_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
-        for name in ("momentum", "validation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        MDR(self.levels, self.momentum)  # checks the levels
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> "Config":
-        """A Config from a mapping; ValueError names the keys that are not fields."""
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)}, key=str)
-        if unknown:
-            raise ValueError(f"unknown Config keys {unknown}; known are {[f.name for f in fields(cls)]}")
-        return cls(**values)
 
 
 def pick_device(name: str) -> torch.device:
