@@ -1,4 +1,4 @@
-"""Batches of photographs for training and evaluation, made by worker processes and the same for any number."""
+"""Batches of photographs for training and evaluation, by any number of workers and always the same."""
 
 import multiprocessing
 import os
@@ -32,7 +32,6 @@ def train_batches(
     workers: int = 0,
     pin_memory: bool = False,
     cache: bool = True,
-    augment: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented images (B, 3, size, size) uint8 and their labels (B,) int64, on the CPU.
 
@@ -60,7 +59,7 @@ def train_batches(
         raise ValueError(f"the sampler draws from {drawn_from} images, indices are {len(chosen)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be an integer of 0 or more, got {seed!r}")
-    batches = _Batches(files, size, seed if augment else None, cache)
+    batches = _Batches(files, size, seed, cache)
 
     def orders() -> Iterator[Order]:
         for t in range(sampler.position, len(sampler)):

@@ -53,7 +53,7 @@ class ResizedImages:
 
             return Image.frombytes("RGB", (self.edge, self.edge), memoryview(self.row)[HEAD:])
         image = self.resize(open_image(path))
-        if stamp is not None:
+        if stamp is not None and self.kept is not None:
             self._write(index, stamp, image.tobytes())
         return image
 
@@ -92,10 +92,10 @@ def prepare(files: ImageFiles, edge: int) -> Path | None:
     """The file that keeps the resized images of a split, made if need be; None, and a line on stderr saying
     why, where there is no room for all of them or the folder cannot be written.
 
-    It lies in $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib and may be deleted at any time. It is sparse: it grows
-    with the images that are used, at 256 x 256 pixels to 1.2 GB for CUB-200-2011's training images and as
-    much for its test images, 1.6 GB each for Cars-196, 11.7 and 11.9 GB for SOP, and 5.1, 2.8 and 2.5 GB for
-    In-Shop's train, query and gallery.
+    It lies in $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib and may be deleted at any time. It is sparse and
+    grows with the images that are used, at 256 x 256 pixels to 1.2 GB for CUB-200-2011's training images and
+    as much for its test images, 1.6 GB each for Cars-196, 11.7 and 11.9 GB for SOP, and 5.1, 2.8 and 2.5 GB
+    for In-Shop's train, query and gallery.
     """
     path = cache_folder() / f"{files.name}-{files.split}-{files.fingerprint}-{edge}-v{VERSION}.rows"
     size = len(files) * row_bytes(edge)
@@ -111,8 +111,8 @@ def prepare(files: ImageFiles, edge: int) -> Path | None:
             file.truncate(size)  # what is there stays
     except OSError as error:
         print(
-            f"mdrlib: resized images of {files.name} {files.split} cannot be kept in {path.parent} ({error}): "
-            "each is decoded every time; XDG_CACHE_HOME names another place",
+            f"mdrlib: resized images of {files.name} {files.split} cannot be kept in {path.parent} "
+            f"({error}): each is decoded every time; XDG_CACHE_HOME names another place",
             file=sys.stderr,
         )
         return None
