@@ -1,7 +1,7 @@
 """What training and evaluation are fed: images in memory, or photographs read from disk meanwhile."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -46,22 +46,19 @@ class Photographs:
     batch_size: int = 128
 
     def __getitem__(self, chosen: Tensor) -> "Photographs":
-        return Photographs(
-            self.files,
-            self.indices[chosen],
-            self.size,
-            self.workers,
-            self.cache,
-            self.device,
-            self.batch_size,
-        )
+        return replace(self, indices=self.indices[chosen])
 
     def __iter__(self) -> Iterator[Tensor]:
         yield from eval_batches(self.files, self.indices, self.batch_size, **self._reading())
 
-    def training(self, labels: Tensor, sampler: PKBatchSampler, seed: int, augment: bool) -> Batches:
-        """Batches float32 (B, 3, size, size) in [0, 1] with their labels, from where `sampler` stands."""
-        options = self._reading() | {"seed": seed, "augment": augment}
+    def training(
+        self, labels: Tensor, sampler: PKBatchSampler, seed: int, augment: bool, spent: list[float]
+    ) -> Batches:
+        """Batches float32 (B, 3, size, size) in [0, 1] with their labels, from where `sampler` stands.
+
+        spent: see `train_batches`.
+        """
+        options = self._reading() | {"seed": seed, "augment": augment, "spent": spent}
         for images, batch_labels in train_batches(self.files, self.indices, labels, sampler, **options):
             images = images.to(self.device, non_blocking=True)
             yield to_float(images), batch_labels.to(self.device, non_blocking=True)

@@ -54,7 +54,8 @@ class Config:
     Recall@1 on them; with select_by_test that of the best on the test set itself, as the paper's authors do.
 
     Where. device: "auto", "cpu", "cuda". data_root: see `mdrlib.datasets`. workers: processes that read
-    photographs, -1 for as many as suit the machine. cache_images: keep photographs decoded on disk.
+    photographs, -1 for as many as keep a GPU busy, none beside training on a CPU. cache_images: keep
+    photographs on disk as they are after decoding and resizing.
     Raises ValueError or TypeError for values out of range. `Config.of(mapping)` names unknown keys.
     """
 

@@ -123,11 +123,13 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
     if with_mdr:
         mdr = MDR(config.levels, config.momentum, config.learn_levels, config.diagonal_in_stats).to(device)
     generator = Generator(device=device).manual_seed(config.seed)
+    workers = config.workers
+    if workers < 0:  # a CPU's cores are all busy training
+        workers = default_workers() if device.type == "cuda" else 0
 
     def images_of(part: ImageSet | ImageFiles) -> Tensor | Photographs:
         if isinstance(part, ImageSet):
             return part.images.to(device)
-        workers = default_workers() if config.workers < 0 else config.workers
         every = torch.arange(len(part))
         return Photographs(part, every, config.image_size, workers, config.cache_images, device)
 
@@ -144,8 +146,13 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
     iterations = config.iterations if config.mode == "train" else 0
     pictures, labels = splits["train"]
     sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, seed=config.seed)
+    loading_rate = None
     if isinstance(pictures, Photographs):
-        batches = pictures.training(labels, sampler, config.seed, config.augment)
+        spent: list[float] = []  # by a process on each batch
+        batches = pictures.training(labels, sampler, config.seed, config.augment, spent)
+
+        def loading_rate() -> float:
+            return config.batch_size * len(spent) / sum(spent) * max(workers, 1)
     else:
         batches = in_memory(pictures, labels.to(device), sampler, generator, config.augment)
     keep_best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
@@ -168,6 +175,7 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
         channels_last=config.channels_last,
         compile=config.compile,
         keep_best=keep_best,
+        loading_rate=loading_rate,
     )
 
 

@@ -31,6 +31,7 @@ class Trainer:
     compile runs it through torch.compile in training.
     `history` gets a row per evaluation: every `evaluate_every` iterations, at the first and at the last.
     keep_best: the metric whose best evaluation is remembered in `best` (its row) and `best_weights`.
+    loading_rate: images a second that loading alone would give, for the history; None for those in memory.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Trainer:
         channels_last: bool = False,
         compile: bool = False,
         keep_best: str | None = None,
+        loading_rate: Callable[[], float] | None = None,
     ) -> None:
         self.model, self.loss, self.mdr, self.sampler = model, loss, mdr, sampler
         self.batches, self.evaluate, self.generator = batches, evaluate, generator
@@ -71,6 +73,7 @@ class Trainer:
         self.history: list[Row] = []
         self.snapshots: list[dict[str, Tensor]] = []  # arrays of each evaluation
         self.keep_best, self.best, self.best_weights = keep_best, -1, {}
+        self.loading_rate = loading_rate
         # Sums since the last evaluation, on the device: reading them every step would make it wait.
         self.sums = torch.zeros(2, dtype=torch.float64, device=next(model.parameters()).device)
         self.since = 0  # iterations in the sums
@@ -137,6 +140,8 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "loss": loss if trained else None,
         }
+        if self.loading_rate is not None:
+            row["loader_images_per_second"] = round(self.loading_rate(), 1) if trained else None
         if self.mdr is not None:
             row["regularizer"] = regularizer if trained else None
             row["running_mean"] = self.mdr.running_mean.item() if trained else None

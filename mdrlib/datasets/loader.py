@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ def train_batches(
     workers: int = 0,
     pin_memory: bool = False,
     cache: bool = True,
+    augment: bool = True,
+    spent: list[float] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented images (B, 3, size, size) uint8 and their labels (B,) int64, on the CPU.
 
@@ -47,6 +50,8 @@ def train_batches(
     time that takes as long as importing torchvision, then a fifth of a second. They end when the iterator is
     closed or dropped. pin_memory: for faster copies to a GPU.
     cache: keep the stretched images on disk, see `resized.prepare`, so that each is decoded once.
+    augment: False takes the middle of each, as `eval_batches` does. spent: a list that gets the seconds which
+    a process spent on each batch.
     Raises FileNotFoundError or OSError, naming the path, for an image that is missing or damaged; ValueError
     for parts that do not fit; ImportError without torchvision or pillow.
     """
@@ -59,7 +64,7 @@ def train_batches(
         raise ValueError(f"the sampler draws from {drawn_from} images, indices are {len(chosen)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be an integer of 0 or more, got {seed!r}")
-    batches = _Batches(files, size, seed, cache)
+    batches = _Batches(files, size, seed if augment else None, cache)
 
     def orders() -> Iterator[Order]:
         for t in range(sampler.position, len(sampler)):
@@ -68,8 +73,10 @@ def train_batches(
 
     def run() -> Iterator[tuple[Tensor, Tensor]]:
         first = sampler.position
-        for t, images in enumerate(_load(batches, orders(), workers, pin_memory), first):
+        for t, (images, seconds) in enumerate(_load(batches, orders(), workers, pin_memory), first):
             sampler.position = t + 1
+            if spent is not None:
+                spent.append(seconds)
             yield images, labels[sampler.batch(t)]
 
     return run()
@@ -93,8 +100,8 @@ def eval_batches(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer of 1 or more, got {batch_size!r}")
     batches = _Batches(files, size, None, cache)
-    starts = range(0, len(chosen), batch_size)
-    return _load(batches, [(0, 0, chosen[k : k + batch_size].tolist()) for k in starts], workers, pin_memory)
+    orders = [(0, 0, part.tolist()) for part in np.split(chosen, range(batch_size, len(chosen), batch_size))]
+    return (images for images, _ in _load(batches, orders, workers, pin_memory))
 
 
 def default_workers() -> int:
@@ -113,7 +120,8 @@ def image_seed(seed: int, t: int, j: int) -> int:
 
 
 class _Batches:
-    """Whole batches by their orders, for a DataLoader: uint8 (B, 3, size, size), or the error of an image.
+    """Whole batches by their orders, for a DataLoader: uint8 (B, 3, size, size) and the seconds it took, or
+    the error of an image.
 
     seed: of the augmentation; None for images to evaluate on.
     """
@@ -132,8 +140,9 @@ class _Batches:
             crop = v2.RandomResizedCrop(size, SCALE, RATIO, interpolation=lanczos)
             self.transform = v2.Compose([crop, v2.RandomHorizontalFlip()])
 
-    def __getitem__(self, order: Order) -> Tensor | OSError:
+    def __getitem__(self, order: Order) -> tuple[Tensor, float] | OSError:
         t, first, indices = order
+        began = time.perf_counter()
         batch = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
         rows = batch.numpy()  # uint8 all the way: a fourth of the bytes of float32
         try:
@@ -146,10 +155,12 @@ class _Batches:
                     rows[j] = np.asarray(self.transform(image)).transpose(2, 0, 1)
         except OSError as error:
             return error  # raised by the reader: DataLoader would wrap it in the traceback of the worker
-        return batch
+        return batch, time.perf_counter() - began
 
 
-def _load(batches: _Batches, orders: Iterable[Order], workers: int, pin_memory: bool) -> Iterator[Tensor]:
+def _load(
+    batches: _Batches, orders: Iterable[Order], workers: int, pin_memory: bool
+) -> Iterator[tuple[Tensor, float]]:
     loader = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,  # an item is a batch

@@ -37,8 +37,6 @@ class ResizedImages:
         self.paths, self.edge = [str(path) for path in files.paths], edge
         self.kept = prepare(files, edge) if cache else None
         self.resize = v2.Resize((edge, edge))
-        # Opened at the first use, which is in the worker: an open file cannot be sent to one.
-        self.file: Any = None
         self.row = bytearray(row_bytes(edge))
 
     def __len__(self) -> int:
@@ -60,10 +58,9 @@ class ResizedImages:
     def _read(self, index: int, stamp: bytes) -> bool:
         """Whether the row of an image is there and right; then it is in `self.row`."""
         try:
-            if self.file is None:
-                self.file = open(self.kept, "r+b", buffering=0)
-            self.file.seek(index * len(self.row))
-            count = self.file.readinto(self.row)
+            with open(self.kept, "rb", buffering=0) as file:
+                file.seek(index * len(self.row))
+                count = file.readinto(self.row)
         except OSError:
             self.kept = None  # removed since, or a broken disk: go on without
             return False
@@ -76,8 +73,9 @@ class ResizedImages:
         checksum = CHECKSUM.pack(zlib.crc32(pixels, zlib.crc32(stamp)))
         try:
             # Written, not mapped: on a disk that is full, a mapped page would kill the process.
-            self.file.seek(index * len(self.row))
-            self.file.write(stamp + checksum + pixels)
+            with open(self.kept, "r+b", buffering=0) as file:
+                file.seek(index * len(self.row))
+                file.write(stamp + checksum + pixels)
         except OSError as error:
             self.kept = None
             print(f"mdrlib: resized images are kept no more ({error})", file=sys.stderr)
