@@ -13,7 +13,7 @@ class PKBatchSampler:
 
     labels: (N,) integers, the class of each image. Classes of a batch are distinct; so are the images of a
     class, unless it has fewer than per_class: then all of them come, and come again. Where batch_size is no
-    multiple of per_class, one more class gives what is missing, as in the paper's authors' 256 with 3 a class.
+    multiple of per_class, one more class gives what is missing, as in the authors' 256 with 3 a class.
     Batch t depends on (labels, seed, t) alone, so that a run can go on anywhere: `position` is the number of
     batches given, and iterating continues there. Iterating again after the end starts over.
     rank, world_size: every process draws the same batch and keeps its own share of the classes, a contiguous
