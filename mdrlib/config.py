@@ -44,8 +44,8 @@ class Config:
     image_size: pixels of a photograph's side; sets in memory keep their own.
 
     Training. iterations: batches trained on, of batch_size images, per_class of each class. lr is multiplied
-    by lr_decay at the iterations lr_steps. mdr_weight is the paper's lambda, level_weight its nu, momentum its
-    gamma, levels the initial ones. augment: random crops and flips of photographs, affine changes of the
+    by lr_decay at the iterations lr_steps. mdr_weight is the paper's lambda, level_weight its nu, momentum
+    its gamma, levels the initial ones. augment: random crops and flips of photographs, affine changes of the
     small sets. channels_last: memory layout of the network; bf16: run it in bfloat16 (losses and distances
     never do, nor do evaluations); compile: through torch.compile.
 
