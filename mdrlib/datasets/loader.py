@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -168,6 +169,7 @@ def _load(
         num_workers=workers,
         pin_memory=pin_memory,
         multiprocessing_context=_context() if workers else None,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # a DataLoader draws a seed, from torch's global generator otherwise
     )
     try:
@@ -188,15 +190,27 @@ def _load(
 def _context() -> Any:
     """How to start processes. Forking this one would copy locks that its other threads hold.
 
-    The fork server imports once what each worker needs, then forks itself, which has no threads.
+    The fork server imports once what takes long, then forks itself, which has no threads. It looks for
+    modules in the working folder first, where another mdrlib may lie: the workers import that themselves.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch.utils.data", "torchvision.transforms.v2", "mdrlib.datasets.loader"]
-    )
+    context.set_forkserver_preload(["torch.utils.data", "torchvision.transforms.v2"])
     return context
+
+
+def _end_with_parent(worker: int) -> None:
+    """In a worker: end when the process that reads is gone, be it killed.
+
+    PyTorch's workers watch who forked them: the server, which in turn lives as long as they do.
+    """
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _chosen(files: ImageFiles, indices: Tensor | Sequence[int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from mdrlib.experiment import Config
 from mdrlib.results import Result, load_committed, write
 
 ROOT = Path(__file__).resolve().parents[2]
-STORED = sorted((ROOT / "data/results").glob("*.json"))
+STORED = [p for p in sorted((ROOT / "data/results").glob("*.json")) if not p.stem.startswith("bench-")]
 
 
 def result(**changes):

@@ -242,14 +242,54 @@ def test_a_batch_has_a_size(files, batch_size):
         eval_batches(files, [0], batch_size)
 
 
-def test_what_to_install_is_said(files):
-    code = (
-        "import sys; sys.modules.update(dict.fromkeys(['torchvision']))\n"
-        "import torch\nfrom pathlib import Path\nfrom mdrlib.datasets import ImageFiles\n"
-        "from mdrlib.datasets.loader import eval_batches\n"
-        "files = ImageFiles('toy', 'train', Path(), ['a.jpg'], torch.tensor([0]), ['a'])\n"
-        "try: eval_batches(files, [0], 1)\n"
-        "except ImportError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "loading photographs needs torchvision: pip install mdrlib[vision]\n", done.stderr
+def test_what_to_install_is_said(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
+    with pytest.raises(ImportError, match=r"needs torchvision: pip install mdrlib\[vision\]"):
+        eval_batches(files, [0], 1)
+
+
+SCRIPT = """
+import multiprocessing, os, time, torch
+from pathlib import Path
+from mdrlib.datasets import ImageFiles
+from mdrlib.datasets.loader import eval_batches
+if __name__ == "__main__":
+    names = [f"{k}.jpg" for k in range(8)]
+    files = ImageFiles("toy", "train", Path(FOLDER), names, torch.arange(8), names)
+    batches = eval_batches(files, range(8), 1, size=8, workers=1)
+    next(batches)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(300)
+"""
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks into /proc")
+def test_workers_end_with_a_process_that_is_killed_and_run_its_copy_of_mdrlib(files, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("FOLDER", repr(str(tmp_path))))
+    other = tmp_path / "other" / "mdrlib"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise SystemExit('the wrong copy')\n")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, cwd=other.parent, env=env)
+    try:
+        worker = int(done.stdout.readline())
+        with open(f"/proc/{worker}/stat") as file:
+            server = int(file.read().rpartition(")")[2].split()[1])
+        assert alive(worker) and alive(server) and server != done.pid
+    finally:
+        done.kill()
+        done.wait()
+        done.stdout.close()
+    until = time.monotonic() + 20
+    while (alive(worker) or alive(server)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not alive(worker) and not alive(server)
