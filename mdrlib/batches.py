@@ -52,7 +52,12 @@ class Photographs:
         yield from eval_batches(self.files, self.indices, self.batch_size, **self._reading())
 
     def training(
-        self, labels: Tensor, sampler: PKBatchSampler, seed: int, augment: bool, spent: list[float]
+        self,
+        labels: Tensor,
+        sampler: PKBatchSampler,
+        seed: int,
+        augment: bool = True,
+        spent: list[float] | None = None,
     ) -> Batches:
         """Batches float32 (B, 3, size, size) in [0, 1] with their labels, from where `sampler` stands.
 
