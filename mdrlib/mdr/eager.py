@@ -14,23 +14,34 @@ def off_diagonal(matrix: Tensor) -> Tensor:
     return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
 
 
-@torch.no_grad()
-def statistics(x: Tensor, diagonal: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances of a batch x (N, D), as scalars.
+def distances(x: Tensor, bank: Tensor | None = None) -> Tensor:
+    """Distances of the pairs of x (N, D), i != j, then of x to each of the bank (M, D): (N(N-1) + N M,)."""
+    own = off_diagonal(pairwise_distances(x))
+    return own if bank is None else torch.cat((own, pairwise_distances(x, bank).flatten()))
 
-    Over the pairs i != j, or over the full matrix with its N zeros if `diagonal`.
+
+@torch.no_grad()
+def statistics(x: Tensor, diagonal: bool = False, bank: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation of `distances(x, bank)`, as scalars.
+
+    The N zeros of the diagonal of the batch's matrix are taken in if `diagonal`.
     """
-    d = pairwise_distances(x)
-    values = d.flatten() if diagonal else off_diagonal(d)
+    values = distances(x, bank)
+    if diagonal:
+        values = torch.cat((values, values.new_zeros(len(x))))
     return values.mean(), values.std()
 
 
-def normalized_distances(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
-    """z_ij = (d_ij - mean) / std, (N, N); mean and std are constants to the gradient."""
-    return (pairwise_distances(x) - mean) / std
+def loss(
+    x: Tensor,
+    levels: Tensor,
+    mean: Tensor | float,
+    std: Tensor | float,
+    bank: Tensor | None = None,
+) -> Tensor:
+    """L_MDR = 1/|P| sum over P of |z_ij - s(i, j)|, with s(i, j) the level nearest to z_ij.
 
-
-def loss(x: Tensor, levels: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
-    """L_MDR = 1/|P| sum over i != j of |z_ij - s(i, j)|, with s(i, j) the level nearest to z_ij."""
-    z = off_diagonal(normalized_distances(x, mean, std))
+    z = (d - mean) / std; mean and std are constants to the gradient.
+    """
+    z = (distances(x, bank) - mean) / std
     return (z[:, None] - levels).abs().min(dim=1).values.mean()
