@@ -11,7 +11,7 @@ the backward pass only scales it: nothing of size N x N outlives the forward pas
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,25 +19,25 @@ from torch.autograd.function import FunctionCtx
 
 from mdrlib.mdr.precision import full_float32
 
-# (x, levels, mean, std, bank, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None
+# (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None
 Compute = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
 
 
-def loss(
-    compute: Compute, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor, bank: Tensor | None
-) -> Tensor:
-    """The scalar that `compute` finds, with the gradients it finds in x (N, D) and levels (S,).
+def loss(compute: Compute, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The scalar that `compute` finds, with the gradients it finds in pairs.x (N, D) and levels (S,).
 
     A second derivative is refused with a RuntimeError that names the backend which has one.
     """
-    return _Loss.apply(compute, x, levels, mean, std, bank)
+    return _Loss.apply(compute, pairs, pairs.x, levels, mean, std)
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, compute: Compute, x: Tensor, levels: Tensor, *constants: object) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, compute: Compute, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
+    ) -> Tensor:
         with full_float32():
-            value, *gradients = compute(x, levels, *constants, *ctx.needs_input_grad[1:3])
+            value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
         ctx.save_for_backward(x, levels, *gradients)
         return value
 
@@ -45,7 +45,7 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, grad_x, grad_levels = ctx.saved_tensors
         scaled = (None if g is None else _Scale.apply(g, upstream, *inputs) for g in (grad_x, grad_levels))
-        return None, *scaled, None, None, None
+        return None, None, *scaled, None, None
 
 
 class _Scale(torch.autograd.Function):

@@ -4,9 +4,10 @@ The equations are those of `analytic`. The distance matrix is taken in strips of
 matrix product gives the scalar products, one kernel turns them, in place, into the weights W while it sums
 loss and signs, and two more products give -W E and -W^T E. Within the batch a strip begins at its own
 diagonal block: what lies left of it is the reflection of strips before. Cost: N^2 D / 2 multiply-adds for
-the statistics, 3 N^2 D / 2 for loss and gradient, and four passes over half of the matrix; memory
-O(N D + STRIP). Nothing waits for the GPU. Correct by tests in triton's interpreter; sizes of tiles and
-strips are by design and have not been tuned by measurement.
+the statistics, 3 N^2 D / 2 for loss and gradient (less the half that is kept between them where it fits one
+strip, up to N = 10,000), and four passes over half of the matrix; memory O(N D + STRIP). Nothing waits for
+the GPU. Correct by tests in triton's interpreter; sizes of tiles and strips are by design and have not been
+tuned by measurement.
 """
 
 from collections.abc import Iterator
@@ -38,97 +39,114 @@ class _Strip(NamedTuple):
         return self.products.shape[0 if self.within else 1]
 
 
-def statistics(x: Tensor, diagonal: bool = False, bank: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances of x (N, D): see `eager.statistics`."""
-    kernels = _kernels(x)
-    with torch.no_grad(), full_float32(), torch.cuda.device_of(x):
-        batch, other = analytic.points(x, bank)
-        shift = analytic.rough_mean(batch, other)
-        total = torch.zeros(2, dtype=torch.float64, device=x.device)
-        for strip in _strips(batch, other):
-            grid = _grid(kernels, strip)
-            sums = x.new_empty(2, grid[0] * grid[1])
-            kernels.sums_kernel[grid](
-                *_arguments(strip), shift, sums, *_shape(strip), **_options(kernels, strip)
+class Pairs:
+    """The pairs of a batch x (N, D) and, if given, of x with a bank (M, D), as strips of scalar products."""
+
+    def __init__(self, x: Tensor, bank: Tensor | None = None) -> None:
+        self.x, self.kernels = x, _kernels(x)
+        self.batch, self.bank = analytic.points(x, bank)
+        self._places = list(self._cut())
+        self._kept: list[Tensor] = []
+
+    def strips(self, keep: bool = False) -> Iterator[_Strip]:
+        """All pairs, in strips; each is overwritten when the next one is asked for.
+
+        Unless `keep`, and they fit STRIP together: then the next call, which may overwrite them, has them
+        without computing them again.
+        """
+        sizes = [len(left.norms) * len(right.norms) for _, left, right, _ in self._places]
+        keep = keep and sum(sizes) <= STRIP
+        buffers, self._kept = self._kept, []
+        ready = len(buffers) > 0
+        if not ready:
+            shared = self.batch.norms.new_empty(sum(sizes) if keep else max(sizes))
+            buffers = shared.split(sizes) if keep else [shared[:size] for size in sizes]
+        for (rows, left, right, within), buffer in zip(self._places, buffers, strict=True):
+            products = buffer.view(len(left.norms), len(right.norms))
+            if not ready:
+                torch.mm(left.centred, right.centred.T, out=products)
+            yield _Strip(rows, left, right, products, within)
+        if keep:
+            self._kept = list(buffers)
+
+    def _cut(self) -> Iterator[tuple[slice, Points, Points, bool]]:
+        n, dims = self.x.shape
+        sides = [(self.batch, True)] if self.bank is None else [(self.batch, True), (self.bank, False)]
+        for points, within in sides:
+            # Eight strips compute 9/16 of the batch's matrix where one computes all of it. A multiple of
+            # 128, the kernels' columns, so that what follows the diagonal block begins with a tile.
+            step = min(max(SHORTEST, n // 8), max(STRIP, n * dims) // len(points.norms))
+            step = max(step // 128, 1) * 128
+            for start in range(0, n, step):
+                rows = slice(start, min(start + step, n))
+                left = Points(*(part[rows] for part in self.batch))
+                yield rows, left, Points(*(part[start:] for part in points)) if within else points, within
+
+
+def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
+    """What `statistics` and `loss` take: see `eager.pairs`."""
+    with torch.no_grad(), torch.cuda.device_of(x):
+        return Pairs(x, bank)
+
+
+def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
+    with torch.no_grad(), full_float32(), torch.cuda.device_of(pairs.x):
+        shift = analytic.rough_mean(pairs.batch, pairs.bank)
+        total = torch.zeros(2, dtype=torch.float64, device=shift.device)
+        for strip in pairs.strips(keep=True):
+            grid = _grid(pairs.kernels, strip)
+            sums = shift.new_empty(2, grid[0] * grid[1])
+            pairs.kernels.sums_kernel[grid](
+                *_arguments(strip), shift, sums, *_shape(strip), **_options(pairs.kernels, strip)
             )
             total += sums.sum(1, dtype=torch.float64)
-        zeros = len(x) if diagonal else 0
-        return analytic.mean_and_std(shift, *total, analytic.pair_count(batch, other), zeros)
+        count = analytic.pair_count(pairs.batch, pairs.bank)
+        return analytic.mean_and_std(shift, *total, count, len(pairs.x) if diagonal else 0)
 
 
-def loss(x: Tensor, levels: Tensor, mean: Tensor, std: Tensor, bank: Tensor | None = None) -> Tensor:
-    """L_MDR of x (N, D) for levels (S,), as `eager.loss`; no second derivative."""
-    return analytic.loss(_compute, x, levels, mean, std, bank)
+def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """L_MDR for levels (S,), as `eager.loss`; no second derivative."""
+    return analytic.loss(_compute, pairs, levels, mean, std)
 
 
 def _compute(
-    x: Tensor,
-    levels: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    bank: Tensor | None,
-    want_x: bool,
-    want_levels: bool,
+    pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor, want_x: bool, want_levels: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    kernels = _kernels(x)
-    with torch.cuda.device_of(x):
-        batch, other = analytic.points(x, bank)
+    with torch.cuda.device_of(pairs.x):
         levels = levels.contiguous()
-        gradient = torch.zeros_like(batch.centred) if want_x else None
-        pull = x.new_zeros(len(x))  # W 1
-        total = torch.zeros(1 + len(levels), dtype=torch.float64, device=x.device)
-        near = None
-        for strip in _strips(batch, other):
-            grid = _grid(kernels, strip)
+        gradient = torch.zeros_like(pairs.batch.centred) if want_x else None
+        pull = torch.zeros_like(pairs.batch.norms)  # W 1
+        total = torch.zeros(1 + len(levels), dtype=torch.float64, device=levels.device)
+        near = levels.new_empty(0)
+        for strip in pairs.strips():
             rows, columns = strip.products.shape
-            sums = x.new_empty(1 + len(levels), grid[0] * grid[1])
-            row_sums, column_sums = x.new_empty(grid[0], rows), x.new_empty(grid[1], columns)
-            tiles = torch.empty(grid[1], grid[0], dtype=torch.int32, device=x.device)
-            if near is None or near.numel() < rows * columns:
-                near = x.new_empty(rows * columns if want_x else 0)
-            kernels.loss_kernel[grid](
+            across, down = grid = _grid(pairs.kernels, strip)
+            sums = levels.new_empty(1 + len(levels), across * down)
+            row_sums, column_sums = levels.new_empty(across, rows), levels.new_empty(down, columns)
+            tiles = torch.empty(down, across, dtype=torch.int32, device=levels.device)
+            if want_x and near.numel() < rows * columns:
+                near = levels.new_empty(rows * columns)
+            pairs.kernels.loss_kernel[grid](
                 *_arguments(strip),
                 *(levels, mean, std, sums, row_sums, column_sums, near, tiles),
                 *_shape(strip),
                 SHARE=1.0 if strip.within else 0.5,  # a pair with the bank counts in one direction
                 WEIGHTS=want_x,
                 LEVELS=len(levels),
-                **_options(kernels, strip),
+                **_options(pairs.kernels, strip),
             )
             total += sums.sum(1, dtype=torch.float64)
             if want_x:
                 pull[strip.rows] += row_sums.sum(0)
                 if strip.once < columns:
                     pull[strip.rows.stop :] += column_sums[:, strip.once :].sum(0)
-                _add_gradient(kernels, gradient, strip, near, tiles)
-        pairs = analytic.pair_count(batch, other)
+                _add_gradient(pairs.kernels, gradient, strip, near, tiles)
+        count = analytic.pair_count(pairs.batch, pairs.bank)
         if want_x:
-            gradient.addcmul_(batch.centred, pull[:, None]).mul_(2 / pairs).div_(std)
-        value, signs = total[0] / pairs, -total[1:] / pairs
-        return value.to(x.dtype), gradient, signs.to(levels.dtype) if want_levels else None
-
-
-def _strips(batch: Points, bank: Points | None) -> Iterator[_Strip]:
-    """All pairs, in strips of one buffer: a strip is overwritten when the next one is asked for."""
-    n, dims = batch.centred.shape
-    sides = [(batch, True)] if bank is None else [(batch, True), (bank, False)]
-    buffer = None
-    for points, within in sides:
-        width = len(points.norms)
-        # Eight strips compute 9/16 of the batch's matrix where one computes all of it. A multiple of the
-        # kernels' columns, so that what follows the diagonal block begins with a tile.
-        step = min(max(SHORTEST, n // 8), max(STRIP, n * dims) // width)
-        step = max(step // 128, 1) * 128
-        for start in range(0, n, step):
-            rows = slice(start, min(start + step, n))
-            left = Points(*(part[rows] for part in batch))
-            right = Points(*(part[start:] for part in points)) if within else points
-            size = len(left.norms) * len(right.norms)
-            if buffer is None or buffer.numel() < size:
-                buffer = batch.centred.new_empty(size)
-            products = buffer[:size].view(len(left.norms), len(right.norms))
-            torch.mm(left.centred, right.centred.T, out=products)
-            yield _Strip(rows, left, right, products, within)
+            gradient.addcmul_(pairs.batch.centred, pull[:, None]).mul_(2 / (count * std))
+        value, signs = total[0] / count, -total[1:] / count
+        return value.to(mean.dtype), gradient, signs.to(levels.dtype) if want_levels else None
 
 
 def _add_gradient(kernels: ModuleType, gradient: Tensor, strip: _Strip, near: Tensor, tiles: Tensor) -> None:

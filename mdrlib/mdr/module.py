@@ -24,7 +24,7 @@ def _check_backend(name: str) -> None:
 
 
 def _backend(name: str, x: Tensor) -> ModuleType:
-    """The functions `statistics` and `loss` for a batch x: where "auto" chooses."""
+    """The functions `pairs`, `statistics` and `loss` for a batch x: where "auto" chooses."""
     _check_backend(name)
     if name == "auto":
         # CPU: ci/bench_regularizer.py measured tiled as the faster one at every size, from 128 x 512 on.
@@ -77,7 +77,8 @@ def mdr_loss(
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
     with torch.autocast(x.device.type, enabled=False):
-        return _backend(backend, x).loss(x, levels, mean, std, _constants(bank, x))
+        functions = _backend(backend, x)
+        return functions.loss(functions.pairs(x, _constants(bank, x)), levels, mean, std)
 
 
 class MDR(nn.Module):
@@ -125,15 +126,16 @@ class MDR(nn.Module):
         bank = _constants(bank, x)
         with torch.autocast(x.device.type, enabled=False):
             backend = _backend(self.backend, x)
+            pairs = backend.pairs(x, bank)
             if self.training:
-                self._update(*backend.statistics(x, self.diagonal_in_stats, bank))
+                self._update(*backend.statistics(pairs, self.diagonal_in_stats))
             elif not self.initialized:
                 raise RuntimeError(
                     "MDR in eval mode needs running statistics and has seen no batch: "
                     "call it once in training mode or load a state_dict"
                 )
             mean, std = _spread(self.running_mean, self.running_std, x)
-            return backend.loss(x, self.levels.to(x.dtype), mean, std, bank)
+            return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
 
     def level_penalty(self) -> Tensor:
         """Sum of the squared levels, the term that nu weighs."""
@@ -148,7 +150,7 @@ class MDR(nn.Module):
         x = checks.embeddings(x)
         mean, std = self.running_mean, self.running_std
         if not self.initialized:
-            mean, std = eager.statistics(x, self.diagonal_in_stats)
+            mean, std = eager.statistics(eager.pairs(x), self.diagonal_in_stats)
         mean, std = _spread(mean, std, x)
         z = (pairwise_distances(x) - mean) / std
         nearest = torch.full(z.shape, -1, dtype=torch.int64, device=x.device)

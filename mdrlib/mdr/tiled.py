@@ -6,6 +6,7 @@ are never computed. Cost: N^2 D / 2 multiply-adds for the statistics, 3 N^2 D / 
 a bank N M D and 2 N M D); memory O(N D + TILE^2). Nothing is summed in an order that could change, so two
 calls give the same bits.
 
+What a tile's distances cost is paid once where they fit KEPT, and again in the second pass where they do not.
 Passes over a tile use floats for masks: comparisons into bool and `where` cost five times an addition.
 """
 
@@ -21,6 +22,7 @@ from mdrlib.mdr.analytic import Points
 from mdrlib.mdr.precision import full_float32
 
 TILE = 512  # most rows and columns of a tile
+KEPT = 2**22  # most numbers kept of the distances between the two passes: 16 MB in float32
 CHUNK = 2**21  # most numbers in the differences of near pairs held at once
 
 
@@ -33,6 +35,11 @@ class _Tile(NamedTuple):
     near: tuple[Tensor, Tensor]  # row and column within the tile of each nearly coincident pair
 
     @property
+    def size(self) -> int:
+        """Numbers of four bytes that the tile holds; an index is two."""
+        return self.d.numel() + 4 * len(self.near[0])
+
+    @property
     def diagonal(self) -> bool:
         return self.left is self.right and self.rows == self.columns
 
@@ -42,69 +49,86 @@ class _Tile(NamedTuple):
         return self.left is self.right and self.rows != self.columns
 
 
-def statistics(x: Tensor, diagonal: bool = False, bank: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances of x (N, D): see `eager.statistics`."""
+class Pairs:
+    """The pairs of a batch x (N, D) and, if given, of x with a bank (M, D), as tiles of distances."""
+
+    def __init__(self, x: Tensor, bank: Tensor | None = None) -> None:
+        self.x = x
+        self.batch, self.bank = analytic.points(x, bank)
+        self._kept: list[_Tile] = []
+
+    def tiles(self, keep: bool = False) -> Iterator[_Tile]:
+        """The tiles on and above the diagonal of the batch's matrix, then those against the bank.
+
+        The first ones stay for the next call where `keep` is asked for, as far as KEPT reaches.
+        """
+        kept, room = len(self._kept), KEPT if keep else 0
+        for number, place in enumerate(self._places()):
+            tile = self._kept[number] if number < kept else _tile(*place)
+            room -= tile.size
+            if room >= 0 and number >= kept:
+                self._kept.append(tile)
+            yield tile
+
+    def _places(self) -> Iterator[tuple[slice, Points, slice, Points]]:
+        for rows in _cuts(len(self.batch.norms)):
+            for columns in _cuts(len(self.batch.norms)):
+                if columns.start >= rows.start:
+                    yield rows, self.batch, columns, self.batch
+        for rows in _cuts(len(self.batch.norms)) if self.bank is not None else ():
+            for columns in _cuts(len(self.bank.norms)):
+                yield rows, self.batch, columns, self.bank
+
+
+def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
+    """What `statistics` and `loss` take: see `eager.pairs`."""
+    with torch.no_grad():
+        return Pairs(x, bank)
+
+
+def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
     with torch.no_grad(), full_float32():
-        batch, other = analytic.points(x, bank)
-        shift = analytic.rough_mean(batch, other)
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        shift = analytic.rough_mean(pairs.batch, pairs.bank)
+        total = torch.zeros((), dtype=torch.float64, device=shift.device)
         squares = total.clone()
-        for tile in _tiles(batch, other):
-            deviation = tile.d.sub_(shift)
+        for tile in pairs.tiles(keep=True):
+            deviation = tile.d - shift
             if tile.diagonal:
                 deviation.fill_diagonal_(0)
             weight = 2 if tile.mirrored else 1
-            total += weight * deviation.sum().double()
-            squares += weight * torch.linalg.vector_norm(deviation).double().square()
-        zeros = len(x) if diagonal else 0
-        return analytic.mean_and_std(shift, total, squares, analytic.pair_count(batch, other), zeros)
+            total += weight * deviation.sum()
+            squares += weight * torch.linalg.vector_norm(deviation).square()
+        count = analytic.pair_count(pairs.batch, pairs.bank)
+        return analytic.mean_and_std(shift, total, squares, count, len(pairs.x) if diagonal else 0)
 
 
-def loss(x: Tensor, levels: Tensor, mean: Tensor, std: Tensor, bank: Tensor | None = None) -> Tensor:
-    """L_MDR of x (N, D) for levels (S,), as `eager.loss`; no second derivative."""
-    return analytic.loss(_compute, x, levels, mean, std, bank)
+def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """L_MDR for levels (S,), as `eager.loss`; no second derivative."""
+    return analytic.loss(_compute, pairs, levels, mean, std)
 
 
 def _compute(
-    x: Tensor,
-    levels: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    bank: Tensor | None,
-    want_x: bool,
-    want_levels: bool,
+    pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor, want_x: bool, want_levels: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    batch, other = analytic.points(x, bank)
     # In units of distance from the mean, and sorted: a level owns what lies between its middles.
     ordered, order = (levels * std).sort()
     middles = (ordered[1:] + ordered[:-1]) / 2
-    gradient = torch.zeros_like(batch.centred) if want_x else None
-    pull = x.new_zeros(len(x))  # W 1
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    signs = torch.zeros(len(levels), dtype=torch.float64, device=x.device)
-    for tile in _tiles(batch, other):
-        sign, residual, by_level = _signs(tile, mean, ordered, middles)
-        weight = 2 if tile.mirrored else 1
-        total += weight * residual
-        signs += weight * by_level
+    gradient = torch.zeros_like(pairs.batch.centred) if want_x else None
+    pull = torch.zeros_like(pairs.batch.norms)  # W 1
+    sums = torch.zeros(1 + len(levels), dtype=torch.float64, device=levels.device)
+    for tile in pairs.tiles():
+        sign, found = _signs(tile, mean, ordered, middles)
+        sums += found.mul_(2) if tile.mirrored else found
         if want_x:
             _add_gradient(gradient, pull, tile, sign)
-    pairs = analytic.pair_count(batch, other)
+    count = analytic.pair_count(pairs.batch, pairs.bank)
     if want_x:
-        gradient.addcmul_(batch.centred, pull[:, None]).mul_(2 / pairs).div_(std)
-    pulls = torch.empty_like(levels).index_copy_(0, order, (-signs / pairs).to(levels.dtype))
-    return (total / (pairs * std)).to(x.dtype), gradient, pulls if want_levels else None
-
-
-def _tiles(batch: Points, bank: Points | None) -> Iterator[_Tile]:
-    """The tiles on and above the diagonal of the batch's distance matrix, then those against the bank."""
-    for rows in _cuts(len(batch.norms)):
-        for columns in _cuts(len(batch.norms)):
-            if columns.start >= rows.start:
-                yield _tile(rows, batch, columns, batch)
-    for rows in _cuts(len(batch.norms)) if bank is not None else ():
-        for columns in _cuts(len(bank.norms)):
-            yield _tile(rows, batch, columns, bank)
+        gradient.addcmul_(pairs.batch.centred, pull[:, None]).mul_(2 / (count * std))
+    signed, by_level = sums[0], sums[1:]
+    value = (signed - ordered.double() @ by_level) / (count * std)
+    pulls = torch.empty_like(levels).index_copy_(0, order, (by_level / -count).to(levels.dtype))
+    return value.to(mean.dtype), gradient, pulls if want_levels else None
 
 
 def _cuts(n: int) -> Iterator[slice]:
@@ -140,9 +164,10 @@ def _differences(tile: _Tile) -> Iterator[tuple[slice, Tensor]]:
         yield part, left[i[part]].sub_(right[j[part]])
 
 
-def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """sign(r) of the tile's pairs (R, C), the sum of |r| std, and for each level the sum of its signs.
+def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:
+    """sign(r) of the tile's pairs (R, C); and in float64 (1 + S,) the sums of sign(r) (d - mean), of sign(r).
 
+    The latter by level. From them sum |r| std = sum sign(r) (d - mean) - sum over levels of t sum sign(r).
     With t the levels and m the middles between them, sign(r) = sum_k sign(d - t_k) - sum_k sign(d - m_k):
     between t_k and m_k one more level than middles lies below, between m_k and t_k+1 it is one fewer.
     The same sums over the tile give the signs of each level by subtraction.
@@ -150,37 +175,36 @@ def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[
     d = tile.d - mean
     if tile.diagonal:
         d.fill_diagonal_(torch.inf)  # beyond the last level, from whose sum it is taken away
-    sign, mask = torch.zeros_like(d), torch.empty_like(d)
-    above = []  # by level: pairs above less pairs below it; by middle: pairs above it
+    sign, mask = torch.full_like(d, len(middles)), torch.empty_like(d)
+    above = []  # of each level: pairs above it less pairs below it
     for level in levels:
-        torch.sub(d, level, out=mask)
-        sign += mask.sign_()
+        sign += torch.sub(d, level, out=mask).sign_()
         above.append(mask.sum())
-    beyond = []
+    beyond = [d.new_tensor(d.numel())]  # of each middle: pairs above it
     for middle in middles:
-        torch.gt(d, middle, out=mask)  # on the middle itself the lower level is the nearest, as in `eager`
-        sign.sub_(mask, alpha=2)
+        # On the middle itself the lower level is the nearest, as in `eager`.
+        sign.sub_(torch.gt(d, middle, out=mask), alpha=2)
         beyond.append(mask.sum())
-    sign += len(middles)
+    beyond.append(d.new_tensor(len(d) if tile.diagonal else 0))
     if tile.diagonal:
         d.fill_diagonal_(0)
         sign.fill_diagonal_(0)
-    beyond = torch.stack([d.new_tensor(d.numel()), *beyond, d.new_tensor(len(d) if tile.diagonal else 0)])
+    signed = torch.dot(sign.flatten(), d.flatten())
+    above, beyond = torch.stack([signed, *above]).double(), torch.stack(beyond).double()
     # (pairs above the level + pairs not below it) - (pairs above its middles)
-    by_level = (torch.stack(above) + d.numel() - beyond[:-1] - beyond[1:]).double()
-    residual = torch.dot(sign.flatten(), d.flatten()).double() - levels.double() @ by_level
-    return sign, residual, by_level
+    above[1:] += d.numel() - beyond[:-1] - beyond[1:]
+    return sign, above
 
 
 def _add_gradient(gradient: Tensor, pull: Tensor, tile: _Tile, sign: Tensor) -> None:
     """Add -W E to the gradient and W 1 to `pull`, over the tile, both ways round if mirrored."""
-    i, j = tile.near
-    share = 1.0 if tile.left is tile.right else 0.5  # a pair with the bank counts in one direction
-    if tile.diagonal:
-        tile.d.fill_diagonal_(1)
-    near = torch.where(tile.d[i, j] > 0, sign[i, j] / tile.d[i, j], 0.0)
+    (i, j), share = tile.near, 1.0 if tile.left is tile.right else 0.5  # the bank counts in one direction
     w = sign.div_(tile.d)
-    w[i, j] = 0  # W e_i - W e_j cancels for near points as d^2 did: they go through their difference
+    if tile.diagonal:
+        w.fill_diagonal_(0)
+    if len(i):  # W e_i - W e_j cancels for near points as d^2 did: they go through their difference
+        near = torch.where(tile.d[i, j] > 0, w[i, j], 0.0)
+        w[i, j] = 0
     gradient[tile.rows].addmm_(w, tile.right.centred[tile.columns], alpha=-share)
     pull[tile.rows].add_(w.sum(1), alpha=share)
     if tile.mirrored:  # on a diagonal tile, (i, j) and (j, i) are both there already
