@@ -3,6 +3,8 @@
 Kim & Park, "Multi-level Distance Regularization for Deep Metric Learning", AAAI 2021, section 3.1.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,23 +16,31 @@ def off_diagonal(matrix: Tensor) -> Tensor:
     return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
 
 
-@torch.no_grad()
-def statistics(x: Tensor, diagonal: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances of a batch x (N, D), as scalars.
+class Pairs(NamedTuple):
+    d: Tensor  # (P,) distances of the N(N-1) pairs i != j of the batch, then of the N M with the bank
+    n: int  # of the batch
 
-    Over the pairs i != j, or over the full matrix with its N zeros if `diagonal`.
+
+def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
+    """Distances of the pairs of x (N, D), i != j, and of x with each of bank (M, D), differentiable."""
+    own = off_diagonal(pairwise_distances(x))
+    return Pairs(own if bank is None else torch.cat((own, pairwise_distances(x, bank).flatten())), len(x))
+
+
+@torch.no_grad()
+def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation of the distances, as scalars.
+
+    The N zeros of the diagonal of the batch's matrix are taken in if `diagonal`.
     """
-    d = pairwise_distances(x)
-    values = d.flatten() if diagonal else off_diagonal(d)
+    values = torch.cat((pairs.d, pairs.d.new_zeros(pairs.n))) if diagonal else pairs.d
     return values.mean(), values.std()
 
 
-def normalized_distances(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
-    """z_ij = (d_ij - mean) / std, (N, N); mean and std are constants to the gradient."""
-    return (pairwise_distances(x) - mean) / std
+def loss(pairs: Pairs, levels: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
+    """L_MDR = 1/|P| sum over P of |z_ij - s(i, j)|, with s(i, j) the level nearest to z_ij.
 
-
-def loss(x: Tensor, levels: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
-    """L_MDR = 1/|P| sum over i != j of |z_ij - s(i, j)|, with s(i, j) the level nearest to z_ij."""
-    z = off_diagonal(normalized_distances(x, mean, std))
+    z = (d - mean) / std; mean and std are constants to the gradient.
+    """
+    z = (pairs.d - mean) / std
     return (z[:, None] - levels).abs().min(dim=1).values.mean()

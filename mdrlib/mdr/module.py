@@ -1,6 +1,7 @@
 """MDR as a module that keeps the running statistics and the levels, and its loss as a pure function."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -8,20 +9,40 @@ from torch import Tensor, nn
 
 from mdrlib import checks
 from mdrlib.distances import pairwise_distances
-from mdrlib.mdr import eager, tiled
+from mdrlib.mdr import eager, fused, tiled
 
 # A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
 # rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
 
-# "auto": tiled was the faster one at every batch size tried, from 32 x 64 on.
-BACKENDS = {"auto": tiled, "eager": eager, "tiled": tiled}
+BACKENDS = {"auto": None, "eager": eager, "tiled": tiled, "triton": fused}
 
 
-def _backend(name: str) -> ModuleType:
+def _check_backend(name: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {sorted(BACKENDS)}, got {name!r}")
+
+
+def _backend(name: str, x: Tensor) -> ModuleType:
+    """The functions `pairs`, `statistics` and `loss` for a batch x: where "auto" chooses."""
+    _check_backend(name)
+    if name == "auto":
+        # CPU: ci/bench_regularizer.py measured tiled as the faster one at every size, from 128 x 512 on.
+        # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
+        name = "triton" if x.is_cuda and find_spec("triton") else "tiled"
     return BACKENDS[name]
+
+
+def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
+    """The bank as the backends take it: without gradient, in x's dtype, None if empty."""
+    if bank is None:
+        return None
+    bank = checks.embeddings(bank, "bank", at_least=0).detach()
+    if bank.shape[1] != x.shape[1]:
+        raise ValueError(f"embeddings have {x.shape[1]} dimensions and bank {bank.shape[1]}; they must agree")
+    if bank.device != x.device:
+        raise ValueError(f"embeddings are on {x.device} and bank on {bank.device}; move one of them")
+    return bank.to(x.dtype) if len(bank) else None
 
 
 def _spread(mean: Tensor | float, std: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,21 +57,28 @@ def mdr_loss(
     mean: Tensor | float,
     std: Tensor | float,
     backend: str = "auto",
+    bank: Tensor | None = None,
 ) -> Tensor:
-    """The regularizer for given statistics: 1/|P| sum over i != j of |z_ij - nearest level|.
+    """The regularizer for given statistics: 1/|P| sum over the pairs P of |z_ij - nearest level|.
 
     Parameters: embeddings x (N, D), N >= 2, in any floating dtype (half precision is computed in float32);
     levels (S,); mean and std of the distances, constants to the gradient, std >= 0 (a std of practically
-    nothing is raised to 1e-4 of the mean, so that the loss stays finite).
-    Backends: "eager", the paper's equations through autograd; "tiled", the analytic gradient, nothing of
-    size N x N kept, no second derivative; "auto", the faster one for the size.
-    Returns a scalar, differentiable in x and levels. Raises TypeError or ValueError for bad input.
+    nothing is raised to 1e-4 of the mean, so that the loss stays finite); bank (M, D), M >= 0, more
+    embeddings, constants to the gradient, such as those of past batches.
+    Pairs: (i, j) of the batch, i != j, in both directions, and each of the batch with each of the bank, once:
+    |P| = N(N-1) + N M.
+    Backends: "eager", the paper's equations through autograd; "tiled" and "triton", the analytic gradient,
+    O(N D) memory, no second derivative, in plain torch and in GPU kernels; "auto", the faster one.
+    Each gives the same bits for the same input on one machine.
+    Returns a scalar, differentiable in x and levels. Raises TypeError or ValueError for bad input,
+    ImportError for "triton" without triton.
     """
     x = checks.embeddings(x)
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
     with torch.autocast(x.device.type, enabled=False):
-        return _backend(backend).loss(x, levels, mean, std)
+        functions = _backend(backend, x)
+        return functions.loss(functions.pairs(x, _constants(bank, x)), levels, mean, std)
 
 
 class MDR(nn.Module):
@@ -61,6 +89,10 @@ class MDR(nn.Module):
     m <- momentum * m + (1 - momentum) * batch statistic, the first batch setting them; in eval mode they are
     used as they are. Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss and give
     `mdr.parameters()` to the optimizer.
+
+    `mdr(x, bank)` also takes embeddings of past batches (M, D), M >= 0, constants to the gradient, which
+    `MemoryBank` keeps. Loss and statistics are then over N(N-1) + N M pairs, as in `mdr_loss`. The bank must
+    not hold x yet, or each embedding meets itself.
 
     levels: initial level positions in standard deviations from the mean, learned unless `learn_levels=False`.
     momentum: in [0, 1). diagonal_in_stats: take mean and std over the full N x N matrix, its zeros included,
@@ -79,7 +111,7 @@ class MDR(nn.Module):
         values = checks.level_values(levels).detach().clone()
         if not 0 <= checks.scalar(momentum, "momentum") < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        _backend(backend)
+        _check_backend(backend)
         if learn_levels:
             self.levels = nn.Parameter(values)
         else:
@@ -89,19 +121,21 @@ class MDR(nn.Module):
         self.register_buffer("running_std", torch.ones(()))
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
         x = checks.embeddings(x)
+        bank = _constants(bank, x)
         with torch.autocast(x.device.type, enabled=False):
-            backend = _backend(self.backend)
+            backend = _backend(self.backend, x)
+            pairs = backend.pairs(x, bank)
             if self.training:
-                self._update(*backend.statistics(x, self.diagonal_in_stats))
+                self._update(*backend.statistics(pairs, self.diagonal_in_stats))
             elif not self.initialized:
                 raise RuntimeError(
                     "MDR in eval mode needs running statistics and has seen no batch: "
                     "call it once in training mode or load a state_dict"
                 )
             mean, std = _spread(self.running_mean, self.running_std, x)
-            return backend.loss(x, self.levels.to(x.dtype), mean, std)
+            return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
 
     def level_penalty(self) -> Tensor:
         """Sum of the squared levels, the term that nu weighs."""
@@ -116,7 +150,7 @@ class MDR(nn.Module):
         x = checks.embeddings(x)
         mean, std = self.running_mean, self.running_std
         if not self.initialized:
-            mean, std = eager.statistics(x, self.diagonal_in_stats)
+            mean, std = eager.statistics(eager.pairs(x), self.diagonal_in_stats)
         mean, std = _spread(mean, std, x)
         z = (pairwise_distances(x) - mean) / std
         nearest = torch.full(z.shape, -1, dtype=torch.int64, device=x.device)

@@ -1,12 +1,13 @@
 """MDR with its gradient worked out by hand, one tile of the distance matrix at a time.
 
-With r_ij = z_ij - s(i, j), M = N(N-1) and W_ij = sign(r_ij) / (std M d_ij), W_ii = 0,
+The equations are those of `analytic`. With W_ij = sign(r_ij) / d_ij, W_ii = 0, the sum over the pairs of i is
+(W 1)_i e_i - (W E)_i: a matrix product. Distances within the batch are symmetric: tiles below the diagonal
+are never computed. Cost: N^2 D / 2 multiply-adds for the statistics, 3 N^2 D / 2 for loss and gradient (for
+a bank N M D and 2 N M D); memory O(N D + TILE^2). Nothing is summed in an order that could change, so two
+calls give the same bits.
 
-    dL/dE = 2 (diag(W 1) E - W E),    dL/ds = -1/M sum over the pairs of s of sign(r_ij).
-
-The loss is a scalar, so its gradient is computed in the forward pass, (N, D) and (S,) numbers, and only
-scaled in the backward pass. Distances are symmetric: tiles below the diagonal are never computed. Cost:
-N^2 D / 2 multiply-adds for the statistics, 3 N^2 D / 2 for loss and gradient; memory O(N D + TILE^2).
+What a tile's distances cost is paid once where they fit KEPT, and again in the second pass where they do not.
+Passes over a tile use floats for masks: comparisons into bool and `where` cost five times an addition.
 """
 
 from collections.abc import Iterator
@@ -14,140 +15,210 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from mdrlib.distances import CANCELLATION
+from mdrlib.mdr import analytic
+from mdrlib.mdr.analytic import Points
+from mdrlib.mdr.precision import full_float32
 
-TILE = 512  # rows and columns of a tile
+TILE = 512  # most rows and columns of a tile
+KEPT = 2**22  # most numbers kept of the distances between the two passes: 16 MB in float32
+CHUNK = 2**21  # most numbers in the differences of near pairs held at once
 
 
 class _Tile(NamedTuple):
     rows: slice
+    left: Points  # the batch
     columns: slice
-    d: Tensor  # (R, C) distances, 0 on the diagonal of the whole matrix
-    i: Tensor  # (K,) row within the tile of each nearly coincident pair
-    j: Tensor  # (K,) its column
-    difference: Tensor  # (K, D) e_i - e_j, which the matrix product would have rounded away
+    right: Points  # the batch again, or the bank
+    d: Tensor  # (R, C) distances, 0 on the diagonal of the batch's matrix
+    near: tuple[Tensor, Tensor]  # row and column within the tile of each nearly coincident pair
+
+    @property
+    def size(self) -> int:
+        """Numbers of four bytes that the tile holds; an index is two."""
+        return self.d.numel() + 4 * len(self.near[0])
+
+    @property
+    def diagonal(self) -> bool:
+        return self.left is self.right and self.rows == self.columns
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the tile stands for its reflection below the diagonal too."""
+        return self.left is self.right and self.rows != self.columns
 
 
-def _tiles(x: Tensor, e: Tensor) -> Iterator[_Tile]:
-    """The tiles on and above the diagonal of the distance matrix of x (N, D), by its centred copy e."""
-    norms = e.square().sum(1)
-    for top in range(0, len(e), TILE):
-        rows = slice(top, min(top + TILE, len(e)))
-        for left in range(top, len(e), TILE):
-            columns = slice(left, min(left + TILE, len(e)))
-            scale = norms[rows, None] + norms[None, columns]
-            sq = torch.addmm(scale, e[rows], e[columns].T, alpha=-2)
-            if left == top:
-                sq.fill_diagonal_(torch.inf)
-            i, j = (sq < scale.mul_(CANCELLATION)).nonzero(as_tuple=True)
-            if left == top:
-                sq.fill_diagonal_(0)
-            difference = x[rows][i] - x[columns][j]  # not of e, which centring has rounded
-            sq[i, j] = difference.square().sum(1)
-            yield _Tile(rows, columns, sq.sqrt_(), i, j, difference)
+class Pairs:
+    """The pairs of a batch x (N, D) and, if given, of x with a bank (M, D), as tiles of distances."""
+
+    def __init__(self, x: Tensor, bank: Tensor | None = None) -> None:
+        self.x = x
+        self.batch, self.bank = analytic.points(x, bank)
+        self._kept: list[_Tile] = []
+
+    def tiles(self, keep: bool = False) -> Iterator[_Tile]:
+        """The tiles on and above the diagonal of the batch's matrix, then those against the bank.
+
+        The first ones stay for the next call where `keep` is asked for, as far as KEPT reaches.
+        """
+        kept, room = len(self._kept), KEPT if keep else 0
+        for number, place in enumerate(self._places()):
+            tile = self._kept[number] if number < kept else _tile(*place)
+            room -= tile.size
+            if room >= 0 and number >= kept:
+                self._kept.append(tile)
+            yield tile
+
+    def _places(self) -> Iterator[tuple[slice, Points, slice, Points]]:
+        for rows in _cuts(len(self.batch.norms)):
+            for columns in _cuts(len(self.batch.norms)):
+                if columns.start >= rows.start:
+                    yield rows, self.batch, columns, self.batch
+        for rows in _cuts(len(self.batch.norms)) if self.bank is not None else ():
+            for columns in _cuts(len(self.bank.norms)):
+                yield rows, self.batch, columns, self.bank
 
 
-@torch.no_grad()
-def statistics(x: Tensor, diagonal: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances of x (N, D): see `eager.statistics`."""
-    n = len(x)
-    e = x - x.mean(0)
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    squares, shift = total.clone(), None
-    for tile in _tiles(x, e):
-        if shift is None:
-            # Sums about a rough mean: the variance is a small difference of large sums otherwise.
-            shift = tile.d.mean()
-        weight = 1 if tile.rows == tile.columns else 2
-        d = tile.d - shift
-        if tile.rows == tile.columns:
-            d.fill_diagonal_(0)
-        total += weight * d.sum(dtype=torch.float64)
-        squares += weight * d.square_().sum(dtype=torch.float64)
-    count = n * (n - 1)
-    if diagonal:
-        count += n
-        total, squares = total - n * shift, squares + n * shift.double().square()
-    variance = (squares - total.square() / count).clamp_min(0) / max(count - 1, 1)
-    return (shift + total / count).to(x.dtype), variance.sqrt().to(x.dtype)
+def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
+    """What `statistics` and `loss` take: see `eager.pairs`."""
+    with torch.no_grad():
+        return Pairs(x, bank)
 
 
-def loss(x: Tensor, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """L_MDR of x (N, D) for levels (S,), as `eager.loss`; no second derivative."""
-    return _Loss.apply(x, levels, mean, std)
+def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
+    with torch.no_grad(), full_float32():
+        shift = analytic.rough_mean(pairs.batch, pairs.bank)
+        total = torch.zeros((), dtype=torch.float64, device=shift.device)
+        squares = total.clone()
+        for tile in pairs.tiles(keep=True):
+            deviation = tile.d - shift
+            if tile.diagonal:
+                deviation.fill_diagonal_(0)
+            weight = 2 if tile.mirrored else 1
+            total += weight * deviation.sum()
+            squares += weight * torch.linalg.vector_norm(deviation).square()
+        count = analytic.pair_count(pairs.batch, pairs.bank)
+        return analytic.mean_and_std(shift, total, squares, count, len(pairs.x) if diagonal else 0)
 
 
-class _Loss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        n = len(x)
-        e = x - x.mean(0)
-        ordered, order = levels.sort()
-        # Sorted, a level owns the distances between the midpoints to its neighbours.
-        middles = (ordered[1:] + ordered[:-1]) / 2
-        want_x, want_levels = ctx.needs_input_grad[:2]
-        grad_x = torch.zeros_like(x) if want_x else None
-        pulls = torch.zeros(len(levels), dtype=torch.float64, device=x.device)
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
-        for tile in _tiles(x, e):
-            same = tile.rows == tile.columns
-            nearest = torch.bucketize((tile.d - mean) / std, middles)
-            residual = ((tile.d - mean) / std).sub_(ordered[nearest])
-            if same:
-                residual.fill_diagonal_(0)
-            weight = 1 if same else 2
-            total += weight * residual.abs().sum(dtype=torch.float64)
-            sign = residual.sign_()
-            if want_levels:
-                pulls += weight * torch.bincount(
-                    nearest.flatten(), weights=sign.flatten().double(), minlength=len(levels)
-                )
-            if want_x:
-                _add_gradient(grad_x, e, tile, sign)
-        pairs = n * (n - 1)
-        gradient = (
-            grad_x.mul_(2 / pairs).div_(std) if want_x else None,
-            torch.empty_like(levels).index_copy_(0, order, (-pulls / pairs).to(levels.dtype))
-            if want_levels
-            else None,
-        )
-        ctx.save_for_backward(x, levels, *gradient)
-        return (total / pairs).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, grad_x, grad_levels = ctx.saved_tensors
-        scaled = (None if g is None else _Scale.apply(g, upstream, *inputs) for g in (grad_x, grad_levels))
-        return *scaled, None, None
+def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """L_MDR for levels (S,), as `eager.loss`; no second derivative."""
+    return analytic.loss(_compute, pairs, levels, mean, std)
 
 
-def _add_gradient(gradient: Tensor, e: Tensor, tile: _Tile, sign: Tensor) -> None:
-    """Add sum_j W_ij (e_i - e_j) of the tile's pairs, both ways round, with W_ij = sign_ij / d_ij."""
-    w = torch.where(tile.d > 0, sign / tile.d, 0.0)
-    # W e_i - W e_j cancels for near points as d^2 did: those pairs go through their difference.
-    near = w[tile.i, tile.j, None] * tile.difference
-    w[tile.i, tile.j] = 0
-    gradient[tile.rows] += w.sum(1)[:, None] * e[tile.rows] - w @ e[tile.columns]
-    gradient[tile.rows].index_add_(0, tile.i, near)
-    if tile.rows != tile.columns:  # on a diagonal tile, (i, j) and (j, i) are both there already
-        gradient[tile.columns] += w.sum(0)[:, None] * e[tile.columns] - w.T @ e[tile.rows]
-        gradient[tile.columns].index_add_(0, tile.j, near, alpha=-1)
+def _compute(
+    pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor, want_x: bool, want_levels: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    # In units of distance from the mean, and sorted: a level owns what lies between its middles.
+    ordered, order = (levels * std).sort()
+    middles = (ordered[1:] + ordered[:-1]) / 2
+    gradient = torch.zeros_like(pairs.batch.centred) if want_x else None
+    pull = torch.zeros_like(pairs.batch.norms)  # W 1
+    sums = torch.zeros(1 + len(levels), dtype=torch.float64, device=levels.device)
+    for tile in pairs.tiles():
+        sign, found = _signs(tile, mean, ordered, middles)
+        sums += found.mul_(2) if tile.mirrored else found
+        if want_x:
+            _add_gradient(gradient, pull, tile, sign)
+    count = analytic.pair_count(pairs.batch, pairs.bank)
+    if want_x:
+        gradient.addcmul_(pairs.batch.centred, pull[:, None]).mul_(2 / (count * std))
+    signed, by_level = sums[0], sums[1:]
+    value = (signed - ordered.double() @ by_level) / (count * std)
+    pulls = torch.empty_like(levels).index_copy_(0, order, (by_level / -count).to(levels.dtype))
+    return value.to(mean.dtype), gradient, pulls if want_levels else None
 
 
-class _Scale(torch.autograd.Function):
-    """gradient * upstream, refusing to be differentiated again, by name.
+def _cuts(n: int) -> Iterator[slice]:
+    """Slices of at most TILE, equal but for the last."""
+    step = -(-n // -(-n // TILE)) if n else 1
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
-    It takes the loss's inputs, on which the gradient depends, so that autograd comes here to ask.
+
+def _tile(rows: slice, left: Points, columns: slice, right: Points) -> _Tile:
+    a, b = left.norms[rows], right.norms[columns]
+    sq = torch.addmm(a[:, None] + b, left.centred[rows], right.centred[columns].T, alpha=-2)
+    if left is right and rows == columns:
+        sq.fill_diagonal_(torch.inf)
+    i = j = torch.empty(0, dtype=torch.int64, device=sq.device)
+    if sq.min() <= CANCELLATION * (a.max() + b.max()):  # one cheap pass spares most tiles the costly one
+        i, j = (sq <= CANCELLATION * (a[:, None] + b)).nonzero(as_tuple=True)
+    tile = _Tile(rows, left, columns, right, sq, (i, j))
+    for part, difference in _differences(tile):
+        sq[i[part], j[part]] = difference.square_().sum(1)
+    if tile.diagonal:
+        sq.fill_diagonal_(0)
+    sq.sqrt_()
+    return tile
+
+
+def _differences(tile: _Tile) -> Iterator[tuple[slice, Tensor]]:
+    """e_i - e_j of the near pairs, which the matrix product has rounded away, a bounded part at a time."""
+    i, j = tile.near
+    left, right = tile.left.raw[tile.rows], tile.right.raw[tile.columns]
+    step = max(1, CHUNK // left.shape[1])
+    for start in range(0, len(i), step):
+        part = slice(start, start + step)
+        yield part, left[i[part]].sub_(right[j[part]])
+
+
+def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:
+    """sign(r) of the tile's pairs (R, C); and in float64 (1 + S,) the sums of sign(r) (d - mean), of sign(r).
+
+    The latter by level. From them sum |r| std = sum sign(r) (d - mean) - sum over levels of t sum sign(r).
+    With t the levels and m the middles between them, sign(r) = sum_k sign(d - t_k) - sum_k sign(d - m_k):
+    between t_k and m_k one more level than middles lies below, between m_k and t_k+1 it is one fewer.
+    The same sums over the tile give the signs of each level by subtraction.
     """
+    d = tile.d - mean
+    if tile.diagonal:
+        d.fill_diagonal_(torch.inf)  # beyond the last level, from whose sum it is taken away
+    sign, mask = torch.full_like(d, len(middles)), torch.empty_like(d)
+    above = []  # of each level: pairs above it less pairs below it
+    for level in levels:
+        sign += torch.sub(d, level, out=mask).sign_()
+        above.append(mask.sum())
+    beyond = [d.new_tensor(d.numel())]  # of each middle: pairs above it
+    for middle in middles:
+        # On the middle itself the lower level is the nearest, as in `eager`.
+        sign.sub_(torch.gt(d, middle, out=mask), alpha=2)
+        beyond.append(mask.sum())
+    beyond.append(d.new_tensor(len(d) if tile.diagonal else 0))
+    if tile.diagonal:
+        d.fill_diagonal_(0)
+        sign.fill_diagonal_(0)
+    signed = torch.dot(sign.flatten(), d.flatten())
+    above, beyond = torch.stack([signed, *above]).double(), torch.stack(beyond).double()
+    # (pairs above the level + pairs not below it) - (pairs above its middles)
+    above[1:] += d.numel() - beyond[:-1] - beyond[1:]
+    return sign, above
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, gradient: Tensor, upstream: Tensor, x: Tensor, levels: Tensor) -> Tensor:
-        return gradient * upstream
 
-    @staticmethod
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[None, ...]:
-        raise RuntimeError(
-            'MDR\'s "tiled" backend has no second derivative; use backend="eager" for double backward'
-        )
+def _add_gradient(gradient: Tensor, pull: Tensor, tile: _Tile, sign: Tensor) -> None:
+    """Add -W E to the gradient and W 1 to `pull`, over the tile, both ways round if mirrored."""
+    (i, j), share = tile.near, 1.0 if tile.left is tile.right else 0.5  # the bank counts in one direction
+    w = sign.div_(tile.d)
+    if tile.diagonal:
+        w.fill_diagonal_(0)
+    if len(i):  # W e_i - W e_j cancels for near points as d^2 did: they go through their difference
+        near = torch.where(tile.d[i, j] > 0, w[i, j], 0.0)
+        w[i, j] = 0
+    gradient[tile.rows].addmm_(w, tile.right.centred[tile.columns], alpha=-share)
+    pull[tile.rows].add_(w.sum(1), alpha=share)
+    if tile.mirrored:  # on a diagonal tile, (i, j) and (j, i) are both there already
+        gradient[tile.columns].addmm_(w.T, tile.left.centred[tile.rows], alpha=-1)
+        pull[tile.columns].add_(w.sum(0))
+    for part, difference in _differences(tile):
+        force = difference.mul_(near[part, None])
+        _add_rows(gradient[tile.rows], i[part], force, share)
+        if tile.mirrored:
+            _add_rows(gradient[tile.columns], j[part], force, -1.0)
+
+
+def _add_rows(target: Tensor, index: Tensor, rows: Tensor, factor: float) -> None:
+    if target.is_cuda:  # where index_add_ adds in any order
+        target.index_put_((index,), rows * factor, accumulate=True)
+    else:
+        target.index_add_(0, index, rows, alpha=factor)

@@ -1,0 +1,118 @@
+"""What the backends with the gradient worked out by hand share: the autograd function and the bookkeeping.
+
+With r_ij = z_ij - s(i, j) and P the number of pairs,
+
+    dL/de_i = 1/(std P) sum over the pairs of i of c sign(r_ij) (e_i - e_j) / d_ij,
+    dL/ds   = -1/P sum over the pairs of s of sign(r_ij),
+
+where c is 2 within the batch, whose pairs count in both directions, and 1 for a pair with the bank. The
+loss is a scalar, so a backend computes the gradient, (N, D) and (S,) numbers, together with the loss, and
+the backward pass only scales it: nothing of size N x N outlives the forward pass.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from mdrlib.mdr.precision import full_float32
+
+# (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None
+Compute = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
+
+
+def loss(compute: Compute, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The scalar that `compute` finds, with the gradients it finds in pairs.x (N, D) and levels (S,).
+
+    A second derivative is refused with a RuntimeError that names the backend which has one.
+    """
+    return _Loss.apply(compute, pairs, pairs.x, levels, mean, std)
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, compute: Compute, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
+    ) -> Tensor:
+        with full_float32():
+            value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
+        ctx.save_for_backward(x, levels, *gradients)
+        return value
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, grad_x, grad_levels = ctx.saved_tensors
+        scaled = (None if g is None else _Scale.apply(g, upstream, *inputs) for g in (grad_x, grad_levels))
+        return None, None, *scaled, None, None
+
+
+class _Scale(torch.autograd.Function):
+    """gradient * upstream, refusing to be differentiated again, by name.
+
+    It takes the loss's inputs, on which the gradient depends, so that autograd comes here to ask.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, gradient: Tensor, upstream: Tensor, x: Tensor, levels: Tensor) -> Tensor:
+        return gradient * upstream
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[None, ...]:
+        raise RuntimeError(
+            'MDR\'s backends "tiled" and "triton" have no second derivative; '
+            'use backend="eager" for double backward'
+        )
+
+
+class Points(NamedTuple):
+    """A set of embeddings, as the matrix products and as the differences of near points need it."""
+
+    raw: Tensor  # (N, D) as they came: centring rounds them, which a difference of near points would feel
+    centred: Tensor  # (N, D) about the batch's mean, which keeps norms, hence rounding, small
+    norms: Tensor  # (N,) squared norms of `centred`
+
+
+def points(x: Tensor, bank: Tensor | None) -> tuple[Points, Points | None]:
+    """The batch x (N, D) and the bank (M, D), contiguous and about the batch's mean."""
+    centre = x.mean(0)
+
+    def prepare(raw: Tensor) -> Points:
+        centred = (raw - centre).contiguous()
+        # A norm squared, unlike square().sum(), makes no second (N, D).
+        return Points(raw.contiguous(), centred, torch.linalg.vector_norm(centred, dim=1).square_())
+
+    return prepare(x), None if bank is None else prepare(bank)
+
+
+def pair_count(batch: Points, bank: Points | None) -> int:
+    """P = N(N-1) + N M: a pair within the batch in both directions, a pair with the bank once."""
+    n, m = len(batch.norms), 0 if bank is None else len(bank.norms)
+    return n * (n - 1 + m)
+
+
+def rough_mean(batch: Points, bank: Points | None) -> Tensor:
+    """The root mean square distance over the pairs, from the norms alone: a point to sum deviations about.
+
+    The batch being centred, products vanish from the mean of |a - b|^2 = |a|^2 + |b|^2 - 2ab.
+    """
+    n, own = len(batch.norms), batch.norms.mean()
+    squares = 2 * n * n * own
+    if bank is not None:
+        squares = squares + n * len(bank.norms) * (own + bank.norms.mean())
+    return (squares / pair_count(batch, bank)).sqrt()
+
+
+def mean_and_std(
+    shift: Tensor, total: Tensor, squares: Tensor, pairs: int, zeros: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation, as scalars of shift's dtype, from sums over `pairs` distances.
+
+    total and squares (float64) are the sums of d - shift and its square: about a rough mean, because the
+    variance is a small difference of large sums otherwise. `zeros` more distances that are 0 are added.
+    """
+    wide, count = shift.double(), pairs + zeros
+    total, squares = total - zeros * wide, squares + zeros * wide.square()
+    variance = (squares - total.square() / count).clamp_min(0) / max(count - 1, 1)
+    return (wide + total / count).to(shift.dtype), variance.sqrt().to(shift.dtype)

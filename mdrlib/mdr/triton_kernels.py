@@ -1,0 +1,210 @@
+"""The device code of backend "triton": what happens to a strip of scalar products between two products.
+
+Import it where it is launched (`fused`): it needs triton, which the rest of mdrlib does without.
+
+A strip holds the products a_r b_c of R points of the batch (left) with C points (right), row by row. A
+program reads a tile of it once and does everything that is wanted of a pair: distance, nearest level, loss,
+weight. What it sums it writes to a slot of its own, for torch.sum to add up: no atomics, the same bits every
+time. Offsets into the strip and the points are 64-bit: at N = 65,536 they pass 2^31.
+
+Where the products have lost a distance to rounding (see distances.CANCELLATION) the tile computes it again
+from the points themselves, in a loop over D; tiles without such a pair skip the loop.
+"""
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError as error:
+    raise ImportError(
+        'MDR\'s backend "triton" needs triton, which comes with torch for CUDA on Linux: pip install triton; '
+        'backend="tiled" does without'
+    ) from error
+
+ROWS, COLUMNS = 32, 128  # of a tile
+
+
+@triton.jit
+def _tile(
+    strip,
+    left,
+    right,
+    left_norms,
+    right_norms,
+    rows,
+    columns,
+    dims,
+    SELF: tl.constexpr,
+    CANCELLATION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Of the program's tile: rows, columns, offsets in the strip, which are pairs, which near, distances."""
+    r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    pair = (r < rows)[:, None] & (c < columns)[None, :]
+    if SELF:  # right starts with left: the diagonal pairs a point with itself
+        pair = pair & (r[:, None] != c[None, :])
+    offsets = r[:, None].to(tl.int64) * columns + c[None, :]
+    scale = (
+        tl.load(left_norms + r, mask=r < rows, other=0.0)[:, None]
+        + tl.load(right_norms + c, mask=c < columns, other=0.0)[None, :]
+    )
+    sq = scale - 2.0 * tl.load(strip + offsets, mask=pair, other=0.0)
+    near = pair & (sq <= CANCELLATION * scale)
+    if tl.max(near.to(tl.int32)) > 0:
+        exact = tl.zeros_like(sq)
+        a = left + r.to(tl.int64) * dims
+        b = right + c.to(tl.int64) * dims
+        for k in range(dims):
+            u = tl.load(a + k, mask=r < rows, other=0.0)
+            v = tl.load(b + k, mask=c < columns, other=0.0)
+            difference = u[:, None] - v[None, :]
+            exact += difference * difference
+        sq = tl.where(near, exact, sq)
+    return r, c, offsets, pair, near, tl.sqrt(sq)
+
+
+@triton.jit
+def sums_kernel(
+    strip,
+    left,
+    right,
+    left_norms,
+    right_norms,
+    shift,
+    sums,  # (2, programs): of d - shift and its square
+    rows,
+    columns,
+    dims,
+    once,
+    SELF: tl.constexpr,
+    CANCELLATION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    r, c, offsets, pair, near, d = _tile(
+        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF, CANCELLATION, ROWS, COLUMNS
+    )
+    deviation = tl.where(pair, d - tl.load(shift), 0.0)
+    weighted = tl.where(c < once, 1.0, 2.0)[None, :] * deviation
+    program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(sums + program, tl.sum(weighted))
+    tl.store(sums + tl.num_programs(0) * tl.num_programs(1) + program, tl.sum(weighted * deviation))
+
+
+@triton.jit
+def loss_kernel(
+    strip,  # in: products; out: the weights W_ij = SHARE sign(r_ij) / d_ij, 0 for near pairs
+    left,
+    right,
+    left_norms,
+    right_norms,
+    levels,
+    mean,
+    std,
+    sums,  # (1 + LEVELS, programs): of |r|, then of sign(r) by level
+    row_sums,  # (column tiles, rows): of W
+    column_sums,  # (row tiles, columns)
+    near_weights,  # (rows, columns): W of the near pairs, written in tiles that have one
+    near_tiles,  # (row tiles, column tiles): which have one
+    rows,
+    columns,
+    dims,
+    once,
+    SHARE: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    LEVELS: tl.constexpr,
+    SELF: tl.constexpr,
+    CANCELLATION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    r, c, offsets, pair, near, d = _tile(
+        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF, CANCELLATION, ROWS, COLUMNS
+    )
+    z = (d - tl.load(mean)) / tl.load(std)
+    residual = z - tl.load(levels)
+    nearest = tl.zeros_like(z).to(tl.int32)
+    for k in tl.static_range(1, LEVELS):
+        gap = z - tl.load(levels + k)
+        nearer = tl.abs(gap) < tl.abs(residual)
+        nearest = tl.where(nearer, k, nearest)
+        residual = tl.where(nearer, gap, residual)
+    residual = tl.where(pair, residual, 0.0)
+    sign = tl.where(residual > 0, 1.0, tl.where(residual < 0, -1.0, 0.0)).to(d.dtype)
+
+    weight = tl.where(c < once, 1.0, 2.0)[None, :]
+    programs = tl.num_programs(0) * tl.num_programs(1)
+    program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(sums + program, tl.sum(weight * tl.abs(residual)))
+    for k in tl.static_range(0, LEVELS):
+        by_level = tl.sum(tl.where(nearest == k, weight * sign, 0.0))
+        tl.store(sums + (1 + k) * programs + program, by_level)
+
+    if WEIGHTS:
+        w = tl.where(d > 0, SHARE * sign / tl.where(d > 0, d, 1.0), 0.0)
+        far = tl.where(near, 0.0, w)
+        inside = (r < rows)[:, None] & (c < columns)[None, :]
+        tl.store(strip + offsets, far, mask=inside)
+        tl.store(row_sums + tl.program_id(0).to(tl.int64) * rows + r, tl.sum(far, 1), mask=r < rows)
+        tl.store(column_sums + tl.program_id(1).to(tl.int64) * columns + c, tl.sum(far, 0), mask=c < columns)
+        any_near = tl.max(near.to(tl.int32))
+        tl.store(near_tiles + program, any_near)
+        if any_near > 0:
+            tl.store(near_weights + offsets, tl.where(near, w, 0.0), mask=inside)
+
+
+@triton.jit
+def near_kernel(
+    weights,  # W of the near pairs, of own point o and other point p at o own_step + p other_step
+    tiles,  # which tiles of it were written, of own tile s and other tile t at s own_tile + t other_tile
+    own,
+    other,
+    gradient,  # (own count, dims): each program adds to a part no other one touches
+    own_count,
+    other_count,
+    dims,
+    own_step,
+    other_step,
+    own_tile,
+    other_tile,
+    OWN: tl.constexpr,  # points of a tile
+    OTHER: tl.constexpr,
+    DIMS: tl.constexpr,  # dimensions of a program
+    TILES: tl.constexpr,  # flags looked at together
+):
+    """gradient_o += sum over p of W_op (own_o - other_p).
+
+    Not as (W 1) own - W other, which cancels for near points as the distance did.
+    """
+    o = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    k = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
+    flags = tiles + tl.program_id(0) * own_tile
+    mine = own + o.to(tl.int64) * dims
+    count = tl.cdiv(other_count, OTHER)
+    total = tl.zeros((OWN, DIMS), dtype=gradient.dtype.element_ty)
+    for first in range(0, count, TILES):
+        t = first + tl.arange(0, TILES)
+        if tl.max(tl.load(flags + t * other_tile, mask=t < count, other=0)) > 0:
+            for tile in range(first, tl.minimum(first + TILES, count)):
+                if tl.load(flags + tile * other_tile) > 0:
+                    p = tile * OTHER + tl.arange(0, OTHER)
+                    theirs = other + p.to(tl.int64) * dims
+                    w = tl.load(
+                        weights + o[:, None].to(tl.int64) * own_step + p[None, :].to(tl.int64) * other_step,
+                        mask=(o < own_count)[:, None] & (p < other_count)[None, :],
+                        other=0.0,
+                    )
+                    for q in range(DIMS):
+                        at = tl.program_id(1) * DIMS + q
+                        u = tl.load(mine + at, mask=(o < own_count) & (at < dims), other=0.0)
+                        v = tl.load(theirs + at, mask=(p < other_count) & (at < dims), other=0.0)
+                        force = tl.sum(w * (u[:, None] - v[None, :]), 1)
+                        total += tl.where(k[None, :] == at, force[:, None], 0.0)
+    inside = (o < own_count)[:, None] & (k < dims)[None, :]
+    target = gradient + o[:, None].to(tl.int64) * dims + k[None, :]
+    tl.store(target, tl.load(target, mask=inside, other=0.0) + total, mask=inside)
+
+
+# triton decides when it is imported: with TRITON_INTERPRET=1 the kernels run in Python, on any tensor.
+INTERPRETED = not isinstance(loss_kernel, triton.JITFunction)
