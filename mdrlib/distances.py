@@ -1,5 +1,8 @@
 """Euclidean distances between the vectors of a batch, and the normalization that replaces the L2 norm."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,35 @@ from mdrlib import checks
 # ||x||^2 + ||y||^2 the squared distance is computed again from the difference itself, of x and y as they
 # came: centring rounds them, which a difference of near points would feel.
 CANCELLATION = 0.01
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32 nor bfloat16 inside float32 products, whatever is set outside.
+
+    The difference ||x||^2 + ||y||^2 - 2xy and the bounds on its rounding count on float32's 24 bits.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if torch.compiler.is_compiling():  # a switch of the process, which a graph cannot set
+            yield
+            return
+        products = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+        if hasattr(products[0], "fp32_precision"):  # torch 2.9: the older switch cannot be read beside it
+            before = [part.fp32_precision for part in products]
+            try:
+                for part in products:
+                    part.fp32_precision = "ieee"
+                yield
+            finally:
+                for part, value in zip(products, before, strict=True):
+                    part.fp32_precision = value
+        else:
+            once = torch.get_float32_matmul_precision()
+            try:
+                torch.set_float32_matmul_precision("highest")
+                yield
+            finally:
+                torch.set_float32_matmul_precision(once)
 
 
 def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False) -> Tensor:
