@@ -122,9 +122,11 @@ def _products(q: Tensor, g: Tensor) -> Tensor:
 
 def _without_self(sq: Tensor, indices: Tensor, start: int) -> tuple[Tensor, Tensor]:
     """Drop from each row its own index, or its last candidate where duplicates crowded it out."""
-    others = indices != torch.arange(start, start + len(indices), device=indices.device)[:, None]
-    others[:, -1] &= ~others.all(dim=1)
-    return tuple(part[others].reshape(len(part), -1) for part in (sq, indices))
+    own = indices == torch.arange(start, start + len(indices), device=indices.device)[:, None]
+    own[:, -1] |= ~own.any(dim=1)
+    columns = torch.arange(indices.shape[1] - 1, device=indices.device)
+    columns = columns + (columns >= own.byte().argmax(dim=1, keepdim=True))
+    return sq.gather(1, columns), indices.gather(1, columns)
 
 
 def _ranked(query: Tensor, gallery: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
