@@ -37,11 +37,11 @@ def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
     """The bank as the backends take it: without gradient, in x's dtype, None if empty."""
     if bank is None:
         return None
+    if isinstance(bank, Tensor) and bank.device != x.device:
+        raise ValueError(f"embeddings are on {x.device} and bank on {bank.device}; move one of them")
     bank = checks.embeddings(bank, "bank", at_least=0).detach()
     if bank.shape[1] != x.shape[1]:
         raise ValueError(f"embeddings have {x.shape[1]} dimensions and bank {bank.shape[1]}; they must agree")
-    if bank.device != x.device:
-        raise ValueError(f"embeddings are on {x.device} and bank on {bank.device}; move one of them")
     return bank.to(x.dtype) if len(bank) else None
 
 
