@@ -12,6 +12,7 @@ ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:  ## list what there is
 	@echo "make TARGET [SCALE=smoke|quick] [PORT=8000]"
+	@echo "make experiments SCALE=full [SET=cub|cars|sop|inshop] [ONLY=RECIPE]"
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 book: venv  ## run the experiments and the chapters, build the pages, say where they are
@@ -20,8 +21,8 @@ book: venv  ## run the experiments and the chapters, build the pages, say where 
 test: venv  ## run every test; none needs a network
 	@$(VENV_PYTHON) -m pytest -q
 
-experiments: venv  ## run the experiments alone
-	@$(VENV_PYTHON) ci/execute.py --scale $(SCALE) --experiments
+experiments: venv  ## run the experiments alone; SCALE=full: the benchmarks, hours on a GPU
+	@$(VENV_PYTHON) ci/execute.py --scale $(SCALE) --experiments $(if $(SET),--set $(SET)) $(if $(ONLY),--only $(ONLY))
 
 lab: venv  ## open the chapters in JupyterLab
 	@$(VENV_PYTHON) -m jupyterlab --notebook-dir=book $(ROOT_FLAG)

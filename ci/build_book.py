@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from execute import ROOT, execute, exit_status
-from plan import digest_of, pages
+from plan import FULL, digest_of, pages
 
 # A line over every page of a scale whose numbers are not to be read.
 ANNOUNCEMENTS = {"smoke": "Built at scale smoke: everything works, and the numbers mean nothing."}
@@ -80,7 +80,12 @@ def configure(root: Path, scale: str) -> Path:
 
 
 def build(root: Path, scale: str) -> int:
-    """Execute and build; 0 when _build/html is what the sources say."""
+    """Execute and build; 0 when _build/html is what the sources say. ValueError at scale full."""
+    if scale == FULL:
+        raise ValueError(
+            f"scale {FULL} has runs and no pages: `make experiments SCALE={FULL}` makes them, and "
+            "`make book` shows their results"
+        )
     root = root.resolve()
     if execute(root, scale):
         return 1

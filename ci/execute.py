@@ -1,7 +1,9 @@
 """Execute the experiment templates and the chapters with papermill, a fresh kernel each.
 
 An executed notebook is keyed by its cells, its parameters, mdrlib's sources, requirements.txt and what it
-reads; nothing changed, nothing runs. All failures are collected and told at the end.
+reads; nothing changed, nothing runs. At scale full, whose runs are the recipes of the benchmarks, the key is
+parameters and data alone, and what a run has left is never deleted: a run that was interrupted or failed goes
+on. All failures are collected and told at the end.
 """
 
 import argparse
@@ -21,11 +23,10 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
-import yaml
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from plan import Job, all_jobs, digest_of, fingerprint_of, key_file, key_of
+from plan import FULL, Job, all_jobs, benchmark_sets, digest_of, key_file, key_of, optional_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -84,7 +85,7 @@ def execute_one(job: Job, key: str, working: Path) -> Failure | None:
     """Execute one notebook in `working`, then put it in its place whole, with its key."""
     begun = key_file(job.output).with_name(key_file(job.output).name + ".running")
     resumes = begun.exists() and begun.read_text() == key
-    if job.folder and job.folder.exists() and not resumes:
+    if job.folder and job.folder.exists() and not resumes and not job.kept:
         shutil.rmtree(job.folder)  # else results of other code or another config would be taken for these
     for folder in (job.output.parent, working.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,16 +120,26 @@ def execute_one(job: Job, key: str, working: Path) -> Failure | None:
     return None
 
 
-def execute(root: Path, scale: str, only: str | None = None, experiments: bool = False) -> list[Failure]:
-    """Execute what is not up to date: everything, the job named `only`, or the `experiments` alone."""
+def execute(
+    root: Path,
+    scale: str,
+    only: str | None = None,
+    experiments: bool = False,
+    dataset: str | None = None,
+) -> list[Failure]:
+    """Execute what is not up to date: everything, the job named `only`, or the `experiments` alone.
+
+    dataset: the benchmark whose recipes are run at scale full; all by default.
+    """
     root = root.resolve()
     os.environ["MDR_PROGRESS"] = "lines"
     if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss
         os.environ["MDR_DATA_ROOT"] = os.path.abspath(os.environ["MDR_DATA_ROOT"])
-    spec = yaml.safe_load((root / "ci/experiments.yml").read_text())
-    optional = sorted({run["needs"] for run in spec["runs"].values() if "needs" in run})
-    jobs = all_jobs(root, scale, {name: fingerprint_of(root, name) for name in optional})
-    if only is None:
+    if dataset is not None and scale != FULL:
+        raise ValueError(f"a data set is chosen at scale {FULL} alone, not at {scale}: add SCALE={FULL}")
+    sets = benchmark_sets(root, dataset, only) if scale == FULL else optional_sets(root)
+    jobs = all_jobs(root, scale, sets)
+    if only is None and scale != FULL:
         names = {job.name for job in jobs}
         for folder in (root / "_build/runs" / scale).glob("*"):  # of runs left out or no longer listed
             if folder.name not in names and list(folder.glob("run.ipynb.key*")):
@@ -171,8 +182,11 @@ def main() -> int:
     parser.add_argument("--scale", default="quick")
     parser.add_argument("--only", metavar="NAME", help="one run, map or chapter")
     parser.add_argument("--experiments", action="store_true", help="leave out the chapters")
+    parser.add_argument(
+        "--set", metavar="NAME", help="at scale full: the recipes of cub, cars, sop or inshop"
+    )
     words = parser.parse_args()
-    return exit_status(lambda: execute(ROOT, words.scale, words.only, words.experiments))
+    return exit_status(lambda: execute(ROOT, words.scale, words.only, words.experiments, words.set))
 
 
 def exit_status(work: Callable[[], object]) -> int:

@@ -1,7 +1,7 @@
 """Store the results of finished runs for builds that cannot make them: data/results/<data set>-<scale>.json
 
 A list of the runs' result.json, with history and provenance. Runs of uncommitted code are refused: the commit
-in a stored result should be the code that made it.
+in a stored result should be the code that made it. So are runs on a miniature of a benchmark.
 """
 
 import argparse
@@ -9,21 +9,30 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from mdrlib.datasets.catalog import ON_DISK
 from mdrlib.results import load_runs, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def store(root: Path, dataset: str, scale: str) -> Path:
-    """Write the file and return its path. Raises ValueError for no runs, or runs of uncommitted code."""
+    """Write the file and return its path. Raises ValueError for no runs, or runs that are not to be shown."""
     folder = root / "_build/runs" / scale
     found = [run for run in load_runs(folder).values() if run.config["dataset"] == dataset]
     if not found:
-        raise ValueError(f"no runs on {dataset} at scale {scale}: call `make experiments SCALE={scale}`")
+        chosen = f" SET={dataset}" if scale == "full" else ""
+        raise ValueError(
+            f"no runs on {dataset} at scale {scale}: call `make experiments SCALE={scale}{chosen}`"
+        )
     if not all(run.git and not run.git["dirty"] for run in found):
         raise ValueError(
             "these runs were made with uncommitted changes; commit, delete them and make them again"
         )
+    sizes = ON_DISK[dataset].SIZES if dataset in ON_DISK else {}
+    for split, (images, _) in sizes.items():
+        seen = {run.data[split]["images"] for run in found}
+        if seen != {images}:
+            raise ValueError(f"these runs saw {sorted(seen)} images of {split}, {dataset} has {images}")
     path = root / "data/results" / f"{dataset}-{scale}.json"
     write_json(path, [asdict(run) for run in found])
     return path

@@ -1,4 +1,6 @@
-"""What is measured of a model on images that lie in memory."""
+"""What is measured of a model: retrieval, and the distances of a few whole classes."""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,11 +16,16 @@ WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole 
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Embeddings (N, D) float32 of images (N, C, H, W) uint8, computed in eval mode on the images' device."""
+def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> Tensor:
+    """Embeddings (N, D) float32, computed in eval mode on the model's device.
+
+    images: uint8 (N, C, H, W), or batches of such, as `batches.Photographs` gives them.
+    """
+    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    x = torch.cat([model(to_float(part)) for part in images.split(batch_size)])
+    parts = images.split(batch_size) if isinstance(images, Tensor) else images
+    x = torch.cat([model(to_float(part.to(device, non_blocking=True))) for part in parts])
     model.train(was_training)
     return x
 
@@ -49,26 +56,35 @@ def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
 class Evaluation:
     """Called with a model: Recall@K, R-Precision and MAP@R of splits, and their distance histograms.
 
-    splits: name -> (images, labels), all in memory. The metrics of "test" go by their own names, those of
-    another split with its name before: "validation_recall@1". Histograms come as "train_positive",
-    "train_negative" and so on; "train" is not searched.
+    splits: name -> (images, labels); images a tensor or `batches.Photographs`, whatever `embed` takes and
+    gives a part of itself when indexed. ks: the K of Recall@K.
+    "test" is searched in "gallery" where there is one, and every other split in itself; "train" is not
+    searched. The metrics of "test" go by their own names, those of another split with its name before:
+    "validation_recall@1". Histograms come as "train_positive", "train_negative" and so on.
     """
 
-    def __init__(self, splits: dict[str, tuple[Tensor, Tensor]]) -> None:
-        self.splits = splits
+    def __init__(self, splits: dict[str, tuple], ks: Sequence[int] = (1, 2, 4, 8)) -> None:
+        self.splits, self.ks = splits, ks
 
     def __call__(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
         metrics: dict[str, float] = {}
         histograms: dict[str, Tensor] = {}
         for split, (images, labels) in self.splits.items():
+            if split == "gallery":
+                continue
             watched = whole_classes(labels)
             if split == "train":
-                x = embed(model, images[watched.to(images.device)]).cpu()
+                x = embed(model, images[watched]).cpu()
             else:
-                everything = embed(model, images).cpu()
-                x = everything[watched]
+                everything = embed(model, images)
+                x = everything[watched.to(everything.device)].cpu()
+                gallery = (None, None)
+                if split == "test" and "gallery" in self.splits:
+                    others, gallery_labels = self.splits["gallery"]
+                    gallery = (embed(model, others), gallery_labels)
                 prefix = "" if split == "test" else f"{split}_"
-                metrics |= {prefix + key: value for key, value in evaluate(everything, labels).items()}
+                found = evaluate(everything, labels, *gallery, ks=self.ks)
+                metrics |= {prefix + key: value for key, value in found.items()}
             positive, negative = distance_histograms(x, labels[watched])
             histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
         return metrics, histograms

@@ -1,18 +1,22 @@
 """An experiment from its Config to its Result."""
 
+import hashlib
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from mdrlib import checkpoint, results
 from mdrlib.allocator import keep_freed_memory
+from mdrlib.batches import Photographs, in_memory
+from mdrlib.config import METHODS, PLACE, Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
-from mdrlib.datasets.catalog import IN_MEMORY, ON_DISK
+from mdrlib.datasets.files import ImageFiles
+from mdrlib.datasets.loader import default_workers
 from mdrlib.datasets.sampling import split_classes
 from mdrlib.evaluation import EDGES, Evaluation, embed
 from mdrlib.losses import TripletLoss
@@ -22,92 +26,7 @@ from mdrlib.results import Result
 from mdrlib.retrieval import search
 from mdrlib.trainer import Trainer
 
-# Method -> what the head does to embeddings, and whether MDR acts. As the paper compares them.
-METHODS = {
-    "triplet": ("mean-distance", False),
-    "triplet+l2": ("l2", False),
-    "triplet+mdr": ("mean-distance", True),
-}
-# Fields that say where a run happens, not what it is: they may change when it is resumed.
-PLACE = ("device", "data_root")
 NEIGHBOURS = 10  # kept of each test image, for galleries
-
-
-@dataclass(frozen=True)
-class Config:
-    """What an experiment is. Fields have the paper's values where these suit a small set.
-
-    dataset, backbone, dim: see `mdrlib.datasets.load` and `build_embedder`. method: "triplet",
-    "triplet+l2" (L2-normalized embeddings) or "triplet+mdr". iterations: batches trained on, of
-    batch_size images, per_class of each class. lr is multiplied by 0.2 at the iterations lr_steps.
-    mdr_weight is the paper's lambda, level_weight its nu, momentum its gamma, levels the initial ones.
-    validation: share in [0, 1) of the training classes held out; the result is then that of the evaluation
-    with the best Recall@1 on them, otherwise that of the last. augment: random affine changes.
-    evaluate_every: iterations. device: "auto", "cpu", "cuda". data_root: see `mdrlib.datasets`.
-    Raises ValueError or TypeError for values out of range. `Config.of(mapping)` names unknown keys.
-    """
-
-    dataset: str = "glyphs"
-    method: str = "triplet+mdr"
-    backbone: str = "small"
-    dim: int = 128
-    seed: int = 0
-    iterations: int = 400
-    batch_size: int = 128
-    per_class: int = 4
-    lr: float = 1e-3
-    lr_steps: tuple[int, ...] = ()
-    weight_decay: float = 1e-5
-    margin: float = 0.2
-    mdr_weight: float = 0.2
-    level_weight: float = 0.01
-    levels: tuple[float, ...] = (-3.0, 0.0, 3.0)
-    momentum: float = 0.9
-    learn_levels: bool = True
-    diagonal_in_stats: bool = False
-    freeze_batch_norm: bool = False
-    validation: float = 0.0
-    augment: bool = True
-    evaluate_every: int = 50
-    device: str = "auto"
-    data_root: str | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = type(field.default)
-            if kind is tuple and isinstance(value, list | tuple):
-                item = int if field.name == "lr_steps" else float
-                if any(isinstance(v, bool) or not isinstance(v, int | item) for v in value):
-                    raise TypeError(f"{field.name} must be a list of {item.__name__}, got {value!r}")
-                object.__setattr__(self, field.name, tuple(item(v) for v in value))
-            elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, float(value))
-            elif field.name == "data_root" and value is not None:
-                object.__setattr__(self, field.name, str(value))
-            elif kind is not type(None) and type(value) is not kind:
-                raise TypeError(f"{field.name} must be {kind.__name__}, got {value!r}")
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {sorted(METHODS)}, got {self.method!r}")
-        least_of = {"dim": 1, "seed": 0, "iterations": 1, "batch_size": 4, "per_class": 2}
-        for name, least in (least_of | {"evaluate_every": 1}).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "margin", "mdr_weight", "level_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
-        for name in ("momentum", "validation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        MDR(self.levels, self.momentum)  # checks the levels
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> "Config":
-        """A Config from a mapping; ValueError names the keys that are not fields."""
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)}, key=str)
-        if unknown:
-            raise ValueError(f"unknown Config keys {unknown}; known are {[f.name for f in fields(cls)]}")
-        return cls(**values)
 
 
 def pick_device(name: str) -> torch.device:
@@ -124,16 +43,13 @@ def pick_device(name: str) -> torch.device:
 def run(config: Config, out_dir: str | Path) -> Result:
     """Train and evaluate `config`; leave result.json, history.csv, checkpoint.pt and arrays in `out_dir`.
 
-    The same call goes on with an interrupted run and returns the Result of a finished one at once. On a CPU
-    an interrupted run ends with the same bits as an uninterrupted one. distances.npz holds histograms of
-    normalized distances per evaluation; embeddings.npz the test embeddings, labels and nearest neighbours.
+    With mode "evaluate" nothing is trained, and there is no checkpoint. In-Shop is tested by its queries in
+    its gallery. The same call goes on with an interrupted run and returns the Result of a finished one at
+    once. On a CPU an interrupted run ends with the same bits as an uninterrupted one.
+    distances.npz holds histograms of normalized distances per evaluation; embeddings.npz the test
+    embeddings, labels and nearest neighbours, and the gallery's embeddings and labels where there is one.
     Raises ValueError when out_dir holds another experiment, naming what differs.
     """
-    if config.dataset in ON_DISK:
-        raise ValueError(
-            f"{config.dataset} cannot be trained on yet: its photographs stay on disk, and the trainer takes "
-            f"images in memory; choose one of {sorted(IN_MEMORY)}"
-        )
     out_dir = Path(out_dir)
     path = out_dir / "checkpoint.pt"
     if (out_dir / "result.json").exists():
@@ -146,11 +62,14 @@ def run(config: Config, out_dir: str | Path) -> Result:
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
-    train, test = (load(config.dataset, split, config.data_root) for split in ("train", "test"))
-    data = {split.split: {"images": len(split), "fingerprint": split.fingerprint} for split in (train, test)}
+    names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
+    sets = {name: load(config.dataset, name, config.data_root) for name in names}
+    data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
+    if config.weights is not None:
+        data["weights"] = {"fingerprint": _fingerprint(config.weights)}
     if state is not None and state["data"] != data:
         raise ValueError(f"{path} was trained on {state['data']}, which is now {data}; choose another folder")
-    trainer = _trainer(config, train, test, device)
+    trainer = _trainer(config, sets, device)
     if state is not None:
         trainer.load_state_dict(state)
     before = torch.are_deterministic_algorithms_enabled()
@@ -167,15 +86,17 @@ def run(config: Config, out_dir: str | Path) -> Result:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill
-    chosen = trainer.best if config.validation else len(trainer.history) - 1
-    if config.validation:
+    chosen = len(trainer.history) - 1
+    if trainer.keep_best:
+        chosen = trainer.best
         trainer.model.load_state_dict(trainer.best_weights)
+    if config.mode == "train" and trainer.keep_best:
         checkpoint.save(path, about | trainer.state_dict())  # its model is the one that the result is of
-    _write_arrays(trainer, test, out_dir)
+    _write_arrays(trainer, out_dir)
     result = Result(
         config=_plain(config),
         metrics={k: v for k, v in trainer.history[chosen].items() if k.startswith(("recall", "r_", "map"))},
-        selected_by="validation" if config.validation else "last",
+        selected_by="validation" if config.validation else "test" if config.select_by_test else "last",
         seconds=round(trainer.seconds, 3),
         environment=results.environment(device),
         git=results.git(),
@@ -186,55 +107,106 @@ def run(config: Config, out_dir: str | Path) -> Result:
     return result
 
 
-def _trainer(config: Config, train: ImageSet, test: ImageSet, device: torch.device) -> Trainer:
+def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Trainer:
     checkpoint.seed_everything(config.seed)
     normalize, with_mdr = METHODS[config.method]
-    model = build_embedder(config.backbone, config.dim, normalize, freeze_batch_norm=config.freeze_batch_norm)
+    model = build_embedder(
+        config.backbone,
+        config.dim,
+        normalize,
+        pretrained=config.pretrained,
+        weights=config.weights,
+        freeze_batch_norm=config.freeze_batch_norm,
+        pooling=config.pooling,
+    )
     mdr = None
     if with_mdr:
         mdr = MDR(config.levels, config.momentum, config.learn_levels, config.diagonal_in_stats).to(device)
     generator = Generator(device=device).manual_seed(config.seed)
+    workers = config.workers
+    if workers < 0:  # a CPU's cores are all busy training
+        workers = default_workers() if device.type == "cuda" else 0
+
+    def images_of(part: ImageSet | ImageFiles) -> Tensor | Photographs:
+        if isinstance(part, ImageSet):
+            return part.images.to(device)
+        every = torch.arange(len(part))
+        return Photographs(part, every, config.image_size, workers, config.cache_images, device)
+
+    images = {name: images_of(part) for name, part in sets.items()}
+    train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
-    images, labels = train.images[kept].to(device), train.labels[kept].unique(return_inverse=True)[1]
-    splits = {"train": (images, labels), "test": (test.images.to(device), test.labels)}
+    splits = {"train": (images["train"][kept], train.labels[kept].unique(return_inverse=True)[1])}
+    test = "query" if "query" in sets else "test"
+    splits["test"] = (images[test], sets[test].labels)
+    if "gallery" in sets:
+        splits["gallery"] = (images["gallery"], sets["gallery"].labels)
     if config.validation:
-        splits["validation"] = (train.images[held_out].to(device), train.labels[held_out])
-    sampler = PKBatchSampler(labels, config.batch_size, config.per_class, config.iterations, seed=config.seed)
+        splits["validation"] = (images["train"][held_out], train.labels[held_out])
+    iterations = config.iterations if config.mode == "train" else 0
+    pictures, labels = splits["train"]
+    sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, seed=config.seed)
+    loading_rate = None
+    if isinstance(pictures, Photographs):
+        spent: list[float] = []  # by a process on each batch
+        batches = pictures.training(labels, sampler, config.seed, config.augment, spent)
+
+        def loading_rate() -> float:
+            return config.batch_size * len(spent) / sum(spent) * max(workers, 1)
+    else:
+        batches = in_memory(pictures, labels.to(device), sampler, generator, config.augment)
+    keep_best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
     return Trainer(
         model=model.to(device),
         loss=TripletLoss(config.margin, generator=generator),
         mdr=mdr,
-        images=images,
-        labels=labels.to(device),
+        batches=batches,
         sampler=sampler,
-        evaluate=Evaluation(splits),
+        evaluate=Evaluation(splits, config.recall_at),
         generator=generator,
         lr=config.lr,
         lr_steps=config.lr_steps,
+        lr_decay=config.lr_decay,
         weight_decay=config.weight_decay,
         mdr_weight=config.mdr_weight,
         level_weight=config.level_weight,
         evaluate_every=config.evaluate_every,
-        augment=config.augment,
-        keep_best="validation_recall@1" if config.validation else None,
+        bf16=config.bf16,
+        channels_last=config.channels_last,
+        compile=config.compile,
+        keep_best=keep_best,
+        loading_rate=loading_rate,
     )
 
 
-def _write_arrays(trainer: Trainer, test: ImageSet, out_dir: Path) -> None:
+def _write_arrays(trainer: Trainer, out_dir: Path) -> None:
     stacked = {k: np.stack([s[k].numpy() for s in trainer.snapshots]) for k in trainer.snapshots[0]}
     iterations = np.array([row["iteration"] for row in trainer.history])
     histograms = {"edges": EDGES.numpy(), "iterations": iterations} | stacked
-    x = embed(trainer.model, test.images.to(trainer.images.device)).cpu()
-    neighbours = search(x, k=min(NEIGHBOURS, len(x) - 1))[1]
-    found = {"embeddings": x.numpy(), "labels": test.labels.numpy(), "neighbours": neighbours.numpy()}
+    splits = trainer.evaluate.splits
+    x = embed(trainer.model, splits["test"][0]).cpu()
+    found = {"embeddings": x.numpy(), "labels": splits["test"][1].numpy()}
+    gallery = None
+    if "gallery" in splits:
+        gallery = embed(trainer.model, splits["gallery"][0]).cpu()
+        found |= {"gallery_embeddings": gallery.numpy(), "gallery_labels": splits["gallery"][1].numpy()}
+    there = len(x) - 1 if gallery is None else len(gallery)
+    found["neighbours"] = search(x, gallery, k=min(NEIGHBOURS, there))[1].numpy()
     for name, arrays in (("distances.npz", histograms), ("embeddings.npz", found)):
         checkpoint.write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
 
 
+def _fingerprint(weights: str) -> str:
+    """16 hex digits of the sha256 of a file of weights."""
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def _plain(config: Config) -> dict[str, Any]:
-    """The Config as JSON knows it; data_root is left out, as it names a place on a machine."""
+    """The Config as JSON, without what names a place on a machine: data_root, the folder of weights."""
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
-    return values | {"data_root": None}
+    weights = None if config.weights is None else Path(config.weights).name
+    return values | {"data_root": None, "weights": weights}
 
 
 def _refuse_other(config: Config, found: dict[str, Any], out_dir: Path) -> None:

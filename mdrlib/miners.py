@@ -2,8 +2,10 @@
 
 Every miner is f(embeddings (N, D), labels (N,), generator=None) -> (anchor, positive, negative), three
 int64 vectors of equal length on the embeddings' device. All but `all_triplets` give each ordered pair of
-one class (anchor, positive) one negative. Nothing here is differentiated. Each raises TypeError or
-ValueError for bad embeddings or labels, and ValueError for a batch without a positive or a negative pair.
+one class (anchor, positive) one negative. Nothing here is differentiated, and nothing larger than N x N is
+held but the triplets themselves. Each raises TypeError or ValueError for bad embeddings or labels, and
+ValueError for a batch without a positive or a negative pair. Labels on the CPU keep the CPU from waiting for
+a GPU that holds the embeddings; NaN among these is then not noticed here (`checks.embeddings`).
 """
 
 import torch
@@ -19,26 +21,39 @@ Triplets = tuple[Tensor, Tensor, Tensor]
 # does, and farther ones, which a margin no longer reaches, not at all.
 NEAREST, FARTHEST = 0.5, 1.4
 
+CHUNK = 2**22  # numbers held at once: 16 MB in float32
+
 
 def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Checked detached embeddings, anchor and positive of every positive pair, and the negatives (N, N)."""
-    x = checks.embeddings(embeddings).detach()
-    labels = checks.labels(labels, len(x)).to(x.device)
-    same = labels[:, None] == labels[None, :]
-    anchor, positive = (same & ~torch.eye(len(x), dtype=torch.bool, device=x.device)).nonzero(as_tuple=True)
+    x = checks.embeddings(embeddings, wait=False).detach()
+    labels = checks.labels(labels, len(x))
+    same = labels[:, None] == labels
+    anchor, positive = same.clone().fill_diagonal_(False).nonzero(as_tuple=True)
     if len(anchor) == 0:
         raise ValueError(
             f"no class has two members among these {len(x)} labels: draw batches with PKBatchSampler"
         )
-    if same.all():
+    if len(anchor) == len(x) * (len(x) - 1):
         raise ValueError(f"all {len(x)} labels are equal: a triplet needs a negative of another class")
-    return x, anchor, positive, ~same
+    return x, anchor.to(x.device), positive.to(x.device), ~same.to(x.device)
 
 
-def _draw(weights: Tensor, generator: Generator | None) -> Tensor:
-    """One column of each row of weights (P, N), by weight. A generator of another device draws there."""
+def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
+    """A column for every one of `rows` (P,), by that row's weights (N, N), which are 0 or more.
+
+    By the inverse of the cumulative weights, all rows laid end to end: row i goes from i to i + 1. So each
+    row is summed once however many draws it gets. A generator of another device draws there.
+    """
+    count = weights.shape[1]
+    cumulative = weights.double().cumsum(dim=1)
+    cumulative = cumulative / cumulative[:, -1:] + torch.arange(len(weights), device=weights.device)[:, None]
     device = weights.device if generator is None else generator.device
-    return torch.multinomial(weights.to(device), 1, generator=generator)[:, 0].to(weights.device)
+    # In float32, whose last step before 1 is far from lost in row + draw; a column without weight spans
+    # nothing, and the first sum beyond the draw is never its own.
+    where = rows + torch.rand(len(rows), generator=generator, device=device).to(weights.device).double()
+    found = torch.searchsorted(cumulative.flatten(), where, right=True) - rows * count
+    return found.clamp(0, count - 1)  # only NaN leads elsewhere
 
 
 def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
@@ -51,7 +66,7 @@ def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None
 def random_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
     """Any negative, each as likely."""
     _, anchor, positive, negatives = _pairs(embeddings, labels)
-    return anchor, positive, _draw(negatives[anchor].float(), generator)
+    return anchor, positive, _draw(negatives, anchor, generator)
 
 
 def hard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
@@ -68,11 +83,15 @@ def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator 
     """
     x, anchor, positive, negatives = _pairs(embeddings, labels)
     d = pairwise_distances(x)
-    candidates = d[anchor]
-    farther = negatives[anchor] & (candidates > d[anchor, positive, None])
-    nearest = candidates.masked_fill(~farther, torch.inf).argmin(dim=1)
-    farthest = candidates.masked_fill(~negatives[anchor], -torch.inf).argmax(dim=1)
-    return anchor, positive, torch.where(farther.any(dim=1), nearest, farthest)
+    nearest = torch.empty_like(anchor)
+    # Some pairs at a time: with few classes there are N^2 of them, each with N candidates.
+    for part in torch.arange(len(anchor), device=x.device).split(max(1, CHUNK // len(x))):
+        a = anchor[part]
+        candidates = d[a].masked_fill(~negatives[a], -torch.inf)
+        farther = candidates > d[a, positive[part], None]
+        beyond = candidates.masked_fill(~farther, torch.inf).argmin(dim=1)
+        nearest[part] = torch.where(farther.any(dim=1), beyond, candidates.argmax(dim=1))
+    return anchor, positive, nearest
 
 
 def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
@@ -84,7 +103,7 @@ def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
     weigh nothing; a row left without weight is uniform over its negatives. negatives: (N, N) bool, one or
     more a row.
     """
-    embeddings = checks.embeddings(embeddings)
+    embeddings = checks.embeddings(embeddings, wait=False)
     dimension = embeddings.shape[1]
     d = pairwise_distances(normalize(embeddings, dim=1)).clamp_min(NEAREST)
     reachable = negatives & (d < FARTHEST)
@@ -100,4 +119,4 @@ def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
 def distance_weighted(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
     """A negative drawn with weight inverse to the density of its distance: see `distance_weights`."""
     x, anchor, positive, negatives = _pairs(embeddings, labels)
-    return anchor, positive, _draw(distance_weights(x, negatives)[anchor], generator)
+    return anchor, positive, _draw(distance_weights(x, negatives), anchor, generator)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdrlib.datasets.files import open_image
 from mdrlib.palette import GROUPS, LIGHT, MARKERS, NEGATIVE, POSITIVE, WIDTH, array, figure, text_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from mdrlib.datasets import ImageFiles
 
 LEGEND = 35  # groups; beyond, colours and markers repeat too often to tell them apart
 
@@ -129,6 +132,24 @@ def retrieval_gallery(images: Any, labels: Any, queries: Any, neighbours: Any, k
         ax.text(x + 0.5, -0.08, rank or "query", ha="center", va="bottom", color=text_color(muted=True))
     _bare(ax, left[-1] + 1, rows - 0.16, top=0.4)
     return fig
+
+
+def photograph_gallery(
+    queries: ImageFiles, gallery: ImageFiles, chosen: Any, neighbours: Any, k: int = 8, size: int = 96
+) -> Figure:
+    """`retrieval_gallery` of photographs, opened from disk and squeezed into squares of `size` pixels.
+
+    chosen (Q,) indices of queries; neighbours (N, K) indices of gallery, row i the nearest of query i,
+    K >= k. queries and gallery may be one split: the classes of both must be numbered alike.
+    """
+    chosen, neighbours = array(chosen, "chosen", 1, int), array(neighbours, "neighbours", 2, int)
+    near = neighbours[chosen, :k]
+    paths = [queries.paths[i] for i in chosen] + [gallery.paths[j] for j in near.ravel()]
+    images = np.stack([np.asarray(open_image(path).resize((size, size))) for path in paths])
+    labels = np.concatenate([queries.labels[chosen], gallery.labels[near.ravel()]])
+    rows = np.zeros((len(paths), near.shape[1]), dtype=int)  # those below the queries are not drawn
+    rows[: len(chosen)] = np.arange(len(chosen), len(paths)).reshape(near.shape)
+    return retrieval_gallery(np.moveaxis(images, 3, 1), labels, np.arange(len(chosen)), rows, k)
 
 
 def image_grid(images: Any, rows: int, titles: Sequence[str] | None = None) -> Figure:

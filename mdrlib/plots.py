@@ -27,7 +27,7 @@ from mdrlib.palette import (
     text_color,
     theme,
 )
-from mdrlib.pictures import embedding_map, image_grid, retrieval_gallery, umap_coordinates
+from mdrlib.pictures import embedding_map, image_grid, photograph_gallery, retrieval_gallery, umap_coordinates
 from mdrlib.player import frames
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ __all__ = [
     "NEGATIVE", "POSITIVE", "distance_histogram", "distance_strip", "distances_to_levels", "embedding_map",
     "frames", "image_grid", "level_colors", "level_occupancy", "level_shares", "level_trajectories",
     "loss_curves", "method_styles", "metric_bars", "nearest_level", "outlined_histograms", "pair_matrix",
-    "point_map", "recall_curves", "retrieval_gallery", "theme", "umap_coordinates",
+    "photograph_gallery", "point_map", "recall_curves", "retrieval_gallery", "theme", "umap_coordinates",
 ]  # fmt: skip
 
 History = Sequence[Mapping[str, Any]]  # rows with "iteration" and values by name; None and NaN are left out

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,10 @@ from torch import Generator, Tensor, nn
 
 from mdrlib import checkpoint
 from mdrlib.datasets import PKBatchSampler
-from mdrlib.datasets.transforms import random_affine, to_float
 from mdrlib.mdr import MDR
 from mdrlib.progress import Progress
 from mdrlib.results import Row
 
-LR_DECAY = 0.2  # the authors' factor at each step
 SAVE_SECONDS = 15  # between checkpoints
 # Returns the metrics of a model, and arrays to keep beside them.
 Evaluate = Callable[[nn.Module], tuple[dict[str, float], dict[str, Tensor]]]
@@ -25,12 +23,15 @@ Evaluate = Callable[[nn.Module], tuple[dict[str, float], dict[str, Tensor]]]
 class Trainer:
     """One training run of `model` with L = loss + mdr_weight * L_MDR + level_weight * sum of squared levels.
 
-    images (N, C, H, W) uint8 and labels (N,) stay on the model's device; `sampler` draws the batches,
-    `generator` (same device) all that is random in a step. mdr None trains with the loss alone. lr is
-    multiplied by 0.2 at each iteration of lr_steps. Weight decay leaves the levels to level_weight alone.
-    On a GPU the network runs in bfloat16; losses and distances never do.
+    batches: pairs of images (B, C, H, W) float32 in [0, 1] and labels (B,) on the model's device, from where
+    `sampler` stands to its end (see `mdrlib.batches`); `generator` (same device) draws all that is random
+    besides. mdr None trains with the loss alone. lr is multiplied by lr_decay at each iteration of lr_steps.
+    Weight decay leaves the levels to level_weight alone.
+    bf16 runs the network in bfloat16, losses and distances never; channels_last lays its tensors out so;
+    compile runs it through torch.compile in training.
     `history` gets a row per evaluation: every `evaluate_every` iterations, at the first and at the last.
     keep_best: the metric whose best evaluation is remembered in `best` (its row) and `best_weights`.
+    loading_rate: images a second that loading alone would give, for the history; None for those in memory.
     """
 
     def __init__(
@@ -38,36 +39,43 @@ class Trainer:
         model: nn.Module,
         loss: nn.Module,
         mdr: MDR | None,
-        images: Tensor,
-        labels: Tensor,
+        batches: Iterable[tuple[Tensor, Tensor]],
         sampler: PKBatchSampler,
         evaluate: Evaluate,
         generator: Generator,
         lr: float,
         lr_steps: tuple[int, ...] = (),
+        lr_decay: float = 0.2,
         weight_decay: float = 0.0,
         mdr_weight: float = 0.0,
         level_weight: float = 0.0,
         evaluate_every: int = 100,
-        augment: bool = True,
+        bf16: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
         keep_best: str | None = None,
+        loading_rate: Callable[[], float] | None = None,
     ) -> None:
         self.model, self.loss, self.mdr, self.sampler = model, loss, mdr, sampler
-        self.images, self.labels = images, labels
-        self.evaluate, self.generator = evaluate, generator
+        self.batches, self.evaluate, self.generator = batches, evaluate, generator
         self.mdr_weight, self.level_weight = mdr_weight, level_weight
-        self.evaluate_every, self.augment = evaluate_every, augment
+        self.evaluate_every, self.bf16 = evaluate_every, bf16
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.forward = torch.compile(model) if compile else model  # evaluations take the model as it is
         groups = [{"params": list(model.parameters()), "weight_decay": weight_decay}]
         if mdr is not None:
             groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})
         self.optimizer = torch.optim.Adam(groups, lr=lr)
-        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(lr_steps), LR_DECAY)
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(lr_steps), lr_decay)
         self.iteration, self.seconds, self.training_seconds = 0, 0.0, 0.0
         self.history: list[Row] = []
         self.snapshots: list[dict[str, Tensor]] = []  # arrays of each evaluation
         self.keep_best, self.best, self.best_weights = keep_best, -1, {}
+        self.loading_rate = loading_rate
         # Sums since the last evaluation, on the device: reading them every step would make it wait.
-        self.sums = torch.zeros(2, dtype=torch.float64, device=images.device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=next(model.parameters()).device)
         self.since = 0  # iterations in the sums
 
     def fit(self, path: Path, name: str, about: dict[str, Any], report: Callable[[list[Row]], None]) -> None:
@@ -81,14 +89,14 @@ class Trainer:
         if not self.history:
             self._evaluate()
             report(self.history)
-        for indices in self.sampler:
-            started = time.perf_counter()
-            self._step(indices)
+        started = time.perf_counter()
+        for images, labels in self.batches:
+            self._step(images, labels)
             self.iteration += 1
             self.since += 1
             progress.update(self.iteration, lambda: self.sums[0].item() / self.since)
             now = time.perf_counter()
-            self.training_seconds += now - started
+            self.training_seconds += now - started  # with the wait for the batch
             self.seconds, clock = self.seconds + now - clock, now
             due = self.iteration == len(self.sampler) or self.iteration % self.evaluate_every == 0
             if due:
@@ -97,18 +105,16 @@ class Trainer:
             if due or now - saved > SAVE_SECONDS:
                 checkpoint.save(path, about | self.state_dict())
                 saved = time.perf_counter()
+            started = time.perf_counter()
         self.seconds += time.perf_counter() - clock  # of the last evaluation
         progress.close()
 
-    def _step(self, indices: list[int]) -> None:
+    def _step(self, images: Tensor, labels: Tensor) -> None:
         self.model.train()
-        index = torch.as_tensor(indices, device=self.images.device)
-        images = to_float(self.images[index])
-        if self.augment:
-            images = random_affine(images, self.generator)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-            self.embeddings = self.model(images)
-        loss = self.loss(self.embeddings, self.labels[index])
+        images = images.contiguous(memory_format=self.layout)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            self.embeddings = self.forward(images)
+        loss = self.loss(self.embeddings, labels)
         regularizer, total = torch.zeros_like(loss), loss
         if self.mdr is not None:
             regularizer = self.mdr(self.embeddings)
@@ -134,6 +140,8 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "loss": loss if trained else None,
         }
+        if self.loading_rate is not None:
+            row["loader_images_per_second"] = round(self.loading_rate(), 1) if trained else None
         if self.mdr is not None:
             row["regularizer"] = regularizer if trained else None
             row["running_mean"] = self.mdr.running_mean.item() if trained else None

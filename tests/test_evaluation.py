@@ -100,7 +100,7 @@ def test_whole_classes_work_with_gaps_between_the_labels():
 
 def test_evaluation_names_metrics_and_histograms_by_split():
     model, labels = network(), torch.arange(20).repeat_interleave(4)
-    given = {name: (images(80, seed), labels) for seed, name in enumerate(("train", "test", "validation"))}
+    given = {name: (images(80), labels) for seed, name in enumerate(("train", "test", "validation"))}
     metrics, histograms = Evaluation(given)(model)
     names = ["recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"]
     assert list(metrics) == names + [f"validation_{name}" for name in names]
@@ -125,3 +125,19 @@ def test_evaluation_counts_distances_of_some_classes_and_searches_all(monkeypatc
     assert metrics == evaluate(x, labels)
     some = (labels == 0) | (labels == 4)
     assert torch.equal(histograms["test_negative"], distance_histograms(x[some], labels[some])[1])
+
+
+def test_the_test_split_is_searched_in_the_gallery_where_there_is_one():
+    model, labels = network(), torch.arange(20).repeat_interleave(4)
+    query, gallery = (images(80), labels), (images(100, 5), torch.arange(100) % 25)
+    metrics, histograms = Evaluation({"test": query, "gallery": gallery}, ks=(1, 10, 50))(model)
+    found = [embed(model, part) for part, _ in (query, gallery)]
+    assert metrics == evaluate(found[0], labels, found[1], gallery[1], ks=(1, 10, 50))
+    assert list(metrics) == ["recall@1", "recall@10", "recall@50", "r_precision", "map@r"]
+    assert set(histograms) == {"test_positive", "test_negative"}
+
+
+def test_embed_takes_batches_too():
+    model = network()
+    parts = list(images(50).split([20, 29, 1]))
+    torch.testing.assert_close(embed(model, parts), embed(model, images(50)))

@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from mdrlib import checkpoint, experiment, trainer
-from mdrlib.datasets import glyphs, load, omniglot
+from mdrlib.batches import in_memory
+from mdrlib.datasets import PKBatchSampler, glyphs, load, omniglot
 from mdrlib.datasets.sampling import split_classes
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, pick_device, run
+from mdrlib.losses import TripletLoss
 from mdrlib.models import Embedder, build_embedder
 from mdrlib.results import load_run
 
@@ -54,7 +56,7 @@ def runs(tmp_path_factory):
 def quick_model(monkeypatch):
     """A network of milliseconds, with batch norm, in place of the small one."""
 
-    def build(backbone, dim, normalize, freeze_batch_norm):
+    def build(backbone, dim, normalize, freeze_batch_norm, **_):
         layers = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(64))
         return Embedder(layers, 64, dim, normalize, freeze_batch_norm)
 
@@ -293,15 +295,15 @@ def test_a_run_that_dies_before_any_of_its_writes_ends_with_the_same_bits(tmp_pa
 
 PROCESS = """
 import os, time
-from mdrlib import trainer
+from mdrlib import batches, trainer
 from mdrlib.datasets import glyphs
 from mdrlib.experiment import Config, run
 for name, value in tiny.items():
     setattr(glyphs, name, value)
 trainer.SAVE_SECONDS = save_seconds
 # Slow enough for a kill to hit its moment on any machine.
-turn = trainer.random_affine
-trainer.random_affine = lambda *images: time.sleep(0.03) or turn(*images)
+turn = batches.random_affine
+batches.random_affine = lambda *images: time.sleep(0.03) or turn(*images)
 os.fsync = lambda number: time.sleep(0.03)
 run(Config(**config), folder)
 """
@@ -437,19 +439,24 @@ def test_unknown_keys_are_named():
 
 
 WRONG_TYPES = {
-    "dim seed iterations batch_size": (1.0, "4", None, True),
+    "dim seed iterations batch_size image_size workers": (1.0, "4", None, True),
     "lr margin momentum validation": ("0.1", None, False),
-    "learn_levels augment freeze_batch_norm": (1, "yes", None),
+    "learn_levels augment freeze_batch_norm pretrained compile bf16 channels_last": (1, "yes", None),
     "dataset method backbone device": (1, None, ["a"]),
-    "lr_steps": (10, [1.5], ["1"], [True], None, "12"),
+    "weights data_root": (1, True, ["a"]),
+    "lr_steps recall_at": (10, [1.5], ["1"], [True], None, "12"),
     "levels": (1.0, ["a"], [None], [False], None, "12"),
 }
 OUT_OF_RANGE = {
     "dim iterations batch_size per_class evaluate_every": (0, -1),
+    "image_size": (31,),
+    "workers": (-2,),
+    "recall_at": ([], [0, 1], [2, 4]),
+    "mode pooling": ("no such",),
     "per_class": (1,),
     "batch_size": (3,),
     "seed": (-1,),
-    "lr weight_decay margin mdr_weight level_weight": (-1e-9, float("nan"), float("inf")),
+    "lr lr_decay weight_decay margin mdr_weight level_weight": (-1e-9, float("nan"), float("inf")),
     "momentum validation": (1, -0.1, float("nan")),
     "levels": ([], [float("nan")], [float("inf"), 0]),
     "method": ("mdr",),
@@ -465,7 +472,70 @@ def test_other_types_and_values_out_of_range_are_refused_by_name(cases, error):
                     Config(**{name: value})
 
 
-def test_photographs_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="inshop cannot be trained on yet.*'omniglot'"):
-        run(Config(dataset="inshop"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_the_authors_way_is_to_select_by_the_test_set(tmp_path, quick_model):
+    result = run(replace(CONFIG, select_by_test=True, iterations=24, lr=0.05), tmp_path)
+    scores = [row["recall@1"] for row in result.history]
+    assert result.selected_by == "test" and result.metrics["recall@1"] == max(scores)
+    assert max(scores) > scores[-1], "otherwise this test shows nothing"
+    found = arrays(tmp_path)
+    d = distances(found["embeddings"])
+    np.fill_diagonal(d, np.inf)
+    right = (found["labels"][d.argmin(1)] == found["labels"]).mean()
+    assert right == pytest.approx(max(scores), abs=0.013)
+    with pytest.raises(ValueError, match="select_by_test and validation both choose"):
+        replace(CONFIG, select_by_test=True, validation=0.5)
+
+
+def test_the_learning_rate_falls_by_its_factor(tmp_path, quick_model):
+    result = run(replace(CONFIG, lr_steps=(3, 5), lr_decay=0.5), tmp_path)
+    assert [row["lr"] for row in result.history] == [1e-3, 5e-4, 2.5e-4]
+
+
+@pytest.mark.parametrize("switch", ["bf16", "channels_last"])
+def test_layout_and_precision_change_the_step_and_hardly_the_loss(tmp_path, switch):
+    plain, other = (run(replace(CONFIG, **{switch: on}), tmp_path / str(on)) for on in (False, True))
+    first, second = (result.history[1]["loss"] for result in (plain, other))
+    assert second == pytest.approx(first, rel=0.15)
+    assert (first != second) or switch == "channels_last"  # which the small network always has
+    a, b = (arrays(tmp_path / str(on))["embeddings"] for on in (False, True))
+    assert a.dtype == b.dtype == np.float32
+    assert plain.history[0] | {"seconds": 0} == other.history[0] | {"seconds": 0}, "evaluations stay float32"
+
+
+def test_a_network_is_laid_out_channels_last_when_asked(tmp_path):
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            seen.append((x.is_contiguous(memory_format=torch.channels_last), self.layer.weight.stride(1)))
+            return self.layer(x).mean((2, 3))
+
+    for on in (False, True):
+        generator = torch.Generator()
+        labels = torch.arange(4).repeat_interleave(2)
+        pictures = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
+        sampler = PKBatchSampler(labels, 8, 2, 1)
+        batches = in_memory(pictures, labels, sampler, generator, False)
+        model, loss = Watched(), TripletLoss(0.2, generator=generator)
+        evaluate = lambda model: ({"recall@1": 0.0}, {})  # noqa: E731
+        made = trainer.Trainer(
+            model, loss, None, batches, sampler, evaluate, generator, lr=0.1, channels_last=on
+        )
+        made.fit(tmp_path / "c.pt", "a run", {}, lambda history: None)
+    assert seen == [(False, 9), (True, 1)]
+
+
+def test_a_compiled_network_trains_as_the_plain_one(tmp_path, monkeypatch):
+    # Traced by torch.compile, then run as it is: generating code would take a minute and a half.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    config = replace(CONFIG, iterations=2, evaluate_every=1)
+    plain, compiled = (run(replace(config, compile=on), tmp_path / str(on)) for on in (False, True))
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    for row, other in zip(plain.history[1:], compiled.history[1:], strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], rel=1e-4)
+    weights = [checkpoint.load(tmp_path / str(on) / "checkpoint.pt")["model"] for on in (False, True)]
+    assert weights[0].keys() == weights[1].keys(), "a checkpoint does not tell that it was compiled"

@@ -24,7 +24,7 @@ FLOORS = (
     ("checks",),
     ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "allocator"),
     ("mdr", "miners", "losses", "plots", "palette", "pictures", "diagrams", "player"),
-    ("trainer", "progress", "evaluation", "explorers"),
+    ("trainer", "progress", "evaluation", "explorers", "config", "batches"),
     ("experiment",),
     ("__init__", "__main__"),
 )  # fmt: skip

@@ -409,6 +409,27 @@ def test_retrieval_gallery_refuses(change, words):
         plots.retrieval_gallery(**good | change)
 
 
+def test_photograph_gallery_opens_what_it_shows(tmp_path):
+    """Query and gallery are two splits, numbered alike; each picture is of the colour of its file."""
+    from PIL import Image
+
+    from mdrlib.datasets import ImageFiles
+
+    def split(name, colors, labels):
+        files = [f"{name}{k}.png" for k in range(len(colors))]
+        for file, color in zip(files, colors, strict=True):
+            Image.new("RGB", (12, 9), color).save(tmp_path / file)
+        return ImageFiles("inshop", name, tmp_path, files, torch.tensor(labels), ["a", "b"])
+
+    red, green, blue = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+    queries, gallery = split("query", [red, green, blue], [0, 1, 1]), split("gallery", [blue, green], [1, 0])
+    fig = plots.photograph_gallery(queries, gallery, [2], [[0, 0], [0, 0], [1, 0]], k=2, size=8)
+    shown = [np.asarray(image.get_array()) for image in fig.axes[0].images]
+    assert [image.shape for image in shown] == [(8, 8, 3)] * 3
+    assert [int(image[0, 0].argmax()) for image in shown] == [2, 1, 2]  # the query, then its nearest
+    assert [text.get_text() for text in fig.axes[0].texts][:2] == ["\N{BALLOT X}", "\N{CHECK MARK}"]
+
+
 def test_image_grid_shows_dark_strokes_on_light_paper():
     for images in (drawings(6), drawings(6) / 255, 255 - drawings(6)):
         ax = plots.image_grid(images, rows=2, titles=["first row", "second row"]).axes[0]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mdrlib import MDR, checkpoint, trainer
+from mdrlib.batches import in_memory
 from mdrlib.datasets import PKBatchSampler
 from mdrlib.losses import TripletLoss
 from mdrlib.miners import all_triplets
@@ -40,20 +41,22 @@ def small_model():
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(SIZE * SIZE), nn.Linear(SIZE * SIZE, 4))
 
 
-def make(model=None, loss=None, mdr=None, iterations=6, evaluate=None, sampler=None, **settings):
-    """A Trainer of a linear model on IMAGES, 4 classes x 3 a batch, without augmentation."""
+def make(
+    model=None, loss=None, mdr=None, iterations=6, evaluate=None, augment=False, images=IMAGES, **settings
+):
+    """A Trainer of a linear model on images, 4 classes x 3 a batch, without augmentation."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
+    sampler = PKBatchSampler(LABELS, 12, 3, iterations)
     return Trainer(
         model=model or Linear(),
         loss=loss or TripletLoss(0.2, generator=generator),
         mdr=mdr,
-        images=IMAGES,
-        labels=LABELS,
-        sampler=sampler or PKBatchSampler(LABELS, 12, 3, iterations),
+        batches=in_memory(images, LABELS, sampler, generator, augment),
+        sampler=sampler,
         evaluate=evaluate or (lambda model: ({"recall@1": 0.5}, {"count": torch.tensor([1])})),
         generator=generator,
-        **({"lr": 0.01, "augment": False} | settings),
+        **({"lr": 0.01} | settings),
     )
 
 
@@ -145,8 +148,7 @@ def test_without_mdr_the_weights_of_its_terms_do_nothing(tmp_path):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_batch_norm_keeps_its_statistics(tmp_path, frozen):
     model = build_embedder("small", 4, "mean-distance", freeze_batch_norm=frozen)
-    made = make(model=model, iterations=1)
-    made.images = torch.nn.functional.interpolate(IMAGES, size=32)
+    made = make(model=model, iterations=1, images=torch.nn.functional.interpolate(IMAGES, size=32))
     before = {key: value.clone() for key, value in model.named_buffers()}
     fit(made, tmp_path)
     assert len(before) == 12

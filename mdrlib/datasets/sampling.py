@@ -1,5 +1,6 @@
 """Batches of P classes with K images each, the form that pair and triplet losses need; classes held out."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,10 +9,11 @@ from torch import Tensor
 
 
 class PKBatchSampler:
-    """Gives `iterations` lists of batch_size indices: batch_size // per_class classes, per_class images each.
+    """Gives `iterations` lists of batch_size indices: batch_size / per_class classes, per_class images each.
 
     labels: (N,) integers, the class of each image. Classes of a batch are distinct; so are the images of a
-    class, unless it has fewer than per_class: then all of them come, and come again.
+    class, unless it has fewer than per_class: then all of them come, and come again. Where batch_size is no
+    multiple of per_class, one more class gives what is missing, as in the authors' 256 with 3 a class.
     Batch t depends on (labels, seed, t) alone, so that a run can go on anywhere: `position` is the number of
     batches given, and iterating continues there. Iterating again after the end starts over.
     rank, world_size: every process draws the same batch and keeps its own share of the classes, a contiguous
@@ -39,11 +41,14 @@ class PKBatchSampler:
                 raise TypeError(f"{name} must be an integer, got {value!r}")
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if batch_size % per_class:
-            raise ValueError(f"batch_size must be a multiple of per_class, got {batch_size} and {per_class}")
         if rank >= world_size:
             raise ValueError(f"rank must be below world_size, got {rank} of {world_size}")
-        wanted = batch_size // per_class
+        if batch_size % per_class and world_size > 1:
+            raise ValueError(
+                f"batch_size must be a multiple of per_class for several processes, got {batch_size} and "
+                f"{per_class}"
+            )
+        wanted = math.ceil(batch_size / per_class)
         if wanted % world_size:
             raise ValueError(
                 f"{batch_size} images of {per_class} a class are {wanted} classes, which {world_size} "
@@ -57,6 +62,7 @@ class PKBatchSampler:
                 f"{len(sizes)}; take a smaller batch_size or a larger per_class"
             )
         self.members = np.split(order, np.cumsum(sizes)[:-1])  # of each class, the indices of its images
+        self.wanted = wanted  # classes in a batch
         self.batch_size, self.per_class, self.iterations, self.seed = batch_size, per_class, iterations, seed
         self.rank, self.world_size = rank, world_size
         self.position = 0
@@ -77,11 +83,12 @@ class PKBatchSampler:
     def batch(self, t: int) -> list[int]:
         """This rank's share of batch t, whatever the position."""
         random = np.random.default_rng((self.seed, t))
-        classes = random.choice(len(self.members), self.batch_size // self.per_class, replace=False)
+        classes = random.choice(len(self.members), self.wanted, replace=False)
         # resize cuts a permutation that is too long and repeats one that is too short.
         chosen = [np.resize(random.permutation(self.members[c]), self.per_class) for c in classes]
         share = len(chosen) // self.world_size
-        return np.concatenate(chosen[self.rank * share : (self.rank + 1) * share]).tolist()
+        mine = np.concatenate(chosen[self.rank * share : (self.rank + 1) * share])
+        return mine[: self.batch_size].tolist()
 
     def state_dict(self) -> dict[str, int]:
         """What `load_state_dict` needs to go on: the position, and the seed that it is a position of."""

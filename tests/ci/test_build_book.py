@@ -67,6 +67,11 @@ def test_a_failed_notebook_fails_the_build(house, monkeypatch):
     assert not (house / "_build/html").exists()
 
 
+def test_the_scale_full_has_no_pages(house):
+    with pytest.raises(ValueError, match="make experiments SCALE=full"):
+        build_book.build(house, "full")
+
+
 def test_only_the_smoke_scale_has_an_announcement(house):
     assert build_book.configure(house, "quick") == house / "_config.yml"
     assert build_book.configure(house, "smoke") == house / "_build/config.yml"

@@ -164,6 +164,88 @@ def test_a_broken_data_set_is_an_error_not_an_absence(house):
         execute.execute(house, "smoke")
 
 
+@pytest.fixture
+def recipes(house):
+    """Three recipes in the house, of two sets, of which the library has the first."""
+    folder = house / "book/experiments/recipes"
+    folder.mkdir()
+    for name in ("cub-triplet", "cub-triplet-mdr", "sop-triplet"):
+        (folder / f"{name}.yml").write_text(f"dataset: {name[:3]}\niterations: 7\n")
+    save(
+        house / "book/experiments/train_on_photographs.ipynb", TEMPLATE, parameters="config, out_dir = {}, ''"
+    )
+    write_loader(house, FIRST_SET)
+    return folder
+
+
+FIRST_SET = """
+    if name != "cub":
+        raise OSError(f"{name} is not in /sets: `python -m mdrlib data {name}` gets it")
+    return SimpleNamespace(fingerprint="1")
+"""
+
+
+def test_the_recipes_of_a_set_run_at_scale_full_and_nothing_deletes_what_they_left(house, recipes, capfd):
+    assert execute.execute(house, "full", dataset="cub") == []
+    assert states(capfd.readouterr().out) == {"cub-triplet": "done", "cub-triplet-mdr": "done"}
+    run = house / "_build/runs/full/cub-triplet"
+    assert (run / "run.ipynb").exists() and "iteration 7" in (run / "run.ipynb").read_text()
+
+    (house / "mdrlib/__init__.py").write_text("changed = 1\n")
+    (house / "requirements.txt").write_text("numpy==2\n")
+    save(
+        house / "book/experiments/train_on_photographs.ipynb",
+        TEMPLATE,
+        "1",
+        parameters="config, out_dir = 1, 2",
+    )
+    assert execute.execute(house, "full", only="cub-triplet", dataset="cub", experiments=True) == []
+    assert states(capfd.readouterr().out) == {"cub-triplet": "up"}
+
+    (recipes / "cub-triplet.yml").write_text("dataset: cub\niterations: 8\n")
+    (recipes / "cub-triplet-mdr.yml").unlink()
+    assert execute.execute(house, "full", dataset="cub") == []  # the real run() would refuse this config
+    assert states(capfd.readouterr().out) == {"cub-triplet": "done"}
+    assert sorted(path.name for path in run.glob("begun-*")) == ["begun-0", "begun-1"]
+    assert (house / "_build/runs/full/cub-triplet-mdr/result.json").exists()
+
+
+def test_a_recipe_that_failed_is_tried_again_with_what_it_left(house, recipes, capfd):
+    template = house / "book/experiments/train_on_photographs.ipynb"
+    save(template, TEMPLATE, "raise OSError('an image is damaged')", parameters="config, out_dir = {}, ''")
+    assert [failure.name for failure in execute.execute(house, "full", only="cub-triplet")] == ["cub-triplet"]
+    (house / "mdrlib/__init__.py").write_text("mended = 1\n")
+    save(template, TEMPLATE, parameters="config, out_dir = {}, ''")
+    assert execute.execute(house, "full", only="cub-triplet") == []
+    run = house / "_build/runs/full/cub-triplet"
+    assert sorted(path.name for path in run.glob("begun-*")) == ["begun-0", "begun-1"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({}, "sop is not in /sets: `python -m mdrlib data sop` gets it"),
+        ({"dataset": "sop"}, "sop is not in /sets"),
+        ({"only": "sop-triplet"}, "sop is not in /sets"),
+        ({"dataset": "birds"}, r"no recipe for a data set 'birds'; there are recipes for \['cub', 'sop'\]"),
+        (
+            {"only": "cub"},
+            r"no recipe named 'cub'; there are \['cub-triplet', 'cub-triplet-mdr', 'sop-triplet'\]",
+        ),
+        ({"only": "sop-triplet", "dataset": "cub"}, r"no recipe named 'sop-triplet'; there are \['cub-tr"),
+    ],
+)
+def test_what_cannot_run_at_scale_full_is_said_before_anything_starts(house, recipes, capfd, chosen, words):
+    with pytest.raises(ValueError, match=words):
+        execute.execute(house, "full", **chosen)
+    assert states(capfd.readouterr().out) == {} and not (house / "_build").exists()
+
+
+def test_a_set_is_chosen_at_scale_full_alone(house):
+    with pytest.raises(ValueError, match="at scale full alone, not at smoke: add SCALE=full"):
+        execute.execute(house, "smoke", dataset="cub")
+
+
 def change_parameters(house):
     path = house / "ci/experiments.yml"
     path.write_text(path.read_text().replace("iterations: 3", "iterations: 5"))
@@ -220,12 +302,20 @@ def test_a_chapter_depends_on_the_runs_the_sets_and_the_committed_results(house)
     (house / "data/results").mkdir(parents=True)
     (house / "data/results/omniglot-quick.json").write_text("[]")
     keys.append(key())
+    for path in (
+        "data/results/peers.yml",
+        "book/experiments/recipes/a.yml",
+        "_build/runs/full/a/result.json",
+    ):
+        (house / path).parent.mkdir(parents=True, exist_ok=True)
+        (house / path).write_text("{}")
+        keys.append(key())
     assert len(set(keys)) == len(keys)
 
 
 def test_refuses_names_it_does_not_know(house):
-    with pytest.raises(ValueError, match=r"no scale 'full'.*\['smoke'\]"):
-        execute.execute(house, "full")
+    with pytest.raises(ValueError, match=r"no scale 'huge'.*\['smoke'\] and full"):
+        execute.execute(house, "huge")
     with pytest.raises(ValueError, match=r"no notebook named 'two'; there are \['a', 'm', 'one'\]"):
         execute.execute(house, "smoke", only="two")
 

@@ -44,6 +44,24 @@ def test_an_old_python_and_a_dead_shim_are_passed_over(tmp_path):
     assert said.stdout.strip() == "used ci/install.py"
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], "--scale quick --experiments"),
+        (["SCALE=full", "SET=cub"], "--scale full --experiments --set cub"),
+        (["SCALE=full", "ONLY=cub-triplet"], "--scale full --experiments --only cub-triplet"),
+    ],
+)
+def test_experiments_can_be_chosen(tmp_path, words, asked):
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "python3").symlink_to(python)
+    said = make(tmp_path, "experiments", "PYTHON=python3", *words, path=f"{tmp_path}:{os.environ['PATH']}")
+    assert said.stdout.splitlines()[-1].split() == ["ci/execute.py", *asked.split()]
+
+
 def test_clean_leaves_venv_and_data(tmp_path):
     for name in (
         "_build/html",

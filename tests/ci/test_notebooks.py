@@ -57,6 +57,7 @@ def test_every_chapter_is_in_the_contents():
     chapters = {path.relative_to(ROOT / "book").with_suffix("").as_posix() for path in NOTEBOOKS}
     templates = {f"experiments/{run['template']}" for run in SPEC["runs"].values()}
     templates |= {f"experiments/{made['template']}" for made in SPEC["maps"].values()}
+    templates |= {f"experiments/{job.source.stem}" for job in plan.all_jobs(ROOT, "full", {"cub": ""})}
     assert chapters == {page for page in plan.pages(ROOT / "book/_toc.yml") if page in chapters} | templates
 
 

@@ -65,6 +65,15 @@ def test_the_slices_of_all_ranks_in_order_are_the_batch_of_one_process(world_siz
             assert all(count == 3 for count in Counter(LABELS[part[t]].tolist()).values())
 
 
+def test_a_last_class_gives_what_is_missing_as_in_the_authors_batches_of_256_with_3_a_class():
+    labels = torch.arange(100).repeat_interleave(5)
+    for batch in PKBatchSampler(labels, 256, 3, 5):
+        classes = labels[batch]
+        assert len(batch) == 256 and len(set(batch)) == 256
+        assert classes.unique_consecutive(return_counts=True)[1].tolist() == [3] * 85 + [1]
+        assert len(classes.unique()) == 86
+
+
 def test_seed_and_batch_decide_and_global_generators_are_left_alone():
     state = torch.get_rng_state()
     batches = list(PKBatchSampler(LABELS, 24, 3, 20, seed=1))
@@ -117,7 +126,8 @@ def test_the_state_of_another_seed_is_refused():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"batch_size": 25}, "multiple of per_class"),
+        ({"batch_size": 25, "world_size": 2}, "multiple of per_class for several processes"),
+        ({"batch_size": 37}, "needs 13 classes, there are 12"),
         ({"batch_size": 39}, "needs 13 classes, there are 12"),
         ({"batch_size": 0}, "batch_size must be at least 2"),
         ({"per_class": 1}, "per_class must be at least 2"),

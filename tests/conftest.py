@@ -16,10 +16,10 @@ def photograph(path, seed, size=(12, 9)):
     Image.new("RGB", size, tuple(37 * seed * k % 256 for k in (1, 3, 7))).save(path, quality=95)
 
 
-def cub(root):
+def cub(root, train=(3, 7, 100)):
     folder = root / "CUB_200_2011"
     paths, labels = [], []
-    for number in (3, 7, 100, 101, 200):
+    for number in (*train, 101, 200):
         for k in range(EACH):
             paths.append(f"{number:03d}.Bird_{number}/Bird_{number}_{k:04d}.jpg")
             labels.append(number)
@@ -114,7 +114,10 @@ LAYOUTS = {
 
 @pytest.fixture
 def make_tree(tmp_path, monkeypatch):
-    """make_tree(layout) -> the set's folder below tmp_path, which is the data root from here on."""
+    """make_tree(layout) -> the set's folder below tmp_path, which is the data root from here on.
+
+    "cub" takes the numbers of its training classes: train=(1, 2, 3, 4).
+    """
     monkeypatch.setenv("MDR_DATA_ROOT", str(tmp_path))
     monkeypatch.setenv("MDR_PROGRESS", "off")
-    return lambda layout: LAYOUTS[layout](tmp_path)
+    return lambda layout, **options: LAYOUTS[layout](tmp_path, **options)

@@ -1,0 +1,77 @@
+"""What training and evaluation are fed: images in memory, or photographs read from disk meanwhile."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from mdrlib.datasets import PKBatchSampler
+from mdrlib.datasets.files import ImageFiles
+from mdrlib.datasets.loader import eval_batches, train_batches
+from mdrlib.datasets.transforms import random_affine, to_float
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def in_memory(
+    images: Tensor, labels: Tensor, sampler: PKBatchSampler, generator: Generator, augment: bool
+) -> Batches:
+    """Batches float32 (B, C, H, W) in [0, 1] with their labels (B,), from where `sampler` stands.
+
+    images uint8 (N, C, H, W) and labels (N,) on the device where they stay; generator, on the same, draws
+    the changes of `random_affine` if augment.
+    """
+    for chosen in sampler:
+        index = torch.as_tensor(chosen, device=images.device)
+        batch = to_float(images[index])
+        yield random_affine(batch, generator) if augment else batch, labels[index]
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Some images of a data set on disk, read as they are needed.
+
+    indices (N,): which of `files`. size: pixels of a side. workers: processes that read; 0 for this one.
+    cache: keep decoded images on disk. device: where batches go.
+    Iterating gives batches uint8 (b, 3, size, size) in order; indexing with (M,) gives those images.
+    """
+
+    files: ImageFiles
+    indices: Tensor
+    size: int
+    workers: int
+    cache: bool
+    device: torch.device
+    batch_size: int = 128
+
+    def __getitem__(self, chosen: Tensor) -> "Photographs":
+        return replace(self, indices=self.indices[chosen])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from eval_batches(self.files, self.indices, self.batch_size, **self._reading())
+
+    def training(
+        self,
+        labels: Tensor,
+        sampler: PKBatchSampler,
+        seed: int,
+        augment: bool = True,
+        spent: list[float] | None = None,
+    ) -> Batches:
+        """Batches float32 (B, 3, size, size) in [0, 1] with their labels, from where `sampler` stands.
+
+        spent: see `train_batches`.
+        """
+        options = self._reading() | {"seed": seed, "augment": augment, "spent": spent}
+        for images, batch_labels in train_batches(self.files, self.indices, labels, sampler, **options):
+            images = images.to(self.device, non_blocking=True)
+            yield to_float(images), batch_labels.to(self.device, non_blocking=True)
+
+    def _reading(self) -> dict:
+        return {
+            "size": self.size,
+            "workers": self.workers,
+            "cache": self.cache,
+            "pin_memory": self.device.type == "cuda",
+        }
