@@ -5,7 +5,6 @@ import torch
 
 from mdrlib import MDR, mdr_loss
 from mdrlib.mdr import fused, module, tiled
-from mdrlib.mdr.precision import full_float32
 
 SIXTEEN = torch.linspace(-4, 3.7, 16)[torch.randperm(16, generator=torch.Generator().manual_seed(0))].tolist()
 
@@ -210,29 +209,26 @@ def test_auto_is_tiled_on_a_cpu():
     assert module._backend("auto", batch(2, 2)) is tiled
 
 
-def test_products_are_in_full_float32_and_the_users_setting_comes_back():
-    matmul = torch.backends.cuda.matmul
-
-    def newer():
-        return getattr(matmul, "fp32_precision", None)
-
-    def settings():
-        try:
-            return torch.get_float32_matmul_precision(), matmul.allow_tf32, newer()
-        except RuntimeError:  # torch's answer where old and new names were mixed
-            return newer()
-
-    changes = [lambda v=v: torch.set_float32_matmul_precision(v) for v in ("medium", "high", "highest")]
-    changes.append(lambda: setattr(matmul, "allow_tf32", True))
-    if newer() is not None:
-        changes += [lambda v=v: setattr(matmul, "fp32_precision", v) for v in ("ieee", "tf32")]
+@pytest.mark.parametrize("precision", ("medium", "high"))
+def test_the_processs_choice_of_precision_changes_nothing_and_comes_back(precision, backend):
+    x = batch(20, 64)
+    want = MDR(backend=backend)(x)
+    torch.set_float32_matmul_precision(precision)
     try:
-        for change in changes:
-            change()
-            before = settings()
-            with full_float32():
-                assert newer() in (None, "none", "ieee")
-                assert torch.get_float32_matmul_precision() == "highest" and not matmul.allow_tf32
-            assert settings() == before
+        matmul = torch.backends.cuda.matmul
+        before = torch.get_float32_matmul_precision(), matmul.allow_tf32
+        assert MDR(backend=backend)(x) == want
+        assert (torch.get_float32_matmul_precision(), matmul.allow_tf32) == before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_batch_that_is_not_finite_leaves_the_statistics(monkeypatch):
+    monkeypatch.setattr(module.checks, "embeddings", lambda x, *a, **k: x)  # a GPU does not look
+    mdr = MDR()
+    mdr(torch.full((4, 2), torch.nan))
+    assert not mdr.initialized and mdr.running_mean == 0
+    mdr(batch(4, 2))
+    before = mdr.running_mean.clone(), mdr.running_std.clone()
+    assert mdr(torch.full((4, 2), torch.nan)).isnan()
+    assert mdr.initialized and (mdr.running_mean, mdr.running_std) == before
