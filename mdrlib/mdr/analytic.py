@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from mdrlib.mdr.precision import full_float32
+from mdrlib.distances import full_precision
 
 # (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None
 Compute = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
@@ -36,7 +36,7 @@ class _Loss(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, compute: Compute, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
     ) -> Tensor:
-        with full_float32():
+        with full_precision(x.device):
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
         ctx.save_for_backward(x, levels, *gradients)
         return value

@@ -33,7 +33,7 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
         """Copy x (N, dim), N >= 0, over the oldest; of more than `size` only the last are kept."""
-        x = checks.embeddings(x, at_least=0)
+        x = checks.embeddings(x, at_least=0, wait=False)
         size, dim = self.storage.shape
         if x.shape[1] != dim:
             raise ValueError(f"embeddings have {x.shape[1]} dimensions and the bank {dim}; they must agree")

@@ -17,10 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdrlib.distances import CANCELLATION
+from mdrlib.distances import CANCELLATION, full_precision
 from mdrlib.mdr import analytic
 from mdrlib.mdr.analytic import Points
-from mdrlib.mdr.precision import full_float32
 
 STRIP = 2**26  # most numbers in a strip (256 MB in float32), unless N D is more
 SHORTEST = 512  # rows of a strip: fewer would leave processors without a part of the products
@@ -91,7 +90,7 @@ def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
-    with torch.no_grad(), full_float32(), torch.cuda.device_of(pairs.x):
+    with torch.no_grad(), full_precision(pairs.x.device), torch.cuda.device_of(pairs.x):
         shift = analytic.rough_mean(pairs.batch, pairs.bank)
         total = torch.zeros(2, dtype=torch.float64, device=shift.device)
         for strip in pairs.strips(keep=True):

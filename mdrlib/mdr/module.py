@@ -37,11 +37,11 @@ def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
     """The bank as the backends take it: without gradient, in x's dtype, None if empty."""
     if bank is None:
         return None
-    bank = checks.embeddings(bank, "bank", at_least=0).detach()
+    if isinstance(bank, Tensor) and bank.device != x.device:
+        raise ValueError(f"embeddings are on {x.device} and bank on {bank.device}; move one of them")
+    bank = checks.embeddings(bank, "bank", at_least=0, wait=False).detach()
     if bank.shape[1] != x.shape[1]:
         raise ValueError(f"embeddings have {x.shape[1]} dimensions and bank {bank.shape[1]}; they must agree")
-    if bank.device != x.device:
-        raise ValueError(f"embeddings are on {x.device} and bank on {bank.device}; move one of them")
     return bank.to(x.dtype) if len(bank) else None
 
 
@@ -70,10 +70,11 @@ def mdr_loss(
     Backends: "eager", the paper's equations through autograd; "tiled" and "triton", the analytic gradient,
     O(N D) memory, no second derivative, in plain torch and in GPU kernels; "auto", the faster one.
     Each gives the same bits for the same input on one machine.
-    Returns a scalar, differentiable in x and levels. Raises TypeError or ValueError for bad input,
+    Returns a scalar, differentiable in x and levels. Raises TypeError or ValueError for bad input, on a CPU
+    also for NaN or infinite embeddings (on a GPU, where a look would cost a wait, they make the loss NaN);
     ImportError for "triton" without triton.
     """
-    x = checks.embeddings(x)
+    x = checks.embeddings(x, wait=False)
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
     with torch.autocast(x.device.type, enabled=False):
@@ -122,7 +123,7 @@ class MDR(nn.Module):
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
-        x = checks.embeddings(x)
+        x = checks.embeddings(x, wait=False)
         bank = _constants(bank, x)
         with torch.autocast(x.device.type, enabled=False):
             backend = _backend(self.backend, x)
@@ -166,8 +167,9 @@ class MDR(nn.Module):
         # `where` instead of `if`: the flag stays on the device, so no step waits for the GPU.
         keep = torch.where(self.initialized, self.momentum, 0.0)
         for running, batch in ((self.running_mean, mean), (self.running_std, std)):
-            running.copy_(keep * running + (1 - keep) * batch)
-        self.initialized.fill_(True)
+            new = keep * running + (1 - keep) * batch
+            running.copy_(torch.where(new.isfinite(), new, running))  # one bad batch must not stay for good
+        self.initialized.logical_or_(mean.isfinite())
 
     def extra_repr(self) -> str:
         return f"levels={len(self.levels)}, momentum={self.momentum}, backend={self.backend!r}"

@@ -16,10 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdrlib.distances import CANCELLATION
+from mdrlib.distances import CANCELLATION, full_precision
 from mdrlib.mdr import analytic
 from mdrlib.mdr.analytic import Points
-from mdrlib.mdr.precision import full_float32
 
 TILE = 512  # most rows and columns of a tile
 KEPT = 2**22  # most numbers kept of the distances between the two passes: 16 MB in float32
@@ -88,7 +87,7 @@ def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
-    with torch.no_grad(), full_float32():
+    with torch.no_grad(), full_precision(pairs.x.device):
         shift = analytic.rough_mean(pairs.batch, pairs.bank)
         total = torch.zeros((), dtype=torch.float64, device=shift.device)
         squares = total.clone()
