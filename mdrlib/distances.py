@@ -14,8 +14,8 @@ from mdrlib import checks
 # came: centring rounds them, which a difference of near points would feel.
 CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
-# N x M x D up to which the differences of all pairs are taken, by device: 256 embeddings of 512 dimensions. To
-# count the near pairs, the CPU would have to wait for the GPU.
+# N x M x D up to which the differences of all pairs are taken, by device: 256 embeddings of 512 dimensions.
+# To count the near pairs, the CPU would have to wait for the GPU.
 ALL_PAIRS = {"cuda": 2**25}
 
 

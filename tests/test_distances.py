@@ -1,5 +1,7 @@
 """Distances against NumPy in float64, where they are hardest to get right."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -186,8 +188,10 @@ def test_every_way_to_the_near_pairs_gives_the_same(x, set_to, monkeypatch):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     near = x[:6].double().requires_grad_()
     if x is PAIRS_OF_NEAR:
-        assert torch.autograd.gradcheck(lambda x: pairwise_distances(x, squared=True), near, eps=1e-7)
-        assert torch.autograd.gradgradcheck(lambda x: pairwise_distances(x, squared=True), near, eps=1e-5)
+        # Squares of size 1e4: steps that leave digits of their differences.
+        square = functools.partial(pairwise_distances, squared=True)
+        assert torch.autograd.gradcheck(square, near, eps=1e-4, atol=1e-3, rtol=1e-5)
+        assert torch.autograd.gradgradcheck(square, near, eps=1e-2, atol=1e-4)
 
 
 SWITCHES = {
