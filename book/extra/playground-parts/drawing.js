@@ -9,7 +9,7 @@
   const LEVELS = [[122, 92, 203], [42, 157, 106], [176, 125, 0]];  // mdrlib.palette.LEVELS, near to far
   const SHAPES = ["M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z", "M-6 -6h12v12h-12z", "M0 -7.6L7 5.4H-7z"];
   const SHAPE_NAMES = ["circle", "square", "triangle"];
-  const LONGEST = 56;  // pixels of the arrow in the legend, which none exceeds
+  const LONGEST = 72;  // pixels of the arrow in the legend, which none exceeds
   const SMALLEST = 0.005;  // a longest pull below this is drawn short instead of blown up
 
   /** The colour of level `rank` of `count`, 0 the nearest: as mdrlib.palette.level_colors. */
@@ -42,21 +42,21 @@
     return width;
   }
 
-  /** The smallest of 1, 2, 5, 10, ... times a power of ten that is at least `value`. */
-  function nice(value) {
+  /** The smallest of `steps`, times a power of ten, that is at least `value`. */
+  function nice(value, steps = [1, 2, 5, 10]) {
     const power = 10 ** Math.floor(Math.log10(value));
-    return power * [1, 2, 5, 10].find(m => m * power >= value * (1 - 1e-9));
+    return power * steps.find(m => m * power >= value * (1 - 1e-9));
   }
 
-  /** Arrows from places [x, y] along vectors in pixels: shafts and heads as two paths. */
-  function arrows(places, vectors) {
+  /** Arrows along vectors in pixels, from `gap` pixels beside places [x, y]: shafts and heads as two paths. */
+  function arrows(places, vectors, gap) {
     let shafts = "", heads = "";
     places.forEach(([x, y], i) => {
       const dx = vectors[2 * i], dy = vectors[2 * i + 1], length = Math.hypot(dx, dy);
-      if (length < 1.5) return;
-      const head = Math.min(8, 0.6 * length + 1), ux = dx / length, uy = dy / length;
-      const tx = x + dx, ty = y + dy, bx = tx - head * ux, by = ty - head * uy, w = 0.48 * head;
-      shafts += `M${x.toFixed(1)} ${y.toFixed(1)}L${bx.toFixed(1)} ${by.toFixed(1)}`;
+      if (length < 1) return;
+      const head = Math.min(8, 0.6 * length + 1), ux = dx / length, uy = dy / length, w = 0.48 * head;
+      const sx = x + gap * ux, sy = y + gap * uy, tx = sx + dx, ty = sy + dy, bx = tx - head * ux, by = ty - head * uy;
+      shafts += `M${sx.toFixed(1)} ${sy.toFixed(1)}L${bx.toFixed(1)} ${by.toFixed(1)}`;
       heads += `M${tx.toFixed(1)} ${ty.toFixed(1)}L${(bx - w * uy).toFixed(1)} ${(by + w * ux).toFixed(1)}` +
         `L${(bx + w * uy).toFixed(1)} ${(by - w * ux).toFixed(1)}z`;
     });
@@ -119,10 +119,11 @@
         for (let i = 0; i < points.length; i++)
           largest = Math.max(largest, Math.hypot(pulls[name][2 * i], pulls[name][2 * i + 1]));
       // The scale keeps still until arrows outgrow it or shrink far below it.
-      if (largest > reference || largest < reference / 4) reference = Math.max(SMALLEST, nice(largest || SMALLEST));
+      if (largest > reference || largest < reference / 2)
+        reference = nice(Math.max(SMALLEST, largest), [1, 1.5, 2, 3, 5, 7, 10]);
       for (const { name, shaft, head } of kinds) {
         const vectors = pulls[name].map((v, k) => (k % 2 ? -v : v) * (LONGEST / reference));
-        const [shafts, heads] = arrows(places, vectors);
+        const [shafts, heads] = arrows(places, vectors, 9);
         set(shaft, { d: shafts });
         set(head, { d: heads });
       }
@@ -151,7 +152,7 @@
       const done = new Set();
       places.forEach(([x, y], i) => {
         if (done.has(i)) return;
-        const same = places.flatMap(([a, b], j) => (Math.hypot(a - x, b - y) < 0.5 ? [j] : []));
+        const same = places.flatMap(([a, b], j) => (Math.hypot(a - x, b - y) < 0.3 ? [j] : []));
         same.forEach(j => done.add(j));
         if (same.length > 1) add(counts, "text", { x: x + 12, y: y - 9 }, `\u00d7${same.length}`);
       });
@@ -160,10 +161,10 @@
     function legend(mean) {
       scale.replaceChildren();
       const y = height - 14;
-      const [shaft, head] = arrows([[12, y]], [LONGEST, 0]);
+      const [shaft, head] = arrows([[12, y]], [LONGEST, 0], 0);
       add(scale, "path", { d: shaft, class: "pg-shaft" });
       add(scale, "path", { d: head, class: "pg-head" });
-      add(scale, "text", { x: 12, y: y - 9 }, `a pull of ${+reference.toPrecision(1)}`);
+      add(scale, "text", { x: 12, y: y - 9 }, `a pull of ${+reference.toPrecision(2)}`);
       if (!(mean > 0)) return;
       const x = width - 12, left = x - Math.min(mean, width / 2);
       add(scale, "path", { d: `M${left} ${y - 4}v8M${left} ${y}H${x}M${x} ${y - 4}v8`, class: "pg-shaft" });
@@ -175,7 +176,7 @@
 
   /** The strip of normalized distances, same class up and different classes down, with levels to drag. */
   function strip(svg) {
-    const HEIGHT = 206, MIDDLE = 116, ROOM = 62, RUG = 7, BIN = 0.2;
+    const HEIGHT = 214, FOOT = 180, MIDDLE = 116, ROOM = 62, RUG = 7, BIN = 0.2;
     const bands = add(svg, "g"), bars = add(svg, "g"), rug = add(svg, "g"), axis = add(svg, "g");
     const chosen = add(svg, "path", { class: "pg-chosen" }), layer = add(svg, "g");
     const self = { handles: [], toLevel, draw, start };
@@ -195,6 +196,7 @@
       self.handles = Array.from({ length: count }, (_, s) => {
         const node = add(layer, "g", { class: "pg-handle", tabindex: 0, role: "slider",
           "aria-label": `Level ${s + 1} of ${count}`, "aria-valuemin": -4, "aria-valuemax": 4 });
+        add(node, "path", { class: "pg-halo" });
         add(node, "path", { class: "pg-stem" });
         add(node, "rect", { class: "pg-pill", x: -24, y: 0, width: 48, height: 24, rx: 12 });
         add(node, "text", { y: 16.5, "text-anchor": "middle" });
@@ -225,11 +227,13 @@
         const place = Math.max(25, Math.min(width - 25, x(levels[s])));
         low = place - last < 50 ? !low : true;
         last = place;
-        const top = low ? 26 : 0, [stem, pill, text] = self.handles[s].children;
+        const top = low ? 26 : 0, [halo, stem, pill, text] = self.handles[s].children;
         set(self.handles[s], { transform: `translate(${place.toFixed(1)} ${top})`,
           "aria-valuenow": levels[s].toFixed(2), "aria-valuetext": signed(levels[s]) });
         const lean = (x(levels[s]) - place).toFixed(1), color = levelColor(order[s], count);
-        set(stem, { d: `M0 24L${lean} ${52 - top}V${HEIGHT - 26 - top}`, stroke: color });
+        const d = `M0 24L${lean} ${52 - top}V${FOOT - top}`;
+        set(halo, { d });
+        set(stem, { d, stroke: color });
         set(pill, { stroke: color });
         text.textContent = signed(levels[s]);
       }
@@ -238,22 +242,22 @@
     function drawBands(levels, order, pairs) {
       bands.replaceChildren();
       axis.replaceChildren();
-      const sorted = [...levels].sort((a, b) => a - b), foot = HEIGHT - 26;
+      const sorted = [...levels].sort((a, b) => a - b);
       sorted.forEach((level, rank) => {
         const left = rank ? x((sorted[rank - 1] + level) / 2) : 0;
         const right = rank < sorted.length - 1 ? x((level + sorted[rank + 1]) / 2) : width;
         const fill = levelColor(rank, levels.length);
-        add(bands, "rect", { class: "pg-band", x: left, y: 52, width: right - left, height: foot - 52, fill });
-        if (rank) add(bands, "path", { class: "pg-border", d: `M${left} 52V${foot}` });
+        add(bands, "rect", { class: "pg-band", x: left, y: 52, width: right - left, height: FOOT - 52, fill });
+        if (rank) add(bands, "path", { class: "pg-border", d: `M${left} 52V${FOOT}` });
         const held = pairs.filter(pair => order[pair.level] === rank).length;
-        const middle = (left + right) / 2;
-        if (right - left > 58) add(axis, "text", { x: middle, y: foot - 5, "text-anchor": "middle" }, `${held} pairs`);
+        add(axis, "text", { x: (left + right) / 2, y: HEIGHT - 3, "text-anchor": "middle" },
+          right - left > 58 ? `${held} pairs` : held);
       });
       add(axis, "path", { class: "pg-axis", d: `M0 ${MIDDLE}H${width}` });
       for (let z = -Math.floor(reach); z <= reach; z++)
-        add(axis, "text", { x: x(z), y: HEIGHT - 8, "text-anchor": "middle" }, signed(z, 0));
+        add(axis, "text", { x: x(z), y: FOOT + 14, "text-anchor": "middle" }, signed(z, 0));
       add(axis, "text", { x: 6, y: 67 }, "same class");
-      add(axis, "text", { x: 6, y: foot - 20 }, "different");
+      add(axis, "text", { x: 6, y: FOOT - 7 }, "different");
     }
 
     function drawBars(pairs, order, count) {
@@ -261,7 +265,7 @@
       rug.replaceChildren();
       const bins = new Map(), ticks = Array(count).fill(""), shapes = Array(count).fill("");
       for (const pair of pairs) {
-        const bin = Math.floor(Math.max(-reach, Math.min(reach - 1e-9, pair.z)) / BIN + 1e-9);
+        const bin = Math.round(Math.max(-reach, Math.min(reach, pair.z)) / BIN);
         const key = `${bin} ${pair.up ? 1 : 0}`;
         if (!bins.has(key)) bins.set(key, Array(count).fill(0));
         bins.get(key)[order[pair.level]]++;
@@ -272,7 +276,7 @@
       // Room to spare, and changed seldom: bars should not jump when a single pair changes its bin.
       if (most > tallest || most < tallest / 2) tallest = Math.ceil(most / 8) * 8;
       for (const [key, held] of bins) {
-        const [bin, up] = key.split(" ").map(Number), left = x(bin * BIN) + 0.5, wide = x((bin + 1) * BIN) - left - 0.5;
+        const [bin, up] = key.split(" ").map(Number), left = x((bin - 0.5) * BIN) + 0.5, wide = x((bin + 0.5) * BIN) - left - 0.5;
         let from = RUG + 1;
         held.forEach((number, rank) => {
           const high = (number / tallest) * (ROOM - RUG - 6);
@@ -322,9 +326,9 @@
 
   /** A small picture of a layout, for its button. */
   function thumbnail(svg, { points, labels }) {
-    set(svg, { viewBox: "-1.2 -1 2.4 2", "aria-hidden": "true" });
+    set(svg, { viewBox: "-1.1 -0.85 2.2 1.7", "aria-hidden": "true" });
     points.forEach(([x, y], i) => add(svg, "path", { class: `pg-class-${labels[i]} pg-mark`, d: SHAPES[labels[i]],
-      transform: `translate(${x} ${-y}) scale(0.016)` }));
+      transform: `translate(${x} ${-y}) scale(0.013)` }));
   }
 
   playground.drawing = { plane, strip, chart, thumbnail, signed };

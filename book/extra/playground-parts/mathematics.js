@@ -45,11 +45,11 @@
     },
     outlier: uniform => {
       const layout = clusters(uniform, 0.09);
-      layout.points[6] = [0.5 + 0.02 * gaussian(uniform), -0.34 + 0.02 * gaussian(uniform)];
+      layout.points[6] = [0.4 + 0.02 * gaussian(uniform), -0.33 + 0.02 * gaussian(uniform)];
       return layout;
     },
     line: uniform => {
-      const points = Array.from({ length: 20 }, (_, i) => [-0.95 + 0.1 * i + 0.06 * (uniform() - 0.5), 0]);
+      const points = Array.from({ length: 20 }, (_, i) => [-0.76 + 0.08 * i + 0.05 * (uniform() - 0.5), 0]);
       return { points, labels: points.map((_, i) => i % 2) };
     },
     collapsed: () => ({
