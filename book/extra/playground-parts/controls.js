@@ -45,7 +45,7 @@
     function draw() {
       now = evaluate(state, settings);
       shown = pulls();
-      const view = { ...state, now, pulls: shown, selected, held };
+      const view = { ...state, now, pulls: shown, selected, held, playing };
       plane.draw(view);
       strip.draw(view);
       chart.draw([...history, [now.triplet, now.mdr]]);
@@ -115,15 +115,15 @@
 
     // Points and levels under the reader's hand.
 
-    /** Call move(x, y) while a pointer drags `node`, and `grab` and `drop` at its ends. */
+    /** While a pointer drags `node`, or what `grab` returns in its stead, call move(dx, dy) in pixels from where it
+        was taken, and `drop` in the end. */
     function draggable(node, grab, move, drop) {
       node.onpointerdown = event => {
         if (event.button) return;
         event.preventDefault();
-        node.focus({ preventScroll: true });
         node.setPointerCapture(event.pointerId);
-        grab();
-        node.onpointermove = moved => { move(moved.clientX, moved.clientY); draw(); };
+        grab(event).focus({ preventScroll: true });
+        node.onpointermove = moved => { move(moved.clientX - event.clientX, moved.clientY - event.clientY); draw(); };
         node.onpointerup = node.onpointercancel = () => {
           node.onpointermove = node.onpointerup = node.onpointercancel = null;
           drop();
@@ -151,8 +151,16 @@
         node.onfocus = node.onpointerenter = select(i);
         node.onblur = select(-1);
         node.onpointerleave = () => { if (document.activeElement !== node) select(-1)(); };
-        draggable(node, () => { held = i; }, (x, y) => { state.points[i] = plane.toPlane(x, y); },
-          () => { held = -1; tell(`Point ${i + 1} moved.`); });
+        let from;
+        // Points lie close: what counts is not which one lies on top, but which is nearest.
+        draggable(node, event => {
+          held = plane.pick(event.clientX, event.clientY);
+          from = state.points[held];
+          return plane.nodes[held];
+        }, (dx, dy) => { state.points[held] = plane.moved(from, dx, dy); }, () => {
+          tell(`Point ${held + 1} moved.`);
+          held = -1;
+        });
         keys(node, (dx, dy) => {
           state.points[i] = [state.points[i][0] + 0.02 * dx, state.points[i][1] + 0.02 * dy];
         }, () => `Point ${i + 1} at ${state.points[i].map(v => signed(v)).join(", ")}.`);
@@ -162,7 +170,9 @@
           const rounded = Math.round(Math.max(-4, Math.min(4, level)) * 20) / 20;
           state.levels[s] = startLevels[s] = rounded;
         };
-        draggable(node, () => {}, x => put(strip.toLevel(x)), () => tell(`Level ${s + 1} moved.`));
+        let from;
+        draggable(node, () => { from = state.levels[s]; return node; }, dx => put(strip.moved(from, dx)),
+          () => tell(`Level ${s + 1} moved.`));
         keys(node, (dx, dy) => put(state.levels[s] + 0.05 * (dx + dy)), () => "");
       });
     }
@@ -268,8 +278,10 @@
 
     for (const still of document.querySelectorAll(".playground-still")) still.hidden = true;
     root.hidden = false;
+    const resize = () => { for (const picture of [plane, strip, chart]) picture.resize(); };
+    resize();
     change({ spread: settings.spread });
-    new ResizeObserver(draw).observe(root);
+    new ResizeObserver(() => { resize(); draw(); }).observe(root);
     // For tests, and for the curious in the console.
     Object.assign(globalThis.mdrPlayground, { settings, setups: SETUPS, defaults: DEFAULTS, spreads: SPREADS,
       state: () => state, steps: () => steps, playing: () => playing });

@@ -32,14 +32,18 @@
   }
 
   function set(node, attributes) {
-    for (const name in attributes) node.setAttribute(name, attributes[name]);
+    for (const name in attributes) {
+      const value = String(attributes[name]);  // comparing is cheaper than parsing a path again
+      if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+    }
   }
 
-  /** Give `svg` as many units as it is pixels wide; returns that width. */
+  /** Give `svg` as many units as it is pixels wide, before drawing and whenever that may have changed: asking for
+      it in every step would make the browser lay the page out anew each time. Returns width and height. */
   function fit(svg, height) {
-    const width = svg.clientWidth || 320;
-    set(svg, { viewBox: `0 0 ${width} ${height}`, height });
-    return width;
+    const width = svg.clientWidth || 320, high = height(width);
+    set(svg, { viewBox: `0 0 ${width} ${high}`, height: high });
+    return [width, high];
   }
 
   /** The smallest of `steps`, times a power of ten, that is at least `value`. */
@@ -73,7 +77,7 @@
     }));
     const layer = add(svg, "g"), counts = add(svg, "g", { class: "pg-counts" });
     const scale = add(svg, "g", { class: "pg-scale" });
-    const self = { nodes: [], span: 0, toPlane, pick, draw, start };
+    const self = { nodes: [], span: 0, moved, pick, draw, start, resize };
     let reference = SMALLEST, width = 320, height = 320, places = [];
 
     /** New points: the view goes back to its start. */
@@ -90,15 +94,15 @@
       });
     }
 
+    function resize() { [width, height] = fit(svg, wide => Math.min(430, wide)); }
+
     const pixels = () => Math.min(width, height) / (2 * self.span);
     const place = ([x, y]) => [width / 2 + x * pixels(), height / 2 - y * pixels()];
 
-    /** Coordinates of a place on the screen, kept within the picture. */
-    function toPlane(clientX, clientY) {
-      const box = svg.getBoundingClientRect();
-      const inside = (value, size) => Math.max(10, Math.min(size - 10, value));
-      return [(inside(clientX - box.left, width) - width / 2) / pixels(),
-              (height / 2 - inside(clientY - box.top, height)) / pixels()];
+    /** The coordinates of a point moved by some pixels, kept within the picture. */
+    function moved([x, y], dx, dy) {
+      const [farX, farY] = [width, height].map(size => (size / 2 - 10) / pixels());
+      return [Math.max(-farX, Math.min(farX, x + dx / pixels())), Math.max(-farY, Math.min(farY, y - dy / pixels()))];
     }
 
     /** The point nearest to a place on the screen, the uppermost of a heap: fingers are wider than points. */
@@ -108,9 +112,7 @@
       return gaps.lastIndexOf(Math.min(...gaps));
     }
 
-    function draw({ points, labels, levels, now, pulls, selected, held }) {
-      width = fit(svg, Math.min(430, svg.clientWidth || 320));
-      height = Math.min(430, width);
+    function draw({ points, labels, levels, now, pulls, selected, held, playing }) {
       const far = Math.max(...points.map(point => Math.max(Math.abs(point[0]), Math.abs(point[1]))));
       if (held < 0) self.span = Math.max(self.span, far / 0.93);
       places = points.map(place);
@@ -128,12 +130,11 @@
         set(head, { d: heads });
       }
       places.forEach(([x, y], i) => {
-        set(self.nodes[i], {
-          transform: `translate(${x.toFixed(2)} ${y.toFixed(2)})`,
-          "aria-label": `Point ${i + 1}, class ${"ABC"[labels[i]]}, ${SHAPE_NAMES[labels[i]]}, at ` +
-            `${signed(points[i][0])}, ${signed(points[i][1])}. Arrow keys move it.`,
-        });
+        set(self.nodes[i], { transform: `translate(${x.toFixed(2)} ${y.toFixed(2)})` });
         self.nodes[i].classList.toggle("pg-selected", i === selected);
+        if (!playing)
+          set(self.nodes[i], { "aria-label": `Point ${i + 1}, class ${"ABC"[labels[i]]}, ${SHAPE_NAMES[labels[i]]}, ` +
+            `at ${signed(points[i][0])}, ${signed(points[i][1])}. Arrow keys move it.` });
       });
       lines.replaceChildren();
       if (selected >= 0)
@@ -179,16 +180,15 @@
     const HEIGHT = 214, FOOT = 180, MIDDLE = 116, ROOM = 62, RUG = 7, BIN = 0.2;
     const bands = add(svg, "g"), bars = add(svg, "g"), rug = add(svg, "g"), axis = add(svg, "g");
     const chosen = add(svg, "path", { class: "pg-chosen" }), layer = add(svg, "g");
-    const self = { handles: [], toLevel, draw, start };
+    const self = { handles: [], moved, draw, start, resize };
     let width = 320, reach = 3.4, tallest = 8;
+
+    function resize() { [width] = fit(svg, () => HEIGHT); }
 
     const x = z => width * (0.5 + (0.5 * Math.max(-reach, Math.min(reach, z))) / reach);
 
-    /** The level at a place on the screen. */
-    function toLevel(clientX) {
-      const share = (clientX - svg.getBoundingClientRect().left) / width;
-      return Math.max(-4, Math.min(4, (2 * share - 1) * reach));
-    }
+    /** A level moved by some pixels. */
+    function moved(level, dx) { return level + (2 * reach * dx) / width; }
 
     /** `count` levels: a handle each. */
     function start(count) {
@@ -206,7 +206,6 @@
     }
 
     function draw({ labels, levels, now, selected }) {
-      width = fit(svg, HEIGHT);
       const n = labels.length, count = levels.length, order = ranks(levels), pairs = [];
       let far = 0;
       for (let i = 0; i < n; i++)
@@ -301,18 +300,24 @@
     const paths = ["triplet", "mdr"].map(name => add(svg, "path", { class: `pg-loss pg-${name}` }));
     const dots = ["triplet", "mdr"].map(name => add(svg, "circle", { class: `pg-dot pg-${name}`, r: 3.5 }));
 
+    let width = 320, drawn = "";
+
+    function resize() { [width] = fit(svg, () => HEIGHT); }
+
     function draw(history) {
-      const width = fit(svg, HEIGHT), last = history.length - 1, end = Math.max(100, Math.ceil(last / 50) * 50);
+      const last = history.length - 1, end = Math.max(100, Math.ceil(last / 50) * 50);
       const top = nice(Math.max(0.1, ...history.flat()));
       const x = step => LEFT + ((width - LEFT - 8) * step) / end, y = loss => FOOT - ((FOOT - 8) * loss) / top;
-      grid.replaceChildren();
-      for (const share of [0, 0.5, 1]) {
-        add(grid, "path", { d: `M${LEFT} ${y(share * top)}H${width - 8}` });
-        add(grid, "text", { x: LEFT - 6, y: y(share * top) + 4, "text-anchor": "end" }, +(share * top).toPrecision(3));
+      if (`${top} ${end} ${width}` !== drawn) {
+        drawn = `${top} ${end} ${width}`;
+        grid.replaceChildren();
+        for (const share of [0, 0.5, 1]) {
+          const across = y(share * top), anchor = ["start", "middle", "end"][2 * share];
+          add(grid, "path", { d: `M${LEFT} ${across}H${width - 8}` });
+          add(grid, "text", { x: LEFT - 6, y: across + 4, "text-anchor": "end" }, +(share * top).toPrecision(3));
+          add(grid, "text", { x: x(share * end), y: HEIGHT - 4, "text-anchor": anchor }, share * end || "step 0");
+        }
       }
-      for (const share of [0, 0.5, 1])
-        add(grid, "text", { x: x(share * end), y: HEIGHT - 4, "text-anchor": ["start", "middle", "end"][2 * share] },
-          share ? share * end : "step 0");
       const stride = Math.max(1, Math.ceil(history.length / width));
       paths.forEach((path, k) => {
         const shown = history.flatMap((losses, step) => (step % stride && step < last ? [] : [[step, losses[k]]]));
@@ -321,7 +326,7 @@
       });
     }
 
-    return { draw };
+    return { draw, resize };
   }
 
   /** A small picture of a layout, for its button. */
