@@ -1,7 +1,7 @@
 """The playground of book/playground.md in headless Chromium: its mathematics, its prose and its controls.
 
-The oracle is mdrlib in float64 with autograd. The page is the markup of the chapter without the book around it;
-`ci/check_book.py` sees it within the book.
+The oracle is mdrlib in float64 with autograd. The page is the markup of the chapter without the book around
+it; `ci/check_book.py` sees it within the book.
 """
 
 import json
@@ -43,8 +43,8 @@ DEFAULTS = {
     "rate": 0.3,
 }
 
-# Steps from a layout with some points moved: the state before each, what the step said, the state after. Gradients
-# and pairs only of the first and last steps, or of all if `whole`.
+# Steps from a layout with some points moved: the state before each, what the step said, the state after.
+# Gradients and pairs only of the first and last steps, or of all if `whole`.
 TRAJECTORY = """({layout, seed, levels, settings, steps, moved, whole}) => {
   const p = mdrPlayground, state = { ...p.layout(layout, seed), levels: [...levels], running: null };
   for (const [i, x, y] of moved) state.points[i] = [x, y];
@@ -256,12 +256,12 @@ def test_a_loss_that_fell_silent(script):
 
 
 def test_one_point_against_all(script):
-    done = setup(script, "outlier", 50)
+    done = setup(script, "outlier", 60)
     pull = lengths(done["said"][0]["byTriplet"])
-    assert pull.argmax() == 6 and done["labels"][6] == 0 and pull.max() > 10 * pull.median()
+    assert pull.argmax() == 6 and done["labels"][6] == 0 and pull.max() > 9 * pull.median()
     spread = lengths(done["said"][0]["byMdr"])
     assert spread.max() < 2 * spread.median() and spread.min() > 0
-    assert triplets_of(done)[49] == 0
+    assert triplets_of(done)[59] == 0
 
     def nearest_class(points):
         gaps = (torch.tensor(points) - torch.tensor(points[6])).norm(dim=1)
@@ -301,6 +301,8 @@ def test_stuck_on_a_line(script):
     for i in (0, 7, 10, 19):
         x = done["said"][0]["points"][i][0]
         assert triplets_of(setup(script, "line", 101, moved=[(i, x, 0.02)]))[100] < 0.01
+    later = [(i, x, 0.02 * (i == 7)) for i, (x, _) in enumerate(done["points"])]
+    assert triplets_of(setup(script, "line", 101, moved=later))[100] < 0.01
 
 
 def test_collapse(script):
@@ -337,8 +339,9 @@ def test_starts_with_everything_drawn_and_explained(open_page):
         assert page.locator(f".pg-plane path.pg-shaft.pg-{path}").get_attribute("d").count("M") > 10
     names = page.evaluate("""() => [...document.querySelectorAll(
       "article :is(button, input, select, [tabindex], [role=application], [role=group], [role=slider])")]
-      .filter(node => !(node.getAttribute("aria-label") || node.textContent || node.closest("label")?.textContent)
-        .trim()).map(node => node.outerHTML.slice(0, 80))""")
+      .filter(node =>
+        !(node.getAttribute("aria-label") || node.textContent || node.closest("label")?.textContent).trim())
+      .map(node => node.outerHTML.slice(0, 80))""")
     assert names == []
 
 
@@ -517,7 +520,8 @@ DRAWN = """() => {
   return {
     text: [...found(".pg-strip text", "fill", backs), ...found("svg:not(.pg-strip) text", "fill", [back])],
     marks: [...found(".pg-plane .pg-mark, .pg-plane .pg-head, .pg-dot", "fill", [back]),
-            ...found(".pg-plane .pg-shaft, .pg-loss, .pg-stem, .pg-pill, .pg-rug, .pg-lines path", "stroke", [back])],
+            ...found(".pg-plane .pg-shaft, .pg-loss, .pg-stem, .pg-pill, .pg-rug, .pg-lines path",
+                     "stroke", [back])],
   };
 }"""
 
@@ -525,12 +529,12 @@ DRAWN = """() => {
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_readable_in_both_themes(open_page, theme):
     page = open_page()
-    colors = "[getComputedStyle(document.querySelector('.pg-pill')).fill, document.querySelector('.pg-pill').outerHTML]"
+    fill = "getComputedStyle(document.querySelector('.pg-pill')).fill"
     page.select_option("[data-setting=spread]", "5")
     page.locator(".pg-point").nth(3).focus()
-    light = page.evaluate(colors)
+    light = page.evaluate(fill)
     check_book.set_theme(page, theme)
-    assert (page.evaluate(colors)[0] != light[0]) == (theme == "dark")
+    assert (page.evaluate(fill) != light) == (theme == "dark")
     assert page.evaluate(check_book.CONTRAST, check_book.LEAST_CONTRAST) == []
     drawn = page.evaluate(DRAWN)
     assert len(drawn["text"]) > 20 and len(drawn["marks"]) > 30
@@ -544,9 +548,10 @@ def test_fits_a_phone(open_page, width):
     for layout in ("mixed", "line"):
         page.click(f"[data-layout={layout}]")
         assert page.evaluate(check_book.WIDE) == []
-        texts = page.evaluate("""() => [...document.querySelectorAll(".mdr-playground svg text")].filter(node => {
-          const box = node.getBoundingClientRect();
-          return box.left < -1 || box.right > innerWidth + 1; }).map(node => node.textContent)""")
+        texts = page.evaluate("""() => [...document.querySelectorAll(".mdr-playground svg text")]
+          .filter(node => node.getBoundingClientRect().left < -1
+            || node.getBoundingClientRect().right > innerWidth + 1)
+          .map(node => node.textContent)""")
         assert texts == []
 
 

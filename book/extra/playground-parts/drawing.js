@@ -147,15 +147,15 @@
       legend(now.meanDistance * pixels());
     }
 
-    /** Points that lie on one another get their number beside them. */
+    /** Points that hide one another get their number beside them. */
     function heaps() {
       counts.replaceChildren();
       const done = new Set();
       places.forEach(([x, y], i) => {
         if (done.has(i)) return;
-        const same = places.flatMap(([a, b], j) => (Math.hypot(a - x, b - y) < 0.3 ? [j] : []));
+        const same = places.flatMap(([a, b], j) => (Math.hypot(a - x, b - y) < 12 && !done.has(j) ? [j] : []));
         same.forEach(j => done.add(j));
-        if (same.length > 1) add(counts, "text", { x: x + 12, y: y - 9 }, `\u00d7${same.length}`);
+        if (same.length > 2) add(counts, "text", { x: x + 13, y: y - 11 }, `\u00d7${same.length}`);
       });
     }
 
@@ -179,7 +179,7 @@
   function strip(svg) {
     const HEIGHT = 214, FOOT = 180, MIDDLE = 116, ROOM = 62, RUG = 7, BIN = 0.2;
     const bands = add(svg, "g"), bars = add(svg, "g"), rug = add(svg, "g"), axis = add(svg, "g");
-    const chosen = add(svg, "path", { class: "pg-chosen" }), layer = add(svg, "g");
+    const chosen = add(svg, "path", { class: "pg-chosen" }), stems = add(svg, "g"), layer = add(svg, "g");
     const self = { handles: [], moved, draw, start, resize };
     let width = 320, reach = 3.4, tallest = 8;
 
@@ -192,12 +192,12 @@
 
     /** `count` levels: a handle each. */
     function start(count) {
+      stems.replaceChildren();
       layer.replaceChildren();
       self.handles = Array.from({ length: count }, (_, s) => {
         const node = add(layer, "g", { class: "pg-handle", tabindex: 0, role: "slider",
           "aria-label": `Level ${s + 1} of ${count}`, "aria-valuemin": -4, "aria-valuemax": 4 });
-        add(node, "path", { class: "pg-halo" });
-        add(node, "path", { class: "pg-stem" });
+        for (const part of ["pg-halo", "pg-stem"]) add(stems, "path", { class: part });
         add(node, "rect", { class: "pg-pill", x: -24, y: 0, width: 48, height: 24, rx: 12 });
         add(node, "text", { y: 16.5, "text-anchor": "middle" });
         return node;
@@ -226,13 +226,13 @@
         const place = Math.max(25, Math.min(width - 25, x(levels[s])));
         low = place - last < 50 ? !low : true;
         last = place;
-        const top = low ? 26 : 0, [halo, stem, pill, text] = self.handles[s].children;
+        const top = low ? 26 : 0, [pill, text] = self.handles[s].children;
         set(self.handles[s], { transform: `translate(${place.toFixed(1)} ${top})`,
           "aria-valuenow": levels[s].toFixed(2), "aria-valuetext": signed(levels[s]) });
-        const lean = (x(levels[s]) - place).toFixed(1), color = levelColor(order[s], count);
-        const d = `M0 24L${lean} ${52 - top}V${FOOT - top}`;
-        set(halo, { d });
-        set(stem, { d, stroke: color });
+        const color = levelColor(order[s], count);
+        const d = `M${place.toFixed(1)} ${top + 24}L${x(levels[s]).toFixed(1)} 52V${FOOT}`;
+        set(stems.children[2 * s], { d });
+        set(stems.children[2 * s + 1], { d, stroke: color });
         set(pill, { stroke: color });
         text.textContent = signed(levels[s]);
       }

@@ -45,7 +45,7 @@
     },
     outlier: uniform => {
       const layout = clusters(uniform, 0.09);
-      layout.points[6] = [0.4 + 0.02 * gaussian(uniform), -0.33 + 0.02 * gaussian(uniform)];
+      layout.points[6] = [0.52, -0.27];
       return layout;
     },
     line: uniform => {
