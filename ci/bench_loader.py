@@ -71,7 +71,7 @@ class Plain:
         lanczos = T.InterpolationMode.LANCZOS
         crop = T.RandomResizedCrop(224, scale=(0.16, 1), ratio=(0.75, 1.33), interpolation=lanczos)
         chosen = [crop, T.RandomHorizontalFlip()] if train else [T.CenterCrop(224)]
-        self.transform = T.Compose([T.Resize((256, 256)), *chosen, T.ToTensor()])
+        self.transform = T.Compose([T.Resize((256, 256), interpolation=lanczos), *chosen, T.ToTensor()])
         self.paths, self.labels = files.paths, files.labels
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:

@@ -97,11 +97,11 @@ def rough_mean(batch: Points, bank: Points | None) -> Tensor:
 
     The batch being centred, products vanish from the mean of |a - b|^2 = |a|^2 + |b|^2 - 2ab.
     """
-    n, own = len(batch.norms), batch.norms.mean()
-    squares = 2 * n * n * own
-    if bank is not None:
-        squares = squares + n * len(bank.norms) * (own + bank.norms.mean())
-    return (squares / pair_count(batch, bank)).sqrt()
+    n, own, pairs = len(batch.norms), batch.norms.mean(), pair_count(batch, bank)
+    if bank is None:
+        return own.mul_(2 * n * n / pairs).sqrt_()
+    m, other = len(bank.norms), bank.norms.mean()
+    return own.mul_(2 * n + m).add_(other, alpha=m).mul_(n / pairs).sqrt_()
 
 
 def mean_and_std(
@@ -113,6 +113,7 @@ def mean_and_std(
     variance is a small difference of large sums otherwise. `zeros` more distances that are 0 are added.
     """
     wide, count = shift.double(), pairs + zeros
-    total, squares = total - zeros * wide, squares + zeros * wide.square()
-    variance = (squares - total.square() / count).clamp_min(0) / max(count - 1, 1)
-    return (wide + total / count).to(shift.dtype), variance.sqrt().to(shift.dtype)
+    if zeros:
+        total, squares = total - zeros * wide, torch.addcmul(squares, wide, wide, value=zeros)
+    variance = torch.addcmul(squares, total, total, value=-1 / count).clamp_min_(0).div_(max(count - 1, 1))
+    return torch.add(wide, total, alpha=1 / count).to(shift.dtype), variance.sqrt_().to(shift.dtype)

@@ -164,12 +164,13 @@ class MDR(nn.Module):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, std: Tensor) -> None:
-        # `where` instead of `if`: the flag stays on the device, so no step waits for the GPU.
+        # `where` instead of `if`: the flags stay on the device, so no step waits for the GPU.
         keep = torch.where(self.initialized, self.momentum, 0.0)
+        finite = (mean + std).isfinite()  # one bad batch must not stay for good
         for running, batch in ((self.running_mean, mean), (self.running_std, std)):
-            new = keep * running + (1 - keep) * batch
-            running.copy_(torch.where(new.isfinite(), new, running))  # one bad batch must not stay for good
-        self.initialized.logical_or_(mean.isfinite())
+            new = torch.lerp(batch.to(running.dtype), running, keep.to(running.dtype))
+            running.copy_(torch.where(finite, new, running))
+        self.initialized.logical_or_(finite)
 
     def extra_repr(self) -> str:
         return f"levels={len(self.levels)}, momentum={self.momentum}, backend={self.backend!r}"

@@ -97,7 +97,7 @@ def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
                 deviation.fill_diagonal_(0)
             weight = 2 if tile.mirrored else 1
             total += weight * deviation.sum()
-            squares += weight * torch.linalg.vector_norm(deviation).square()
+            squares += weight * deviation.square_().sum()
         count = analytic.pair_count(pairs.batch, pairs.bank)
         return analytic.mean_and_std(shift, total, squares, count, len(pairs.x) if diagonal else 0)
 
@@ -124,9 +124,8 @@ def _compute(
     count = analytic.pair_count(pairs.batch, pairs.bank)
     if want_x:
         gradient.addcmul_(pairs.batch.centred, pull[:, None]).mul_(2 / (count * std))
-    signed, by_level = sums[0], sums[1:]
-    value = (signed - ordered.double() @ by_level) / (count * std)
-    pulls = torch.empty_like(levels).index_copy_(0, order, (by_level / -count).to(levels.dtype))
+    value = sums[0] / (count * std)
+    pulls = torch.empty_like(levels).index_copy_(0, order, (sums[1:] / -count).to(levels.dtype))
     return value.to(mean.dtype), gradient, pulls if want_levels else None
 
 
@@ -164,35 +163,26 @@ def _differences(tile: _Tile) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:
-    """sign(r) of the tile's pairs (R, C); and in float64 (1 + S,) the sums of sign(r) (d - mean), of sign(r).
-
-    The latter by level. From them sum |r| std = sum sign(r) (d - mean) - sum over levels of t sum sign(r).
-    With t the levels and m the middles between them, sign(r) = sum_k sign(d - t_k) - sum_k sign(d - m_k):
-    between t_k and m_k one more level than middles lies below, between m_k and t_k+1 it is one fewer.
-    The same sums over the tile give the signs of each level by subtraction.
-    """
+    """sign(r) of the tile's pairs (R, C); and (1 + S,) sums in float64: of |r| std, of sign(r) by level."""
     d = tile.d - mean
+    residual = d - levels[0]
+    beyond = []  # each middle: 1 where d lies above it and the next level is nearer, 0 elsewhere
+    reached = levels[0]
+    for level, middle in zip(levels[1:], middles, strict=True):
+        beyond.append(torch.gt(d, middle, out=torch.empty_like(d)))
+        # Stepped to as it rounds: a pair on a level of 0 then has r = 0 and no sign, as in `eager`.
+        step = level - reached
+        residual.addcmul_(beyond[-1], step, value=-1)
+        reached = reached + step
+    sign = residual.sign()
     if tile.diagonal:
-        d.fill_diagonal_(torch.inf)  # beyond the last level, from whose sum it is taken away
-    sign, mask = torch.full_like(d, len(middles)), torch.empty_like(d)
-    above = []  # of each level: pairs above it less pairs below it
-    for level in levels:
-        sign += torch.sub(d, level, out=mask).sign_()
-        above.append(mask.sum())
-    beyond = [d.new_tensor(d.numel())]  # of each middle: pairs above it
-    for middle in middles:
-        # On the middle itself the lower level is the nearest, as in `eager`.
-        sign.sub_(torch.gt(d, middle, out=mask), alpha=2)
-        beyond.append(mask.sum())
-    beyond.append(d.new_tensor(len(d) if tile.diagonal else 0))
-    if tile.diagonal:
-        d.fill_diagonal_(0)
         sign.fill_diagonal_(0)
-    signed = torch.dot(sign.flatten(), d.flatten())
-    above, beyond = torch.stack([signed, *above]).double(), torch.stack(beyond).double()
-    # (pairs above the level + pairs not below it) - (pairs above its middles)
-    above[1:] += d.numel() - beyond[:-1] - beyond[1:]
-    return sign, above
+    signed = residual.mul_(sign).sum()
+    # sum, not dot, for what is not whole: it adds in pairs and keeps float32's digits.
+    above = [sign.sum(), *(torch.dot(sign.flatten(), mask.flatten()) for mask in beyond)]
+    sums = torch.stack([signed, *above]).double()
+    sums[1:-1] -= sums[2:].clone()  # above its own middle, less above the next one
+    return sign, sums
 
 
 def _add_gradient(gradient: Tensor, pull: Tensor, tile: _Tile, sign: Tensor) -> None:

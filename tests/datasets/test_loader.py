@@ -52,7 +52,8 @@ def plain(files, index, transform):
 
 def recipes(edge, size):
     """The authors' transforms of training and of evaluation, as they stand in torchvision."""
-    stretch, lanczos = v2.Resize((edge, edge)), v2.InterpolationMode.LANCZOS
+    lanczos = v2.InterpolationMode.LANCZOS
+    stretch = v2.Resize((edge, edge), interpolation=lanczos)
     crop = v2.RandomResizedCrop(size, scale=(0.16, 1), ratio=(0.75, 1.33), interpolation=lanczos)
     train = v2.Compose([stretch, crop, v2.RandomHorizontalFlip()])
     return train, v2.Compose([stretch, v2.CenterCrop(size)])
