@@ -8,12 +8,12 @@ FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test experiments lab serve clean distclean venv
+.PHONY: help book test experiments bench bench-gpu lab serve clean distclean venv
 
 help:  ## list what there is
 	@echo "make TARGET [SCALE=smoke|quick] [PORT=8000]"
 	@echo "make experiments SCALE=full [SET=cub|cars|sop|inshop] [ONLY=RECIPE]"
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 book: venv  ## run the experiments and the chapters, build the pages, say where they are
 	@$(VENV_PYTHON) ci/build_book.py --scale $(SCALE)
@@ -23,6 +23,12 @@ test: venv  ## run every test; none needs a network
 
 experiments: venv  ## run the experiments alone; SCALE=full: the benchmarks, hours on a GPU
 	@$(VENV_PYTHON) ci/execute.py --scale $(SCALE) --experiments $(if $(SET),--set $(SET)) $(if $(ONLY),--only $(ONLY))
+
+bench: venv  ## measure speed beside what it replaces, under 5 minutes: data/results/bench-cpu.json
+	@$(VENV_PYTHON) ci/bench.py
+
+bench-gpu: venv  ## the same on a GPU: data/results/bench-gpu.json
+	@$(VENV_PYTHON) ci/bench.py --device cuda
 
 lab: venv  ## open the chapters in JupyterLab
 	@$(VENV_PYTHON) -m jupyterlab --notebook-dir=book $(ROOT_FLAG)

@@ -71,7 +71,7 @@ class Plain:
         lanczos = T.InterpolationMode.LANCZOS
         crop = T.RandomResizedCrop(224, scale=(0.16, 1), ratio=(0.75, 1.33), interpolation=lanczos)
         chosen = [crop, T.RandomHorizontalFlip()] if train else [T.CenterCrop(224)]
-        self.transform = T.Compose([T.Resize((256, 256)), *chosen, T.ToTensor()])
+        self.transform = T.Compose([T.Resize((256, 256), interpolation=lanczos), *chosen, T.ToTensor()])
         self.paths, self.labels = files.paths, files.labels
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -132,16 +132,17 @@ def rows(what: str, workers: int, rates: dict[str, list[float]], difference: int
     ]
 
 
-def measure(quick: bool = False) -> list[dict[str, Any]]:
+def measure(quick: bool = False, full: bool = False) -> list[dict[str, Any]]:
     """Rates of training and evaluation in this process, one core, and of training with workers.
 
-    quick: a few photographs and repetitions, to see that it works.
+    quick: a few photographs and repetitions, to see that it works. full: thousands, which take minutes.
     """
+    size = (3000, 15, [1, 2], 10) if full else (256, 2, [1], 3) if quick else (640, 5, [1], 4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return _measure(Path(folder), *((256, 2, [1], 3) if quick else (3000, 15, [1, 2], 10)))
+            return _measure(Path(folder), *size)
     finally:
         torch.set_num_threads(threads)
 
@@ -234,7 +235,7 @@ def main() -> int:
     if words.store and (commit is None or commit["dirty"]):
         print("there are uncommitted changes: commit, then measure", file=sys.stderr)
         return 1
-    found = measure(words.quick)
+    found = measure(words.quick, full=not words.quick)
     print(f"{'what':12} {'loader':22} {'workers':>7} {'images/s':>9} {'p10 .. p90':>17} {'ratio':>6}")
     for row in found:
         low, high = row["spread"]

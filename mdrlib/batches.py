@@ -19,13 +19,16 @@ def in_memory(
 ) -> Batches:
     """Batches float32 (B, C, H, W) in [0, 1] with their labels (B,), from where `sampler` stands.
 
-    images uint8 (N, C, H, W) and labels (N,) on the device where they stay; generator, on the same, draws
-    the changes of `random_affine` if augment.
+    images uint8 (N, C, H, W) on the device where they stay; generator, on the same, draws the changes of
+    `random_affine` if augment. labels (N,) on the CPU, where the miners look at them: see `mdrlib.miners`.
     """
     for chosen in sampler:
-        index = torch.as_tensor(chosen, device=images.device)
+        index = torch.tensor(chosen)
+        labels_of = labels[index]
+        if images.is_cuda:  # from pinned memory, or the CPU waits for the copy
+            index = index.pin_memory().to(images.device, non_blocking=True)
         batch = to_float(images[index])
-        yield random_affine(batch, generator) if augment else batch, labels[index]
+        yield random_affine(batch, generator) if augment else batch, labels_of
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ class Photographs:
         """
         options = self._reading() | {"seed": seed, "augment": augment, "spent": spent}
         for images, batch_labels in train_batches(self.files, self.indices, labels, sampler, **options):
-            images = images.to(self.device, non_blocking=True)
-            yield to_float(images), batch_labels.to(self.device, non_blocking=True)
+            yield to_float(images.to(self.device, non_blocking=True)), batch_labels
 
     def _reading(self) -> dict:
         return {

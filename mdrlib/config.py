@@ -29,6 +29,7 @@ LEAST = {
     "evaluate_every": 1,
     "image_size": 32,
     "workers": -1,
+    "memory_bank": 0,
 }
 NOT_NEGATIVE = ("lr", "lr_decay", "weight_decay", "margin", "mdr_weight", "level_weight")
 
@@ -45,9 +46,10 @@ class Config:
 
     Training. iterations: batches trained on, of batch_size images, per_class of each class. lr is multiplied
     by lr_decay at the iterations lr_steps. mdr_weight is the paper's lambda, level_weight its nu, momentum
-    its gamma, levels the initial ones. augment: random crops and flips of photographs, affine changes of the
-    small sets. channels_last: memory layout of the network; bf16: run it in bfloat16 (losses and distances
-    never do, nor do evaluations); compile: through torch.compile.
+    its gamma, levels the initial ones; memory_bank: how many embeddings of past batches MDR sees besides
+    those of the batch (`mdr.MemoryBank`). augment: random crops and flips of photographs, affine changes of
+    the small sets. channels_last: memory layout of the network; bf16: run it in bfloat16 (losses, distances
+    and evaluations never do); compile: through torch.compile.
 
     Evaluation, every evaluate_every iterations. recall_at: the K of Recall@K. The result is that of the
     last evaluation; with validation, a share in [0, 1) of the training classes held out, that of the best
@@ -84,6 +86,7 @@ class Config:
     momentum: float = 0.9
     learn_levels: bool = True
     diagonal_in_stats: bool = False
+    memory_bank: int = 0
     augment: bool = True
     channels_last: bool = False
     bf16: bool = False

@@ -14,9 +14,9 @@ from mdrlib import checks
 # came: centring rounds them, which a difference of near points would feel.
 CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
-# N x M x D up to which a GPU takes the differences of all pairs: 256 embeddings of 512 dimensions. To count
-# those that need it, the CPU would have to wait for the GPU.
-ALL_PAIRS = 2**25
+# N x M x D up to which the differences of all pairs are taken, by device: 256 embeddings of 512 dimensions.
+# To count the near pairs, the CPU would have to wait for the GPU.
+ALL_PAIRS = {"cuda": 2**25}
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
         close = sq < CANCELLATION * scale
         if y is None:
             close.fill_diagonal_(False)
-        everywhere = x.device.type == "cuda" and len(a) * b.numel() <= ALL_PAIRS
+        everywhere = len(a) * b.numel() <= ALL_PAIRS.get(x.device.type, 0)
         if not everywhere:
             rows, columns = close.nonzero(as_tuple=True)
     if everywhere:

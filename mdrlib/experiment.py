@@ -20,7 +20,7 @@ from mdrlib.datasets.loader import default_workers
 from mdrlib.datasets.sampling import split_classes
 from mdrlib.evaluation import EDGES, Evaluation, embed
 from mdrlib.losses import TripletLoss
-from mdrlib.mdr import MDR
+from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
 from mdrlib.results import Result
 from mdrlib.retrieval import search
@@ -119,9 +119,11 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
         freeze_batch_norm=config.freeze_batch_norm,
         pooling=config.pooling,
     )
-    mdr = None
+    mdr = bank = None
     if with_mdr:
         mdr = MDR(config.levels, config.momentum, config.learn_levels, config.diagonal_in_stats).to(device)
+    if with_mdr and config.memory_bank:
+        bank = MemoryBank(config.memory_bank, config.dim).to(device)
     generator = Generator(device=device).manual_seed(config.seed)
     workers = config.workers
     if workers < 0:  # a CPU's cores are all busy training
@@ -154,7 +156,7 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
         def loading_rate() -> float:
             return config.batch_size * len(spent) / sum(spent) * max(workers, 1)
     else:
-        batches = in_memory(pictures, labels.to(device), sampler, generator, config.augment)
+        batches = in_memory(pictures, labels, sampler, generator, config.augment)
     keep_best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
     return Trainer(
         model=model.to(device),
@@ -174,6 +176,7 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
         bf16=config.bf16,
         channels_last=config.channels_last,
         compile=config.compile,
+        bank=bank,
         keep_best=keep_best,
         loading_rate=loading_rate,
     )

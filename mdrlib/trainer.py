@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from mdrlib import checkpoint
 from mdrlib.datasets import PKBatchSampler
-from mdrlib.mdr import MDR
+from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.progress import Progress
 from mdrlib.results import Row
 
@@ -23,12 +23,12 @@ Evaluate = Callable[[nn.Module], tuple[dict[str, float], dict[str, Tensor]]]
 class Trainer:
     """One training run of `model` with L = loss + mdr_weight * L_MDR + level_weight * sum of squared levels.
 
-    batches: pairs of images (B, C, H, W) float32 in [0, 1] and labels (B,) on the model's device, from where
+    batches: images (B, C, H, W) float32 in [0, 1] on the model's device with labels (B,), from where
     `sampler` stands to its end (see `mdrlib.batches`); `generator` (same device) draws all that is random
     besides. mdr None trains with the loss alone. lr is multiplied by lr_decay at each iteration of lr_steps.
     Weight decay leaves the levels to level_weight alone.
     bf16 runs the network in bfloat16, losses and distances never; channels_last lays its tensors out so;
-    compile runs it through torch.compile in training.
+    compile runs it through torch.compile in training. bank: embeddings of past batches for MDR.
     `history` gets a row per evaluation: every `evaluate_every` iterations, at the first and at the last.
     keep_best: the metric whose best evaluation is remembered in `best` (its row) and `best_weights`.
     loading_rate: images a second that loading alone would give, for the history; None for those in memory.
@@ -53,10 +53,11 @@ class Trainer:
         bf16: bool = False,
         channels_last: bool = False,
         compile: bool = False,
+        bank: MemoryBank | None = None,
         keep_best: str | None = None,
         loading_rate: Callable[[], float] | None = None,
     ) -> None:
-        self.model, self.loss, self.mdr, self.sampler = model, loss, mdr, sampler
+        self.model, self.loss, self.mdr, self.bank, self.sampler = model, loss, mdr, bank, sampler
         self.batches, self.evaluate, self.generator = batches, evaluate, generator
         self.mdr_weight, self.level_weight = mdr_weight, level_weight
         self.evaluate_every, self.bf16 = evaluate_every, bf16
@@ -117,12 +118,15 @@ class Trainer:
         loss = self.loss(self.embeddings, labels)
         regularizer, total = torch.zeros_like(loss), loss
         if self.mdr is not None:
-            regularizer = self.mdr(self.embeddings)
+            past = None if self.bank is None else self.bank.embeddings
+            regularizer = self.mdr(self.embeddings, past)
             total = loss + self.mdr_weight * regularizer + self.level_weight * self.mdr.level_penalty()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
         self.scheduler.step()
+        if self.bank is not None:
+            self.bank.add(self.embeddings)
         self.sums += torch.stack((loss.detach(), regularizer.detach()))
 
     def _evaluate(self) -> None:
@@ -170,6 +174,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "mdr": None if self.mdr is None else self.mdr.state_dict(),
+            "bank": None if self.bank is None else self.bank.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "sampler": self.sampler.state_dict() | {"position": self.iteration},
@@ -190,6 +195,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.mdr is not None:
             self.mdr.load_state_dict(state["mdr"])
+        if self.bank is not None:
+            self.bank.load_state_dict(state["bank"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.sampler.load_state_dict(state["sampler"])

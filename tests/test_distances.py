@@ -1,12 +1,14 @@
 """Distances against NumPy in float64, where they are hardest to get right."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrlib import normalize_by_mean_distance, pairwise_distances
+from mdrlib import distances, normalize_by_mean_distance, pairwise_distances
 
 OFF = {n: ~torch.eye(n, dtype=torch.bool) for n in (6, 12, 140)}
 
@@ -167,6 +169,65 @@ def test_collapsed_batch(monkeypatch):
     torch.testing.assert_close(grads[0].sum(0), -grads[1].sum(0))
 
 
+PAIRS_OF_NEAR = 100 * batch(20, 4).repeat_interleave(2, 0) + 1e-3 * batch(40, 4, 1)
+
+
+@pytest.mark.parametrize("set_to", [{"HELD": 40}, {"ALL_PAIRS": {"cpu": 2**25}}], ids=("parts", "all pairs"))
+@pytest.mark.parametrize("x", [PAIRS_OF_NEAR, batch(9, 4), torch.ones(12, 3), batch(4, 5).repeat(5, 1)])
+def test_every_way_to_the_near_pairs_gives_the_same(x, set_to, monkeypatch):
+    def measured(other):
+        leaves = [part.clone().requires_grad_() for part in (x, x.flip(0)[:7])]
+        d = pairwise_distances(*leaves[: 1 + other])
+        (d * batch(*d.shape, 3)).sum().backward()
+        return d.detach(), *(leaf.grad for leaf in leaves[: 1 + other])
+
+    want = measured(False) + measured(True)
+    for name, value in set_to.items():
+        monkeypatch.setattr(distances, name, value)
+    for got, wanted in zip(measured(False) + measured(True), want, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    near = x[:6].double().requires_grad_()
+    if x is PAIRS_OF_NEAR:
+        # Squares of size 1e4: steps that leave digits of their differences.
+        square = functools.partial(pairwise_distances, squared=True)
+        assert torch.autograd.gradcheck(square, near, eps=1e-4, atol=1e-3, rtol=1e-5)
+        assert torch.autograd.gradgradcheck(square, near, eps=1e-2, atol=1e-4)
+
+
+SWITCHES = {
+    "the older switch": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "a word": lambda: torch.set_float32_matmul_precision("medium"),
+    "the newer switch": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
+def test_no_switch_makes_products_coarser_inside_and_each_is_left_as_it_was(switch):
+    newer = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+    name = "fp32_precision" if newer else "allow_tf32"
+    if switch is SWITCHES["the newer switch"] and not newer:
+        pytest.skip("torch 2.9 and later")
+    products = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)[: 1 + newer]
+    first = [getattr(part, name) for part in products]
+    try:
+        switch()
+        before = [getattr(part, name) for part in products]
+        assert before != first
+        with distances.full_precision(torch.device("cpu")):
+            inside = [getattr(part, name) for part in products]
+            assert inside == (["ieee", "ieee"] if newer else [False])
+            x = batch(70, 30).requires_grad_()
+            np.testing.assert_allclose(pairwise_distances(x).detach(), oracle(x), rtol=2e-5)
+        assert [getattr(part, name) for part in products] == before
+        with pytest.raises(KeyError), distances.full_precision(torch.device("cpu")):
+            raise KeyError
+        assert [getattr(part, name) for part in products] == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for part, value in zip(products, first, strict=True):
+            setattr(part, name, value)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
@@ -264,3 +325,28 @@ def test_identical_embeddings_come_back_from_normalizing(x):
 def test_one_vector_has_no_mean_distance():
     with pytest.raises(ValueError, match=r"at least 2 vector\(s\) .* got \(1, 3\)"):
         normalize_by_mean_distance(torch.ones(1, 3))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("x", [PAIRS_OF_NEAR, batch(300, 512), torch.ones(12, 3)])
+def test_on_a_gpu(x):
+    leaf = x.cuda().requires_grad_()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        d = pairwise_distances(leaf)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    np.testing.assert_allclose(d.detach().cpu(), oracle(x), rtol=2e-5, atol=1e-6)
+    weights = batch(len(x), len(x), 1)
+    (d * weights.cuda()).sum().backward()
+    np.testing.assert_allclose(leaf.grad.cpu(), gradient_oracle(x, weights), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_small_batch_on_a_gpu_makes_nobody_wait():
+    x = batch(256, 512).cuda().requires_grad_()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        normalize_by_mean_distance(x).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,6 +1,8 @@
 """Each miner against loops over every triplet, and the sampling weights against the density they invert."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from scipy.stats import chi2
 
 from mdrlib.miners import (
+    _draw,
     all_triplets,
     distance_weighted,
     distance_weights,
@@ -285,6 +288,45 @@ def test_nothing_is_differentiated_and_nothing_changed(miner):
 def test_bad_batches_are_refused(miner, x, labels, error, message):
     with pytest.raises(error, match=message):
         miner(x, labels)
+
+
+@pytest.mark.parametrize("miner", MINERS[1:])
+def test_two_large_classes_take_no_memory_of_n_cubed(miner):
+    """400 in a class: 319,200 positive pairs, for which a row of candidates each would be 1 GB."""
+    code = f"""
+import resource, torch
+from mdrlib.miners import {miner.__name__} as miner
+x, labels = torch.randn(800, 4), torch.arange(800) % 2
+miner(x[:8], labels[:8])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+anchor, positive, negative = miner(x, labels)
+assert len(anchor) == 800 * 399 and (labels[anchor] != labels[negative]).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 200_000  # kB
+
+
+def test_a_column_without_weight_is_never_drawn():
+    weights = torch.zeros(300, 50)
+    weights[:, 7], weights[::2, 31], weights[1::2, 49] = 1e-8, 1.0, 1e-30
+    rows = torch.arange(300).repeat_interleave(2000)
+    drawn = _draw(weights, rows, seeded())
+    assert (weights[rows, drawn] > 0).all()
+    assert (drawn[rows % 2 == 0] == 31).double().mean() > 0.999 and (drawn[rows % 2 == 1] == 7).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("miner", MINERS[1:])
+def test_a_gpu_is_not_waited_for_when_labels_are_on_the_cpu(miner):
+    x, labels = batch(128, 512).cuda(), torch.arange(128) // 4
+    miner(x, labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        miner(x, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

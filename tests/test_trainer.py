@@ -10,6 +10,7 @@ from mdrlib import MDR, checkpoint, trainer
 from mdrlib.batches import in_memory
 from mdrlib.datasets import PKBatchSampler
 from mdrlib.losses import TripletLoss
+from mdrlib.mdr import MemoryBank
 from mdrlib.miners import all_triplets
 from mdrlib.models import build_embedder
 from mdrlib.trainer import Trainer
@@ -258,7 +259,7 @@ def timeless(state):
     return {key: value for key, value in state.items() if key != "seconds"} | {"history": history}
 
 
-def resumable():
+def resumable(bank=None):
     def evaluate(model):
         score = sum(p.abs().sum().item() for p in model.parameters())
         return {"validation_recall@1": math.sin(50 * score)}, {"x": model[2].bias.clone()}
@@ -276,23 +277,46 @@ def resumable():
         evaluate_every=4,
         augment=True,
         keep_best="validation_recall@1",
+        bank=bank,
     )
 
 
-def test_a_run_goes_on_at_every_iteration_with_the_same_bits(tmp_path, monkeypatch):
-    whole = timeless(fit(resumable(), tmp_path).state_dict())
+def test_mdr_sees_the_embeddings_of_past_batches(tmp_path):
+    seen = []
+
+    class Watched(MDR):
+        def forward(self, x, bank=None):
+            seen.append((x.detach().clone(), bank.clone()))
+            return super().forward(x, bank)
+
+    made = fit(make(mdr=Watched(), bank=MemoryBank(30, 4), mdr_weight=0.1), tmp_path)
+    past = torch.cat([x for x, _ in seen]).float()
+    for t, (_, bank) in enumerate(seen):
+        assert len(bank) == min(12 * t, 30)
+        assert same(sorted(bank.tolist()), sorted(past[max(0, 12 * t - 30) : 12 * t].tolist()))
+    assert not same(
+        made.model.layer.weight, fit(make(mdr=MDR(), mdr_weight=0.1), tmp_path).model.layer.weight
+    )
+
+
+@pytest.mark.parametrize("bank", [0, 20])
+def test_a_run_goes_on_at_every_iteration_with_the_same_bits(tmp_path, monkeypatch, bank):
+    def begin():
+        return resumable(MemoryBank(bank, 4) if bank else None)
+
+    whole = timeless(fit(begin(), tmp_path).state_dict())
     monkeypatch.setattr(trainer, "SAVE_SECONDS", -1)
     kept = []
     monkeypatch.setattr(checkpoint, "save", lambda path, state: kept.append(state))
     path = tmp_path / "checkpoint.pt"
     for stop in range(1, 10):
-        first, count = resumable(), len(kept)
+        first, count = begin(), len(kept)
         first.sampler.iterations, first.sampler.__class__ = stop, Stopping
         with pytest.raises(KeyboardInterrupt):
             fit(first, tmp_path)
         assert len(kept) == count + stop and kept[-1]["config"] == "mine"
         torch.save(kept[-1], path)
-        second = resumable()
+        second = begin()
         torch.manual_seed(1234)  # another process has drawn other numbers
         second.load_state_dict(checkpoint.load(path))
         assert second.iteration == stop

@@ -43,9 +43,10 @@ def train_batches(
     in them. Goes on at `sampler.position` and moves it with each batch given, prefetched ones not counted;
     gives nothing when that is at the end.
     Each image is stretched to 256 x 256 (for another `size` in proportion), a part with 0.16 to 1 of the area
-    and 0.75 to 1.33 times as wide as high becomes size x size (Lanczos), mirrored half the time: the authors'
-    recipe, with the very pixels of torchvision's transforms. What is random in image j of batch t depends on
-    (seed, t, j) alone, j counted over all ranks of the sampler, and torch's global generator is left alone.
+    and 0.75 to 1.33 times as wide as high becomes size x size (both Lanczos), mirrored half the time: the
+    authors' recipe, with the very pixels of torchvision's transforms. What is random in image j of batch t
+    depends on (seed, t, j) alone, j counted over all ranks of the sampler; torch's global generator is left
+    as it was.
     workers: processes, 0 for none, see `default_workers`. They are started anew, not forked from this one,
     which may have threads and a GPU: a script has to call this below `if __name__ == "__main__":`. The first
     time that takes as long as importing torchvision, then a fifth of a second. They end when the iterator is

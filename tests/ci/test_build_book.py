@@ -21,7 +21,8 @@ def house(tmp_path, monkeypatch):
     book, executed = tmp_path / "book", tmp_path / "_build/executed/smoke"
     (book / "experiments").mkdir(parents=True)
     executed.mkdir(parents=True)
-    shutil.copytree(ROOT / "book/_static", book / "_static")
+    for folder in ("_static", "extra"):
+        shutil.copytree(ROOT / "book" / folder, book / folder)
     (book / "experiments/train.ipynb").touch()
     (book / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: one\n")
     (book / "references.bib").write_text("@misc{kim, title={Multi-level}, author={Kim}, year={2021}}\n")

@@ -52,7 +52,8 @@ def plain(files, index, transform):
 
 def recipes(edge, size):
     """The authors' transforms of training and of evaluation, as they stand in torchvision."""
-    stretch, lanczos = v2.Resize((edge, edge)), v2.InterpolationMode.LANCZOS
+    lanczos = v2.InterpolationMode.LANCZOS
+    stretch = v2.Resize((edge, edge), interpolation=lanczos)
     crop = v2.RandomResizedCrop(size, scale=(0.16, 1), ratio=(0.75, 1.33), interpolation=lanczos)
     train = v2.Compose([stretch, crop, v2.RandomHorizontalFlip()])
     return train, v2.Compose([stretch, v2.CenterCrop(size)])
@@ -159,32 +160,44 @@ def test_a_damaged_and_a_missing_image_are_named_without_a_traceback_of_workers(
     files.paths[5].unlink()
     with pytest.raises(FileNotFoundError, match=f"^{files.paths[5]} is missing; ") as caught:
         list(batches_of(files, sampler_of(files, 20), workers=workers))
-    assert not children(), "workers end with the error, whoever holds it"
+    assert within(10, lambda: not children()), "workers end with the error, whoever holds it"
 
 
 def children():
     return multiprocessing.active_children()
 
 
+def within(seconds, condition):
+    """Whether the condition holds by then: the machine may be busy."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks into /proc")
 def test_workers_end_when_the_iterator_is_closed_or_dropped(files):
     assert not children()
-    shared, descriptors = set(os.listdir("/dev/shm")), None
+    descriptors, pids = None, []
     for end in ("close", "drop", "exhaust", "close"):
         batches = batches_of(files, sampler_of(files), workers=2)
         next(batches)
-        assert len(children()) == 2
+        pids += [child.pid for child in children()]
         if end == "close":
             batches.close()
         elif end == "exhaust":
             assert len(list(batches)) == 5
         del batches
         gc.collect()
-        assert not children(), end
-        count = len(os.listdir("/proc/self/fd"))
-        descriptors = descriptors or count  # the first time starts a server that stays
-        assert count <= descriptors, end
-    assert {name for name in os.listdir("/dev/shm") if name.startswith("torch_")} <= shared
+        assert within(10, lambda: not children()), end
+        if descriptors is None:  # the first time starts a server that stays
+            descriptors = len(os.listdir("/proc/self/fd"))
+        assert within(10, lambda most=descriptors: len(os.listdir("/proc/self/fd")) <= most), end
+    assert len(set(pids)) == 8
+    # torch_<process>_...: what PyTorch shares between processes. There may be others on this machine.
+    assert not [
+        name for name in os.listdir("/dev/shm") if name.startswith(tuple(f"torch_{p}_" for p in pids))
+    ]
 
 
 def test_what_may_have_ended_a_worker_is_said(files):
@@ -193,7 +206,7 @@ def test_what_may_have_ended_a_worker_is_said(files):
     children()[0].kill()
     with pytest.raises(RuntimeError, match='memory.*if __name__ == "__main__".*workers=0'):
         list(batches)
-    assert not children()
+    assert within(10, lambda: not children())
 
 
 def test_default_workers_leave_one_core(monkeypatch):
@@ -289,7 +302,4 @@ def test_workers_end_with_a_process_that_is_killed_and_run_its_copy_of_mdrlib(fi
         done.kill()
         done.wait()
         done.stdout.close()
-    until = time.monotonic() + 20
-    while (alive(worker) or alive(server)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not alive(worker) and not alive(server)
+    assert within(20, lambda: not alive(worker) and not alive(server))

@@ -37,7 +37,7 @@ def pixels(image):
 
 
 def wanted(path):
-    return np.asarray(open_image(path).resize((EDGE, EDGE), Image.Resampling.BILINEAR))
+    return np.asarray(open_image(path).resize((EDGE, EDGE), Image.Resampling.LANCZOS))
 
 
 def decoded(monkeypatch):

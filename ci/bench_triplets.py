@@ -1,0 +1,107 @@
+"""Mining and the triplet loss on a large batch, beside pytorch-metric-learning's TripletMarginLoss.
+
+Forward and backward. Peer and ours take the same embeddings as they come, the same margin and the mean over
+all triplets, so that over all triplets the two losses are one number.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import bench
+from mdrlib import miners
+from mdrlib.losses import TripletLoss
+
+Row = dict[str, Any]
+COUNT, PER_CLASS, DIM, MARGIN = 2048, 4, 512, 0.2
+MINERS = ("all_triplets", "distance_weighted", "hard_negatives", "semihard_negatives")
+
+
+def batch(count: int = COUNT, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Embeddings on the unit sphere, at the distances of which the margin matters, and labels on the CPU."""
+    x = torch.randn(count, DIM, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.normalize(x, dim=1).to(device), torch.arange(count) // PER_CLASS
+
+
+def ours(miner: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of mdrlib."""
+    return TripletLoss(MARGIN, getattr(miners, miner))
+
+
+def theirs(miner: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """That of pytorch-metric-learning: all triplets, or one negative a pair from its miner of Wu et al.
+
+    Its DistanceWeightedMiner has no fallback: an anchor without a negative in reach gives no triplet.
+    """
+    from pytorch_metric_learning.distances import LpDistance
+    from pytorch_metric_learning.losses import TripletMarginLoss
+    from pytorch_metric_learning.miners import DistanceWeightedMiner
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    loss = TripletMarginLoss(MARGIN, distance=LpDistance(normalize_embeddings=False), reducer=MeanReducer())
+    if miner == "all_triplets":
+        return loss
+    mined = DistanceWeightedMiner(cutoff=miners.NEAREST, nonzero_loss_cutoff=miners.FARTHEST)
+    return lambda x, labels: loss(x, labels, mined(x, labels))
+
+
+def step(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:
+    """Forward and backward; the loss."""
+    leaf = x.detach().requires_grad_()
+    value = loss(leaf, labels)
+    value.backward()
+    return value.detach()
+
+
+def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Rows of each miner alone, and of the loss over all triplets and by distance-weighted negatives."""
+    count, repetitions = (64, 2) if quick else (COUNT, 20)
+    x, labels = batch(count, device)
+    size = f"{count} x {DIM}, {PER_CLASS} a class"
+    names = {name: partial(getattr(miners, name), x, labels) for name in MINERS}
+    times = bench.side_by_side(names, repetitions, device=device)
+    rows = [bench.row(name, size, times[name]) for name in MINERS]
+    installed = bench.peer("pytorch_metric_learning")
+    for miner in MINERS[:2]:
+        losses = {"mdrlib": ours(miner)}
+        if installed:
+            losses["pytorch-metric-learning"] = theirs(miner)
+        times = bench.side_by_side(
+            {name: partial(step, loss, x, labels) for name, loss in losses.items()},
+            min(repetitions, 5) if installed else repetitions,
+            1,
+            device,
+        )
+        for name, loss in losses.items():
+            first = name == "mdrlib"
+            memory_mb = memory("ours" if first else "theirs", miner, count, device)
+            wanted: Row = {}
+            if first:
+                # A byte for every triple would be 8.6 GB; the indices of all triplets alone are 0.3 GB.
+                wanted = {"target": "memory under N^3 / 8 bytes", "met": memory_mb < count**3 / 8e6}
+            made = bench.row(
+                f"loss over {miner}, {name}",
+                size,
+                times[name],
+                times if first else None,
+                memory_mb=memory_mb,
+                accuracy={"loss": float(f"{step(loss, x, labels):.6g}")},
+                **wanted,
+            )
+            rows.append(made)
+        if not installed:
+            rows.append(bench.row(f"loss over {miner}, pytorch-metric-learning", size, note="not installed"))
+    return rows
+
+
+def memory(whose: str, miner: str, count: int, device: str) -> float:
+    """Peak memory in MB of one step."""
+    if device == "cuda":
+        x, labels = batch(count, device)
+        loss = {"ours": ours, "theirs": theirs}[whose](miner)
+        return bench.gpu_memory(lambda: step(loss, x, labels))
+    setup = f"import bench_triplets as b\nloss = b.{whose}({miner!r})\nb.step(loss, *b.batch(64))\n"
+    return bench.peak_memory("b.step(loss, x, y)", f"{setup}x, y = b.batch({count})")
