@@ -1,9 +1,9 @@
 """Measure what a training run repeats, beside what it replaces: data/results/bench-cpu.json or bench-gpu.json
 
-Runs every ci/bench_*.py that is there, but for the loader's. Such a section has measure(device="cpu", quick=False), which returns
-rows, dicts as `row` makes them; with a third parameter, full=False, it may do more on request. Candidates of
-one comparison take turns in one run, so that whatever else the machine does befalls all of them; what travels
-to another machine are the ratios.
+Runs every ci/bench_*.py that is there, but for the loader's. Such a section has measure(device="cpu",
+quick=False), which returns rows, dicts as `row` makes them; with a third parameter, full=False, it may do
+more on request. Candidates of one comparison take turns in one run, so that whatever else the machine does
+befalls all of them; what travels to another machine are the ratios.
 """
 
 import argparse
@@ -135,7 +135,10 @@ def peer(name: str) -> bool:
 
 
 def sections(folder: Path, only: list[str] | None = None) -> list[str]:
-    """Names of the sections in `folder`, sorted, the loader's only when asked for. Raises ValueError for one of `only` that is not there."""
+    """Names of the sections in `folder`, sorted, the loader's only when asked for.
+
+    Raises ValueError for one of `only` that is not there.
+    """
     found = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
     missing = set(only or []) - set(found)
     if missing:
