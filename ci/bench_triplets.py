@@ -77,11 +77,7 @@ def measure(device: str = "cpu", quick: bool = False, full: bool = False) -> lis
 
 
 def losses(miner: str, count: int, repetitions: int, device: str, peer: bool = True) -> list[Row]:
-<<<<<<< HEAD
-    """A row of mdrlib's loss over a miner's triplets, and one of the peer's if wanted and installed."""
-=======
     """A row of the loss over a miner's triplets, and one of the peer's where it is wanted and installed."""
->>>>>>> search
     x, labels = batch(count, device)
     candidates = {"mdrlib": ours(miner)}
     if peer and bench.peer("pytorch_metric_learning"):
