@@ -24,7 +24,7 @@ test: venv  ## run every test; none needs a network
 experiments: venv  ## run the experiments alone; SCALE=full: the benchmarks, hours on a GPU
 	@$(VENV_PYTHON) ci/execute.py --scale $(SCALE) --experiments $(if $(SET),--set $(SET)) $(if $(ONLY),--only $(ONLY))
 
-bench: venv  ## measure speed beside what it replaces, under 5 minutes: data/results/bench-cpu.json
+bench: venv  ## measure speed beside what it replaces, about 6 minutes: data/results/bench-cpu.json
 	@$(VENV_PYTHON) ci/bench.py
 
 bench-gpu: venv  ## the same on a GPU: data/results/bench-gpu.json

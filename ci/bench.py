@@ -1,9 +1,9 @@
 """Measure what a training run repeats, beside what it replaces: data/results/bench-cpu.json or bench-gpu.json
 
-Runs every ci/bench_*.py that is there. Such a section has measure(device="cpu", quick=False), which returns
-rows, dicts as `row` makes them; with a third parameter, full=False, it may do more on request. Candidates of
-one comparison take turns in one run, so that whatever else the machine does befalls all of them; what travels
-to another machine are the ratios.
+Runs every ci/bench_*.py that is there, but for the loader's. Such a section has measure(device="cpu",
+quick=False), which returns rows, dicts as `row` makes them; with a third parameter, full=False, it may do
+more on request. Candidates of one comparison take turns in one run, so that whatever else the machine does
+befalls all of them; what travels to another machine are the ratios.
 """
 
 import argparse
@@ -28,6 +28,7 @@ if __name__ == "__main__":
 from mdrlib.results import environment, git, write_json  # noqa: E402
 
 Row = dict[str, Any]
+APART = "loader"  # takes minutes, and stores its own: python ci/bench_loader.py --store
 TIMES = ("median_s", "p10_s", "p90_s", "repetitions")
 
 
@@ -134,12 +135,15 @@ def peer(name: str) -> bool:
 
 
 def sections(folder: Path, only: list[str] | None = None) -> list[str]:
-    """Names of the sections in `folder`, sorted. Raises ValueError for one of `only` that is not there."""
+    """Names of the sections in `folder`, sorted, the loader's only when asked for.
+
+    Raises ValueError for one of `only` that is not there.
+    """
     found = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
     missing = set(only or []) - set(found)
     if missing:
         raise ValueError(f"no section {', '.join(sorted(missing))}; there are {', '.join(found)}")
-    return only or found
+    return only or [name for name in found if name != APART]
 
 
 def run(name: str, device: str, quick: bool = False, full: bool = False) -> Row:

@@ -132,7 +132,7 @@ def at(n: int, device: str, backends: tuple[str, ...], quick: bool = False) -> l
     x = embeddings(n, device)
     want = reference(x)
     calls: dict[str, Callable[[], object]] = {}
-    accuracy, held, slowest = {}, {}, 0.0
+    accuracy, held, notes, slowest = {}, {}, {}, 0.0
     for name, module in candidates(n, device, backends).items():
         try:
             if device == "cuda":
@@ -143,7 +143,12 @@ def at(n: int, device: str, backends: tuple[str, ...], quick: bool = False) -> l
             slowest = max(slowest, time.perf_counter() - start)
             calls[name] = lambda module=module: step(module, x)
         except torch.OutOfMemoryError:
-            held[name] = None
+            notes[name] = "out of memory"
+        except Exception as error:
+            if "compiled" not in name:
+                raise
+            notes[name] = f"did not compile: {type(error).__name__}"  # a compiler's own troubles are not ours
+        if name in notes and device == "cuda":
             torch.cuda.empty_cache()
     if n * n * 4 < 2**33:
         w = torch.randn(n, n, device=x.device)
@@ -152,11 +157,11 @@ def at(n: int, device: str, backends: tuple[str, ...], quick: bool = False) -> l
     times = bench.side_by_side(calls, repetitions, warmup=2 if slowest < 0.2 else 1, device=device)
     rows = []
     where = {"threads": torch.get_num_threads()} if device == "cpu" else {}
-    for name in (*calls, *(name for name in held if name not in calls)):
+    for name in (*calls, *notes):
         what = "E E^T twice, W E" if name == "products" else f"MDR, {name}"
         more = where | {"accuracy": accuracy.get(name), "memory_mb": held.get(name)}
-        if name in held and held[name] is None:
-            more["note"] = "out of memory"
+        if name in notes:
+            more["note"] = notes[name]
         if name == ("triton" if device == "cuda" else "tiled"):
             more |= verdict(n, device, name, times, held)
         rows.append(bench.row(what, f"{n} x {DIM}", times.get(name), times, **more))

@@ -66,7 +66,7 @@ def measure(device: str = "cpu", quick: bool = False, full: bool = False) -> lis
     sop = {**SOP, "images": 1500} if quick else SOP
     repetitions = 2 if quick else 20
     rows = searches(cub, repetitions, device) + evaluations(cub, repetitions, device)
-    rows += at_sop_size(sop, repetitions, device, full or device == "cuda")
+    rows += at_sop_size(sop, min(repetitions, 5), device, full or device == "cuda")
     return rows + (threads(cub, repetitions) if device == "cpu" and bench.peer("faiss") else [])
 
 

@@ -17,6 +17,8 @@ from mdrlib.losses import TripletLoss
 
 Row = dict[str, Any]
 COUNT, PER_CLASS, DIM, MARGIN = 2048, 4, 512, 0.2
+SMALLER = 512
+PEER = "pytorch-metric-learning"
 MINERS = ("all_triplets", "distance_weighted", "hard_negatives", "semihard_negatives")
 
 
@@ -56,45 +58,57 @@ def step(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, labels: Tensor) ->
     return value.detach()
 
 
-def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
-    """Rows of each miner alone, and of the loss over all triplets and by distance-weighted negatives."""
+def measure(device: str = "cpu", quick: bool = False, full: bool = False) -> list[Row]:
+    """Rows of each miner alone, and of the loss over all triplets and by distance-weighted negatives.
+
+    Without full the peer's DistanceWeightedMiner, which takes 8 GB and many seconds at full size, and ours
+    beside it get smaller batches.
+    """
     count, repetitions = (64, 2) if quick else (COUNT, 20)
     x, labels = batch(count, device)
-    size = f"{count} x {DIM}, {PER_CLASS} a class"
     names = {name: partial(getattr(miners, name), x, labels) for name in MINERS}
     times = bench.side_by_side(names, repetitions, device=device)
-    rows = [bench.row(name, size, times[name]) for name in MINERS]
-    installed = bench.peer("pytorch_metric_learning")
-    for miner in MINERS[:2]:
-        losses = {"mdrlib": ours(miner)}
-        if installed:
-            losses["pytorch-metric-learning"] = theirs(miner)
-        times = bench.side_by_side(
-            {name: partial(step, loss, x, labels) for name, loss in losses.items()},
-            min(repetitions, 5) if installed else repetitions,
-            1,
-            device,
-        )
-        for name, loss in losses.items():
-            first = name == "mdrlib"
-            memory_mb = memory("ours" if first else "theirs", miner, count, device)
-            wanted: Row = {}
-            if first:
-                # A byte for every triple would be 8.6 GB; the indices of all triplets alone are 0.3 GB.
-                wanted = {"target": "memory under N^3 / 8 bytes", "met": memory_mb < count**3 / 8e6}
-            made = bench.row(
+    rows = [bench.row(name, _size(count), times[name]) for name in MINERS]
+    rows += losses("all_triplets", count, min(repetitions, 10), device)
+    if full:
+        return rows + losses("distance_weighted", count, 1, device)
+    rows += losses("distance_weighted", count, repetitions, device, peer=False)
+    return rows + losses("distance_weighted", min(count, SMALLER), repetitions, device)
+
+
+def losses(miner: str, count: int, repetitions: int, device: str, peer: bool = True) -> list[Row]:
+    """A row of the loss over a miner's triplets, and one of the peer's where it is wanted and installed."""
+    x, labels = batch(count, device)
+    candidates = {"mdrlib": ours(miner)}
+    if peer and bench.peer("pytorch_metric_learning"):
+        candidates[PEER] = theirs(miner)
+    calls = {name: partial(step, loss, x, labels) for name, loss in candidates.items()}
+    times = bench.side_by_side(calls, repetitions, 1, device)
+    rows = []
+    for name, call in calls.items():
+        memory_mb = memory("theirs" if name == PEER else "ours", miner, count, device)
+        wanted: Row = {}
+        if name != PEER and count == COUNT:
+            # A byte for every triple would be 8.6 GB.
+            wanted = {"target": "memory under N^3 / 8 bytes", "met": memory_mb < count**3 / 8e6}
+        rows.append(
+            bench.row(
                 f"loss over {miner}, {name}",
-                size,
+                _size(count),
                 times[name],
-                times if first else None,
+                {} if name == PEER else times,
                 memory_mb=memory_mb,
-                accuracy={"loss": float(f"{step(loss, x, labels):.6g}")},
+                accuracy={"loss": float(f"{call():.6g}")},
                 **wanted,
             )
-            rows.append(made)
-        if not installed:
-            rows.append(bench.row(f"loss over {miner}, pytorch-metric-learning", size, note="not installed"))
+        )
+    if peer and len(rows) == 1:
+        rows.append(bench.row(f"loss over {miner}, {PEER}", _size(count), note="not installed"))
     return rows
+
+
+def _size(count: int) -> str:
+    return f"{count} x {DIM}, {PER_CLASS} a class"
 
 
 def memory(whose: str, miner: str, count: int, device: str) -> float:

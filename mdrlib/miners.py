@@ -24,8 +24,11 @@ NEAREST, FARTHEST = 0.5, 1.4
 CHUNK = 2**22  # numbers held at once: 16 MB in float32
 
 
-def _pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Checked detached embeddings, anchor and positive of every positive pair, and the negatives (N, N)."""
+def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Detached embeddings, anchor and positive of every positive pair, and the negatives (N, N) bool.
+
+    The checks of every miner are made here.
+    """
     x = checks.embeddings(embeddings, wait=False).detach()
     labels = checks.labels(labels, len(x))
     same = labels[:, None] == labels
@@ -58,20 +61,20 @@ def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
 
 def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
     """Every (anchor, positive, negative) of the batch."""
-    _, anchor, positive, negatives = _pairs(embeddings, labels)
+    _, anchor, positive, negatives = positive_pairs(embeddings, labels)
     pair, negative = negatives[anchor].nonzero(as_tuple=True)
     return anchor[pair], positive[pair], negative
 
 
 def random_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
     """Any negative, each as likely."""
-    _, anchor, positive, negatives = _pairs(embeddings, labels)
+    _, anchor, positive, negatives = positive_pairs(embeddings, labels)
     return anchor, positive, _draw(negatives, anchor, generator)
 
 
 def hard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
     """The negative nearest to the anchor."""
-    x, anchor, positive, negatives = _pairs(embeddings, labels)
+    x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     nearest = pairwise_distances(x).masked_fill(~negatives, torch.inf).argmin(dim=1)
     return anchor, positive, nearest[anchor]
 
@@ -81,7 +84,7 @@ def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator 
 
     Where no negative is, the farthest negative, as in the authors' code.
     """
-    x, anchor, positive, negatives = _pairs(embeddings, labels)
+    x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     d = pairwise_distances(x)
     nearest = torch.empty_like(anchor)
     # Some pairs at a time: with few classes there are N^2 of them, each with N candidates.
@@ -118,5 +121,5 @@ def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
 
 def distance_weighted(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
     """A negative drawn with weight inverse to the density of its distance: see `distance_weights`."""
-    x, anchor, positive, negatives = _pairs(embeddings, labels)
+    x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     return anchor, positive, _draw(distance_weights(x, negatives), anchor, generator)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdrlib import normalize_by_mean_distance
+from mdrlib import losses, normalize_by_mean_distance
 from mdrlib.losses import TripletLoss
 from mdrlib.miners import (
     all_triplets,
@@ -60,6 +60,20 @@ def test_equals_the_loop(miner, margin, dtype):
         tolerance = 1e-5 if dtype == torch.float32 else 1e-12
         assert loss.item() == pytest.approx(want, rel=tolerance, abs=tolerance)
         np.testing.assert_allclose(x.grad, gradient, rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("margin", (0.0, 0.2, 3.0))
+def test_all_triplets_in_parts_and_by_their_indices_are_the_same(margin, monkeypatch):
+    """Uneven classes, and one whose members are almost all of the batch."""
+    for labels in (LABELS, torch.tensor([1, 1, 1, 0, 1, 1, 1, 1])):
+        found = []
+        for miner, chunk in ((all_triplets, 2**24), (all_triplets, 20), (functools.partial(all_triplets), 0)):
+            monkeypatch.setattr(losses, "CHUNK", chunk)
+            x = batch(dtype=torch.float64).requires_grad_()
+            loss = TripletLoss(margin, miner)(x, labels)
+            found.append((loss.detach(), *torch.autograd.grad(loss, x)))
+        for got in found[:2]:
+            torch.testing.assert_close(got, found[2], rtol=1e-12, atol=1e-14)
 
 
 def test_by_hand():

@@ -20,6 +20,11 @@ from mdrlib.datasets.sampling import PKBatchSampler
 STRETCHED, SEEN = 256, 224
 SCALE, RATIO = (0.16, 1.0), (0.75, 1.33)  # of random crops: share of the area, width over height
 MOST_WORKERS = 16
+ENDED = (
+    "a process that loads images has ended: killed for lack of memory, /dev/shm too small for its batches, "
+    'or a script that starts training outside of `if __name__ == "__main__":`; fewer workers take less '
+    "memory, workers=0 needs neither"
+)
 # A batch as it is sent to a worker: its number, the place of its first image in it, and the images.
 Order = tuple[int, int, list[int]]
 
@@ -173,19 +178,23 @@ def _load(
         worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # a DataLoader draws a seed, from torch's global generator otherwise
     )
+    reader = iter(loader)
     try:
-        for item in loader:
+        while True:
+            try:
+                item = next(reader, None)
+            except (RuntimeError, OSError, EOFError) as error:
+                # DataLoader sees a worker's end, or the connection breaks while a batch comes over it.
+                if not workers or isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                    raise
+                raise RuntimeError(ENDED) from error
+            if item is None:
+                return
             if isinstance(item, OSError):
                 raise item
             yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RuntimeError(
-            "a process that loads images has ended: killed for lack of memory, /dev/shm too small for its "
-            'batches, or a script that starts training outside of `if __name__ == "__main__":`; '
-            "fewer workers take less memory, workers=0 needs neither"
-        ) from error
+    finally:
+        del reader  # ends the workers, also where the traceback of an error keeps this frame
 
 
 def _context() -> Any:

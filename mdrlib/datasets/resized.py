@@ -11,7 +11,7 @@ from typing import Any
 from mdrlib.datasets.files import ImageFiles, open_image
 from mdrlib.datasets.omniglot import cache_folder
 
-VERSION = 1  # raise when rows or the pixels in them change: it names the file
+VERSION = 2  # raise when rows or the pixels in them change: it names the file
 RESERVE = 2**30  # bytes of a disk that are never taken
 STAMP, CHECKSUM = struct.Struct("<qq"), struct.Struct("<I")
 HEAD = STAMP.size + CHECKSUM.size

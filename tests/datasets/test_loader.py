@@ -204,9 +204,9 @@ def test_what_may_have_ended_a_worker_is_said(files):
     batches = batches_of(files, sampler_of(files, 1000), workers=1)
     next(batches)
     children()[0].kill()
-    with pytest.raises(RuntimeError, match='memory.*if __name__ == "__main__".*workers=0'):
+    with pytest.raises(RuntimeError, match='memory.*if __name__ == "__main__".*workers=0') as caught:
         list(batches)
-    assert within(10, lambda: not children())
+    assert caught.tb is not None and within(10, lambda: not children())
 
 
 def test_default_workers_leave_one_core(monkeypatch):

@@ -136,7 +136,7 @@ def test_a_missing_image_is_named_although_it_is_kept(files):
 def test_the_file_is_sparse_told_of_once_and_names_what_it_is_of(files, capsys, tmp_path):
     path = prepare(files, 256)
     assert path.parent == tmp_path / "cache" / "mdrlib"
-    assert path.name == f"toy-train-{files.fingerprint}-256-v1.rows"
+    assert path.name == f"toy-train-{files.fingerprint}-256-v2.rows"
     assert path.stat().st_size == 4 * (20 + 256 * 256 * 3) and path.stat().st_blocks * 512 < 10_000
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and f"toy train are kept in {path}, which grows to 0.0 GB" in err

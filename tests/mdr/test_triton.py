@@ -23,6 +23,7 @@ def run(*command, **environment):
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
+        timeout=540,
     )
     return done.returncode, done.stdout + done.stderr
 
