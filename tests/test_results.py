@@ -142,7 +142,8 @@ def test_a_committed_list_is_read(tmp_path, result):
 
 
 def test_the_committed_lists_can_be_read_and_have_the_form_of_the_design():
-    for path in sorted((ROOT / "data" / "results").glob("*.json")):
+    lists = sorted((ROOT / "data" / "results").glob("*.json"))
+    for path in [path for path in lists if not path.stem.startswith("bench-")]:  # those are of speed
         found = load_committed(path)
         assert found, path
         for result in found:
