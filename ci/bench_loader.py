@@ -156,7 +156,7 @@ def _measure(folder: Path, count: int, repetitions: int, workers: list[int], len
 
     def plain(data: Plain, batches: list[list[int]], workers: int = 0, skip: int = 0) -> float:
         # A loader draws a seed; nothing else here needs the global generator.
-        return rate(DataLoader(data, batch_sampler=batches, num_workers=workers), skip)  # type: ignore
+        return rate(DataLoader(data, batch_sampler=batches, num_workers=workers), skip)
 
     def train(r: int, cache: bool, batches: int = 1, workers: int = 0, skip: int = 0) -> float:
         part = PKBatchSampler(files.labels, BATCH, PER_CLASS, r + batches)

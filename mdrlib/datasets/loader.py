@@ -169,7 +169,7 @@ def _load(
     batches: _Batches, orders: Iterable[Order], workers: int, pin_memory: bool
 ) -> Iterator[tuple[Tensor, float]]:
     loader = DataLoader(
-        batches,  # type: ignore[arg-type]
+        batches,
         batch_size=None,  # an item is a batch
         sampler=orders,
         num_workers=workers,
@@ -217,7 +217,7 @@ def _end_with_parent(worker: int) -> None:
     """
 
     def watch() -> None:
-        multiprocessing.parent_process().join()  # type: ignore[union-attr]
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
