@@ -28,6 +28,9 @@ def read(paths: Iterable[str | Path]) -> list[Result]:
         if not path.is_dir():
             found += [load_run(path.parent)] if path.name == "result.json" else load_committed(path)
             continue
+        if (path / "result.json").exists():
+            found.append(load_run(path))
+            continue
         inside = read(lists(path)) + read(sorted(path.glob("*/result.json")))
         if not inside:
             raise ValueError(f"{path} has no runs: neither *.json lists of them nor */result.json")
@@ -105,7 +108,9 @@ def compare(a: Group, b: Group, metric: str) -> str:
             for tag, name, mean in zip("AB", names, means, strict=True)
         ),
         f"    {'A - B'.ljust(width)}  {points(found.difference):>6}  {_range(found, points)}",
-        f"A is {found.verdict}{' than B' if found.verdict != 'undecided' else ': the interval covers 0'}",
+        "undecided: the interval covers 0"
+        if found.verdict == "undecided"
+        else f"A is {found.verdict} than B",
         f"they differ in: {_list(fields) or 'no field of the config'}",
     ]
     return "\n".join(lines)
