@@ -11,9 +11,6 @@ from mdrlib.results import Result
 from mdrlib.statistics import Difference, Interval, interval, paired
 
 FEW = 5  # seeds that a row of a table in the book has at least
-# Fields that a method without MDR does not read.
-OF_MDR = ("mdr_weight", "level_weight", "levels", "momentum", "learn_levels", "diagonal_in_stats",
-          "memory_bank", "mdr_backend")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,9 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Unique labels; what only MDR reads is left out of methods without it, unless it alone tells apart."""
-    fields = differing(configs) if configs else []
-    short = [
-        label(c, [f for f in fields if "mdr" in c["method"].split("+") or f not in OF_MDR]) for c in configs
-    ]
-    return [s if short.count(s) == 1 else label(c, fields) for s, c in zip(short, configs, strict=True)]
+    """Unique labels: of groups with one method the fields in which these differ."""
+    same = {c["method"]: differing([p for p in configs if p["method"] == c["method"]]) for c in configs}
+    return [label(c, same[c["method"]]) for c in configs]
 
 
 def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:

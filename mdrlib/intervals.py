@@ -69,36 +69,53 @@ def _points(
 
 
 def metric_over(
-    series: Mapping[str, Mapping[float, Triple]], label: str, metric: str = "recall@1", ax: Axes | None = None
+    panels: Mapping[str, Mapping[str, Mapping[float | str, Triple]]], metric: str = "recall@1"
 ) -> Figure:
-    """A metric over a number that was varied: a line for each method by name, its intervals as a band.
+    """A metric over what was varied: a panel for each, in it a line for each method, its intervals as a band.
 
-    series: name -> value of what was varied -> (mean, low, high) of a metric of 0..1, drawn in percent;
-    label: what was varied, under the axis. One value alone, as of a baseline that does not read what was
-    varied, is drawn as a level line over the whole width.
-    Raises ValueError for no lines, for a line without values, and for ends not around their mean.
+    panels: what was varied, written under its panel -> name of a method -> value -> (mean, low, high) of a
+    metric of 0..1, drawn in percent. Values stand evenly spaced, numbers in their order, texts as they come.
+    One value alone, as of a baseline that does not read what was varied, is drawn as a level line over the
+    whole width; the methods of all panels share their colours, a legend and the height of the axis.
+    Raises ValueError for no panels, for a panel without methods or a method without values, and for ends not
+    around their mean.
     """
-    empty = [name for name, values in series.items() if not values]
-    if not series or empty:
-        raise ValueError(f"series must map names to one or more values each, got none of {empty or 'them'}")
-    fig, ax = figure(WIDTH, 3.6) if ax is None else (ax.figure, ax)
-    every = array(sorted({x for values in series.values() for x in values}), "what was varied", 1)
-    for name, style in method_styles(series).items():
-        x = array(sorted(series[name]), name, 1)
-        table = 100 * np.array(
-            [_triple(series[name][at], f"{name} at {at:g}") for at in sorted(series[name])]
-        )
+    empty = [label for label, series in panels.items() if not series or not all(series.values())]
+    if not panels or empty:
+        raise ValueError(f"panels must map to methods with one or more values each, got none of {empty}")
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    fig, axes = figure(WIDTH, 0.5 + 2.6 * lines, lines, columns, sharey=True, squeeze=False)
+    styles = method_styles(dict.fromkeys(name for series in panels.values() for name in series))
+    for ax, (label, series) in zip(axes.flat, panels.items(), strict=False):
+        _lines(ax, series, styles)
+        ax.set_xlabel(label)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(metric_name(metric))
+        ax.yaxis.set_major_formatter("{x:g} %")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    handles = {h.get_label(): h for ax in axes.flat for h in ax.get_legend_handles_labels()[0]}
+    fig.legend(handles.values(), handles, loc="outside upper left", ncols=4, handlelength=2.8)
+    return fig
+
+
+def _lines(ax: Axes, series: Mapping[str, Mapping[float | str, Triple]], styles: Mapping[str, dict]) -> None:
+    """One panel of `metric_over`."""
+    every = list(dict.fromkeys(at for values in series.values() for at in values))
+    if not any(isinstance(at, str) for at in every):
+        every.sort()
+    for name, values in series.items():
+        style = {key: value for key, value in styles[name].items() if key != "hatch"}
+        x = [every.index(at) for at in every if at in values]
+        table = 100 * np.array([_triple(values[every[k]], f"{name} at {every[k]}") for k in x])
         if len(x) == 1:
-            x, table, style["marker"] = every[[0, -1]], table.repeat(2, axis=0), ""
+            x, table, style["marker"] = [0, len(every) - 1], table.repeat(2, axis=0), ""
         mean, low, high = table.T
-        del style["hatch"]
         ax.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
         ax.plot(x, mean, **style)
-    ax.set(xlabel=label, ylabel=metric_name(metric))
-    ax.yaxis.set_major_formatter("{x:g} %")
+    ax.set_xticks(range(len(every)), [at if isinstance(at, str) else f"{at:g}" for at in every])
     ax.grid(axis="y")
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4, handlelength=2.8)
-    return fig
 
 
 def _triple(values: Triple, name: str) -> np.ndarray:

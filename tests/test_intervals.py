@@ -88,37 +88,43 @@ def test_interval_rows_refuses(means, differences, words):
         plots.interval_rows(means, differences)
 
 
-def test_metric_over_draws_a_line_and_a_band_for_each_method(caplog):
-    series = {
+def test_metric_over_draws_a_panel_a_line_and_a_band_for_each(caplog):
+    weights = {
         "triplet": {0.0: (0.80, 0.79, 0.81)},
         "triplet+mdr": {0.4: (0.82, 0.81, 0.83), 0.1: (0.81, 0.80, 0.83), 0.2: (0.83, 0.82, 0.84)},
     }
-    fig = plots.metric_over(series, "weight of MDR")
+    starts = {"triplet+mdr": {"wide": (0.7, 0.7, 0.7), "narrow": (0.6, 0.5, 0.7)}}
+    third = {"triplet+l2": {True: (0.5, 0.5, 0.5), False: (0.4, 0.4, 0.4)}}
+    fig = plots.metric_over({"weight of MDR": weights, "start": starts, "learned": third})
     fig.canvas.draw()
     assert not caplog.records
-    (ax,) = fig.axes
+    ax, beside, below, empty = fig.axes
     flat, line = ax.lines
-    assert flat.get_xdata().tolist() == [0, 0.4] and flat.get_ydata() == pytest.approx([80, 80])
-    assert line.get_xdata().tolist() == [0.1, 0.2, 0.4] and line.get_ydata() == pytest.approx([81, 83, 82])
+    assert flat.get_xdata().tolist() == [0, 3] and flat.get_ydata() == pytest.approx([80, 80])
+    assert line.get_xdata().tolist() == [1, 2, 3] and line.get_ydata() == pytest.approx([81, 83, 82])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "0.1", "0.2", "0.4"]
     assert [to_hex(part.get_color()) for part in (flat, line)] == [COLORS["triplet"], COLORS["triplet+mdr"]]
     band = ax.collections[1].get_paths()[0].vertices
-    at = {x: sorted(set(np.round(band[np.isclose(band[:, 0], x), 1], 6))) for x in (0.1, 0.2, 0.4)}
-    assert {x: (ends[0], ends[-1]) for x, ends in at.items()} == {0.1: (80, 83), 0.2: (82, 84), 0.4: (81, 83)}
+    at = {x: sorted(set(np.round(band[np.isclose(band[:, 0], x), 1], 6))) for x in (1, 2, 3)}
+    assert {x: (ends[0], ends[-1]) for x, ends in at.items()} == {1: (80, 83), 2: (82, 84), 3: (81, 83)}
     assert to_hex(ax.collections[1].get_facecolor()[0]) == COLORS["triplet+mdr"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("weight of MDR", "Recall@1")
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["Triplet", "Triplet+MDR"]
-    assert plots.metric_over(series, "x", ax=ax) is fig
+    assert [text.get_text() for text in beside.get_xticklabels()] == ["wide", "narrow"], "as they come"
+    assert to_hex(beside.lines[0].get_color()) == COLORS["triplet+mdr"]
+    assert below.get_xlabel() == "learned" and not empty.get_visible()
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert names == ["Triplet", "Triplet+MDR", "Triplet+L2Norm"]
 
 
 @pytest.mark.parametrize(
-    "series, words",
+    "panels, words",
     [
-        ({}, "series must map names to one or more values each"),
-        ({"a": {}}, r"got none of \['a'\]"),
-        ({"a": {0.1: (0.5, 0.6, 0.7)}}, "a at 0.1 must be"),
-        ({"a": {"x": (0.5, 0.4, 0.6)}}, "what was varied must be float"),
+        ({}, "panels must map to methods"),
+        ({"x": {}}, r"got none of \['x'\]"),
+        ({"x": {"a": {}}}, r"got none of \['x'\]"),
+        ({"x": {"a": {0.1: (0.5, 0.6, 0.7)}}}, "a at 0.1 must be"),
     ],
 )
-def test_metric_over_refuses(series, words):
+def test_metric_over_refuses(panels, words):
     with pytest.raises(ValueError, match=words):
-        plots.metric_over(series, "x")
+        plots.metric_over(panels)
