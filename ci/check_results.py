@@ -33,10 +33,10 @@ HEADER = f"""\
 # The ranges in which the values of a finished run must lie; ci/check_results.py looks, its --derive writes.
 #
 # A range is that of one more run: mean -+ {WIDENED} t s sqrt(1 + 1/n). s is the spread (standard deviation)
-# over n seeds, t Student's for {100 * CONFIDENCE:g} % with n - 1 degrees of freedom, {WIDENED} for other
+# over n seeds, t Student's for {100 * CONFIDENCE:g} % and n - 1 degrees of freedom, {WIDENED} for other
 # machines' rounding. Shares end at 0 and 1. recall@1 and map@r are of the last evaluation, loss and
 # regularizer are means over the batches since the evaluation before it. `untrained` is the mean Recall@1
-# before training; at scale quick every range of recall@1 lies above all that it is the mean of.
+# before training; at scale quick every range of recall@1 lies above it.
 #
 # Scale smoke trains on 12 batches. Its ranges catch a network that does not learn: with a learning rate of 0
 # recall@1 falls below them, with shuffled labels the loss rises above (tests/ci/test_check_results.py). They
