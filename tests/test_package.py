@@ -22,7 +22,8 @@ OPTIONAL = (
 # DESIGN.md, from the ground up. A file imports from its own floor and those below.
 FLOORS = (
     ("checks",),
-    ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "allocator"),
+    ("distances", "datasets", "models", "retrieval", "parts", "approximate", "checkpoint", "distributed",
+     "results", "allocator"),
     ("mdr", "miners", "losses", "plots", "palette", "pictures", "diagrams", "player"),
     ("trainer", "progress", "evaluation", "explorers", "config", "batches"),
     ("experiment",),
