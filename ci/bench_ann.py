@@ -151,9 +151,11 @@ query = torch.from_numpy(np.load(told["query"]))
 search(query[:2], query, 1)  # loads what is loaded once
 own, done = [], threading.Event()
 def watch():
-    while not done.wait(0.02):
+    while True:
         lines = open("/proc/self/status").read().splitlines()
         own.append(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1.024e-3)
+        if done.wait(0.02):
+            return
 thread = threading.Thread(target=watch)
 thread.start()
 before, start, cpu = bench.reset_peak(), time.perf_counter(), time.process_time()

@@ -53,18 +53,23 @@ def train(gallery: Tensor | Sequence[Part], index: str) -> Any:
     return made
 
 
-def build(gallery: Tensor | Sequence[Part], index: Any) -> Any:
+def build(gallery: Tensor | Sequence[Part], index: Any, first: int | None = None) -> Any:
     """A faiss index of all vectors of a gallery, for `search` to use as often as one likes.
 
     Parameters: gallery as `train`; index its string, or an index that was trained before, to which the
-    vectors are added. 64 MB of the gallery are read at a time. `faiss.write_index` keeps the index, and of
-    indices of several galleries `faiss.contrib.ondisk.merge_ondisk` makes one with its lists on disk.
-    Raises as `train`.
+    vectors are added; first, the number of the first vector, for an IVF index of one part of a larger
+    gallery, None to count on from what the index holds. 64 MB of the gallery are read at a time.
+    `faiss.write_index` keeps the index. Of those of parts `faiss.contrib.ondisk.merge_ondisk` makes one with
+    its lists on disk; give `first` for that, since its shift_ids (faiss 1.15) gives two vectors one number
+    where parts differ in size. Raises as `train`.
     """
     every = _parts(gallery)
     made = train(every, index) if isinstance(index, str) else index
-    for _, piece in parts.pieces(every, torch.empty(0)):
-        made.add(piece.numpy())
+    for start, piece in parts.pieces(every, torch.empty(0)):
+        if first is None:
+            made.add(piece.numpy())
+        else:
+            made.add_with_ids(piece.numpy(), np.arange(first + start, first + start + len(piece)))
     return made
 
 
@@ -131,7 +136,13 @@ def search(
             own = torch.arange(start, start + len(rows))[:, None] if alone else None
             if ivf is not None:
                 ivf.nprobe = min(before if probes is None else probes, ivf.nlist)
-            made.append(_ranked(rows, every, k, _enough(rows, k, index, ivf, asked, own)))
+            found = _enough(rows, k, index, ivf, asked, own)
+            if (last := int(found.max())) >= there:
+                raise ValueError(
+                    f"the index numbers a vector {last}, and the gallery has {there}: "
+                    "number its vectors from 0, in their order"
+                )
+            made.append(_ranked(rows, every, k, found))
     finally:
         if ivf is not None:
             ivf.nprobe = before

@@ -17,7 +17,7 @@ def batch(n, d=16, seed=0):
 
 
 X, Q = batch(2000), batch(60, seed=1)
-CODES = batch(16_400)  # as many as codewords ask for
+CODES, Q8 = batch(10_000, 8), batch(60, 8, 1)  # as many as the codewords ask for, 39 each
 
 
 def test_all_lists_of_whole_vectors_are_exact_search():
@@ -51,22 +51,22 @@ def test_more_probes_find_more_and_each_distance_is_true():
 
 
 def test_candidates_of_codes_are_ranked_by_true_distances():
-    index = approximate.build(CODES, "IVF8,PQ4")
-    exact = search(Q, CODES, 5)[1]
+    index = approximate.build(CODES, "IVF8,PQ2")
+    exact = search(Q8, CODES, 5)[1]
     recall = {}
-    for candidates in (5, 50, 2000, 16_400):
-        found = search(Q, CODES, 5, index, 8, candidates)[1]
+    for candidates in (5, 50, 2000, 10_000):
+        found = search(Q8, CODES, 5, index, 8, candidates)[1]
         recall[candidates] = (found[:, :, None] == exact[:, None]).any(1).double().mean().item()
-    assert recall[5] + 0.2 < recall[50] < recall[2000] <= recall[16_400] == 1
-    raw = torch.from_numpy(index.search(Q.numpy(), 5)[1])  # nprobe 1 again, as before
+    assert recall[5] + 0.2 < recall[50] < recall[2000] <= recall[10_000] == 1
+    raw = torch.from_numpy(index.search(Q8.numpy(), 5)[1])  # nprobe 1 again, as before
     index.nprobe = 8
-    eight = torch.from_numpy(index.search(Q.numpy(), 5)[1])
+    eight = torch.from_numpy(index.search(Q8.numpy(), 5)[1])
     index.nprobe = 1
     assert not torch.equal(raw, eight)
     # With as many candidates as neighbours only their order is ours.
-    assert torch.equal(search(Q, CODES, 5, index, 8, 5)[1].sort(1).values, eight.sort(1).values)
-    default = search(Q, CODES, 5, index, 8)[1]
-    assert torch.equal(default, search(Q, CODES, 5, index, 8, 100)[1])
+    assert torch.equal(search(Q8, CODES, 5, index, 8, 5)[1].sort(1).values, eight.sort(1).values)
+    default = search(Q8, CODES, 5, index, 8)[1]
+    assert torch.equal(default, search(Q8, CODES, 5, index, 8, 100)[1])
 
 
 def test_the_query_is_left_out_by_index_and_its_copies_stay():
@@ -133,20 +133,29 @@ def test_training_draws_from_all_parts_evenly():
         assert (drawn.diff() > 0).all() and 0 <= drawn[0] and there - there / 500 < drawn[-1] < there
 
 
-def test_a_trained_index_takes_parts_one_by_one_and_lists_may_lie_on_disk(tmp_path):
+def test_a_trained_index_takes_parts_one_by_one_and_lists_may_lie_on_disk(tmp_path, monkeypatch):
     from faiss.contrib.ondisk import merge_ondisk
 
+    monkeypatch.setattr(approximate.parts, "PIECE", 16 * 300)
     shards = [X[:700], X[700:1500], X[1500:]]
     empty = approximate.train(shards, "IVF16,Flat")
     assert empty.is_trained and empty.ntotal == 0
     names = []
     for i, shard in enumerate(shards):
         names.append(str(tmp_path / f"{i}.index"))
-        faiss.write_index(approximate.build(shard, faiss.clone_index(empty)), names[-1])
-    merge_ondisk(empty, names, str(tmp_path / "lists"), shift_ids=True)
+        first = sum(len(before) for before in shards[:i])
+        faiss.write_index(approximate.build(shard, faiss.clone_index(empty), first), names[-1])
+    merge_ondisk(empty, names, str(tmp_path / "lists"))
     want = search(Q, X, 5, "IVF16,Flat", 4)
     got = search(Q, shards, 5, empty, 4)
     assert torch.equal(got[1], want[1]) and torch.equal(got[0], want[0])
+
+
+def test_numbers_beyond_the_gallery_are_an_error():
+    index = approximate.build(X, approximate.train(X, "IVF4,Flat"), first=7)
+    assert index.search(X[:1].numpy(), 1)[1] == 7
+    with pytest.raises(ValueError, match="the index numbers a vector 200[0-6], and the gallery has 2000"):
+        search(X[-60:], X, 5, index, 4)
 
 
 def test_shards_of_faiss_are_an_index_too():

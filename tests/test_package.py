@@ -24,7 +24,7 @@ FLOORS = (
     ("checks",),
     ("distances", "datasets", "models", "retrieval", "parts", "approximate", "checkpoint", "distributed",
      "results", "allocator"),
-    ("mdr", "miners", "losses", "plots", "palette", "pictures", "diagrams", "player"),
+    ("mdr", "miners", "losses", "plots", "palette", "pictures", "diagrams", "player", "tables"),
     ("trainer", "progress", "evaluation", "explorers", "config", "batches"),
     ("experiment",),
     ("__init__", "__main__"),
