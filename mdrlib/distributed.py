@@ -29,13 +29,20 @@ def processes() -> Iterator[None]:
     """Join the processes that torchrun has started, and leave them at the end; also a decorator.
 
     Does nothing without torchrun, or within itself or another process group. CPU tensors travel by gloo,
-    those of GPUs by nccl. After an error the group is left as it is: to end it, all would have to be there.
+    those of GPUs by nccl. An error goes into torchrun's summary of the processes that failed, and the group is
+    left as it is: to end it, all would have to be there.
     """
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
-    yield
+    try:
+        yield
+    except Exception as error:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+        raise
     dist.destroy_process_group()
 
 
@@ -119,7 +126,6 @@ class _Gather(torch.autograd.Function):
         return gradient.tensor_split(world_size())[rank()] * world_size()
 
 
-@torch.compiler.disable
 def gather(x: Tensor) -> Tensor:
     """Rows (B / world_size, ...) of each process -> all rows (B, ...), by rank, with gradient.
 
