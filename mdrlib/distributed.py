@@ -29,8 +29,8 @@ def processes() -> Iterator[None]:
     """Join the processes that torchrun has started, and leave them at the end; also a decorator.
 
     Does nothing without torchrun, or within itself or another process group. CPU tensors travel by gloo,
-    those of GPUs by nccl. An error goes into torchrun's summary of the processes that failed, and the group is
-    left as it is: to end it, all would have to be there.
+    those of GPUs by nccl. An error goes into torchrun's summary of what failed, and the group is left as it
+    is: to end it, all would have to be there.
     """
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         yield
