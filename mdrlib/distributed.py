@@ -24,26 +24,35 @@ TIMEOUT = timedelta(minutes=10)
 T = TypeVar("T")
 
 
+def join() -> None:
+    """Join the processes that torchrun has started. Does nothing without torchrun, or in a process group.
+
+    CPU tensors travel by gloo, those of GPUs by nccl.
+    """
+    if dist.is_torchelastic_launched() and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+
+
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the processes that torchrun has started, and leave them at the end; also a decorator.
+    """All that a process of torchrun does: `join` at the start, leave at the end, which is for good.
 
-    Does nothing without torchrun, or within itself or another process group. CPU tensors travel by gloo,
-    those of GPUs by nccl. An error goes into torchrun's summary of what failed, and the group is left as it
-    is: to end it, all would have to be there.
+    An error goes into torchrun's summary of what failed. The group is then left as it is: to end it, all
+    would have to be there.
     """
-    if dist.is_initialized() or not dist.is_torchelastic_launched():
-        yield
-        return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    join()
     try:
         yield
     except Exception as error:
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+        if world_size() > 1:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-        get_error_handler().record_exception(error)
+            get_error_handler().record_exception(error)
         raise
-    dist.destroy_process_group()
+    if world_size() > 1:
+        _wait()  # or one would be gone while another still listens to it
+        dist.destroy_process_group()
 
 
 def world_size() -> int:
@@ -83,6 +92,13 @@ def from_first(function: Callable[[], T]) -> T:
     if found[1] is not None:
         raise found[1]
     return found[0]
+
+
+def agree(name: str, value: Any) -> None:
+    """Raise ValueError in a process whose `value`, called `name`, is not that of the first."""
+    first = from_first(lambda: value)
+    if value != first:
+        raise ValueError(f"{name} differs: {first} in the first process, {value} in process {rank()}")
 
 
 @contextmanager

@@ -53,7 +53,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-@distributed.processes()
 def run(config: Config, out_dir: str | Path) -> Result:
     """Train and evaluate `config`; leave result.json, history.csv, checkpoint.pt and arrays in `out_dir`.
 
@@ -66,6 +65,8 @@ def run(config: Config, out_dir: str | Path) -> Result:
     rounding. The first reads and writes `out_dir`; any number of processes goes on with what others left.
     Raises ValueError when out_dir holds another experiment, naming what differs.
     """
+    distributed.join()
+    distributed.agree("the config", _plain(config))
     out_dir = Path(out_dir)
     path = out_dir / "checkpoint.pt"
     result, state = distributed.from_first(lambda: _left(config, out_dir, path))
@@ -80,9 +81,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
     data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
     if config.weights is not None:
         data["weights"] = {"fingerprint": _fingerprint(config.weights)}
-    there = distributed.from_first(lambda: data)
-    if there != data:
-        raise ValueError(f"the first process has the data {there}, process {distributed.rank()} has {data}")
+    distributed.agree("the data", data)
     if state is not None and state["data"] != data:
         raise ValueError(f"{path} was trained on {state['data']}, which is now {data}; choose another folder")
     trainer = _trainer(config, sets, device)

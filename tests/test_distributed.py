@@ -84,7 +84,7 @@ def trace(head, mdr=None, bank=False, augment=False, parameters=False, frozen=Fa
     """All that four steps do, in this process: losses, embeddings, gradients, levels, buffers."""
     torch.manual_seed(0)
     precision = nn.Identity() if settings.get("bf16") else Double()
-    layers = [precision, nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()]
+    layers = [precision, nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()]
     model = Embedder(nn.Sequential(*layers, nn.BatchNorm1d(144, momentum=None)), 144, 5, head, frozen)
     model = model if settings.get("bf16") else model.double()
     generator = torch.Generator().manual_seed(1)
@@ -157,31 +157,31 @@ def both(folder):
     """What each of the two processes does; it ends with the error of one of them."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         patch(monkeypatch)
-        with distributed.processes():
-            seen = {name: trace(head, **options) for name, (head, options) in STEPS.items()}
-            seen["ranks"] = [distributed.local_rank(), distributed.rank(), distributed.world_size()]
-            torch.manual_seed(0)
-            network = quick("small", 8, "l2", False)
-            seen["shares"] = {n: embed_all(network, part(n)) for n in (10, 64, 150)}
-            seen["refused"] = error_of(lambda: run(UNSHARED, folder / "unshared"))
-            seen["from first"] = error_of(lambda: distributed.from_first(lambda: int(f"{seen['ranks']}")))
-            for name, config in RUNS.items():
-                seen[f"run {name}"] = run(config, folder / name).metrics
-            run(STOPPED, folder / "one then two")
-            stop(monkeypatch, folder / "two then one")
-            monkeypatch.setattr(experiment, "build_embedder", build_embedder)
-            run(DIGITS, folder / "digits")
-            monkeypatch.setattr(experiment, "build_embedder", quick)
-            torch.save(seen, folder / f"seen{distributed.rank()}.pt")
-            change = batches.random_affine
+        distributed.join()
+        seen = {name: trace(head, **options) for name, (head, options) in STEPS.items()}
+        seen["ranks"] = [distributed.local_rank(), distributed.rank(), distributed.world_size()]
+        torch.manual_seed(0)
+        network = quick("small", 8, "l2", False)
+        seen["shares"] = {n: embed_all(network, part(n)) for n in (10, 64, 150)}
+        seen["refused"] = error_of(lambda: run(UNSHARED, folder / "unshared"))
+        seen["differs"] = error_of(lambda: distributed.agree("the seed", distributed.rank()))
+        seen["from first"] = error_of(lambda: distributed.from_first(lambda: int(f"{seen['ranks']}")))
+        for name, config in RUNS.items():
+            seen[f"run {name}"] = run(config, folder / name).metrics
+        run(STOPPED, folder / "one then two")
+        stop(monkeypatch, folder / "two then one")
+        monkeypatch.setattr(experiment, "build_embedder", build_embedder)
+        run(DIGITS, folder / "digits")
+        monkeypatch.setattr(experiment, "build_embedder", quick)
+        torch.save(seen, folder / f"seen{distributed.rank()}.pt")
+        change = batches.random_affine
 
-            def damaged(*arguments, **options):
-                if distributed.rank() == 1:
-                    raise OSError("photo.jpg is damaged")
-                return change(*arguments, **options)
+        def damaged(*arguments, **options):
+            if distributed.rank() == 1:
+                raise OSError("photo.jpg is damaged")
+            return change(*arguments, **options)
 
-            monkeypatch.setattr(batches, "random_affine", damaged)
-            folder.joinpath("config.yml").write_text(YAML)
+        monkeypatch.setattr(batches, "random_affine", damaged)
         return main(["run", str(folder / "config.yml"), "--out", str(folder / "dies")])
 
 
@@ -201,6 +201,14 @@ def torchrun(*words):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def end_of(process, seconds=400):
+    """What torchrun has printed, on stdout and stderr, when it has ended."""
+    try:
+        return process.communicate(timeout=seconds)
+    finally:
+        process.terminate()  # if it hangs: it takes its processes along
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +231,9 @@ def two(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         patch(monkeypatch)
         stop(monkeypatch, folder / "one then two")
+    folder.joinpath("config.yml").write_text(YAML)
     process = torchrun(__file__, folder)
-    said = process.communicate(timeout=400)
+    said = end_of(process)
     files = [folder / f"seen{rank}.pt" for rank in range(2)]
     assert all(file.exists() for file in files), said[1]
     return folder, [torch.load(file) for file in files], process.returncode, said
@@ -232,7 +241,7 @@ def two(tmp_path_factory):
 
 def timeless(result):
     timed = ("seconds", "images_per_second")
-    return [{key: value for key, value in row.items() if key not in timed} for row in result.history]
+    return [{k: v for k, v in row.items() if k not in timed and v is not None} for row in result.history]
 
 
 def assert_close_history(found, expected, tolerance):
@@ -242,9 +251,12 @@ def assert_close_history(found, expected, tolerance):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_steps_of_two_processes_are_those_of_one(one, two, name):
-    tolerance = {"rtol": 0.1, "atol": 0.1} if name == "bf16" else {"rtol": 1e-9, "atol": 1e-11}
+    # Adam makes steps of rounding where a gradient is zero, as that of a bias that moves all embeddings.
+    tolerance, steps = {"rtol": 1e-8, "atol": 1e-8}, 4
+    if name == "bf16":  # whose rounding, of one part in 256, later steps would add up
+        tolerance, steps = {"rtol": 0.02, "atol": 0.02}, 1
     first, second = (seen[name] for seen in two[1])
-    for step, (wanted, here, there) in enumerate(zip(one[1][name], first, second, strict=True)):
+    for step, (wanted, here, there) in enumerate(list(zip(one[1][name], first, second, strict=True))[:steps]):
         assert wanted.keys() == here.keys() == there.keys()
         assert len(here["embeddings"]) == 12
         for key, value in wanted.items():
@@ -253,7 +265,7 @@ def test_steps_of_two_processes_are_those_of_one(one, two, name):
             torch.testing.assert_close(there[key], here[key], rtol=0, atol=0)
             assert "gradient" not in key or value.isfinite().all()
     gradients = [key for key in one[1][name][0] if key.endswith("gradient")]
-    assert len(gradients) == 8 + ("mdr levels gradient" in gradients) + ("loss centres gradient" in gradients)
+    assert len(gradients) == 7 + ("mdr levels gradient" in gradients) + ("loss centres gradient" in gradients)
     if "frozen" not in name:
         moved = [step["model backbone.2.running_var"] for step in first]
         assert not torch.equal(moved[0], moved[-1])
@@ -295,6 +307,9 @@ def test_the_processes_know_their_numbers_and_share_errors(two):
     for rank, seen in enumerate(two[1]):
         assert seen["ranks"] == [rank, rank, 2]
         assert re.search("12 images of 4 a class are 3 classes, which 2 processes cannot sh", seen["refused"])
+        assert seen["differs"] == (
+            "the seed differs: 0 in the first process, 1 in process 1" if rank else None
+        )
         assert "invalid literal" in seen["from first"] and "[0, 0, 2]" in seen["from first"]
     assert not (two[0] / "unshared").exists()
 
@@ -317,17 +332,17 @@ def test_the_same_command_goes_on_after_a_process_was_killed(two, tmp_path):
     process = torchrun(*words)
     ends = time.monotonic() + 400
     while not (out / "checkpoint.pt").exists():
-        assert time.monotonic() < ends and process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < ends and process.poll() is None, end_of(process, 0)[1]
         time.sleep(0.01)
     children = psutil.Process(process.pid).children()
     second = next(child for child in children if child.environ().get("RANK") == "1")
     os.kill(second.pid, signal.SIGKILL)
-    assert "SIGKILL" in process.communicate(timeout=100)[1] and process.returncode == 1
+    assert "SIGKILL" in end_of(process)[1] and process.returncode == 1
     assert not (out / "result.json").exists()
     assert not any(child.is_running() for child in children)
 
     process = torchrun(*words)
-    printed, said = process.communicate(timeout=400)
+    printed, said = end_of(process)
     assert process.returncode == 0, said
     found, wanted = load_run(out), load_run(two[0] / "digits")
     assert found.metrics == wanted.metrics and timeless(found) == timeless(wanted)
