@@ -106,13 +106,13 @@ def run(config: Config, out_dir: str | Path) -> Result:
         chosen = trainer.best
         trainer.model.load_state_dict(trainer.best_weights)
     arrays = _arrays(trainer)
-    environment = results.environment(device) | {"processes": distributed.world_size()}
+    processes = {"processes": distributed.world_size()} if distributed.world_size() > 1 else {}
     result = Result(
         config=_plain(config),
         metrics={k: v for k, v in trainer.history[chosen].items() if k.startswith(("recall", "r_", "map"))},
         selected_by="validation" if config.validation else "test" if config.select_by_test else "last",
         seconds=round(trainer.seconds, 3),
-        environment=environment,
+        environment=results.environment(device) | processes,
         git=results.git(),
         data=data,
         history=trainer.history,

@@ -287,7 +287,7 @@ def test_runs_of_two_processes_end_with_the_metrics_of_one(one, two):
         assert all(seen[f"run {name}"] == found.metrics for seen in two[1])
         assert_close_history(found, wanted, 1e-5)
         assert found.config == wanted.config and found.data == wanted.data
-        assert (found.environment["processes"], wanted.environment["processes"]) == (2, 1)
+        assert found.environment["processes"] == 2 and "processes" not in wanted.environment
         assert found.selected_by == wanted.selected_by == ("validation" if config.validation else "last")
         with np.load(two[0] / name / "embeddings.npz") as a, np.load(one[0] / name / "embeddings.npz") as b:
             assert a["labels"].tolist() == b["labels"].tolist() and len(a["labels"]) == 80

@@ -19,7 +19,7 @@ from mdrlib.results import Result, load_committed, load_run, load_runs
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"config", "metrics", "selected_by", "seconds", "environment", "git", "data", "history"}
 METRICS = {"recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"}
-ENVIRONMENT = {"python", "torch", "numpy", "system", "cpu_cores", "threads", "device", "processes"}
+ENVIRONMENT = {"python", "torch", "numpy", "system", "cpu_cores", "threads", "device"}
 
 
 @pytest.fixture(scope="module")
