@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from mdrlib import checkpoint, results
 from mdrlib.allocator import keep_freed_memory
 from mdrlib.batches import Photographs, in_memory
-from mdrlib.config import METHODS, PLACE, Config
+from mdrlib.config import MINERS, PLACE, Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.files import ImageFiles
 from mdrlib.datasets.loader import default_workers
-from mdrlib.datasets.sampling import split_classes
+from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
 from mdrlib.evaluation import EDGES, Evaluation, embed
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MDR, MemoryBank
@@ -109,20 +109,21 @@ def run(config: Config, out_dir: str | Path) -> Result:
 
 def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Trainer:
     checkpoint.seed_everything(config.seed)
-    normalize, with_mdr = METHODS[config.method]
     model = build_embedder(
         config.backbone,
         config.dim,
-        normalize,
+        config.normalize,
         pretrained=config.pretrained,
         weights=config.weights,
         freeze_batch_norm=config.freeze_batch_norm,
         pooling=config.pooling,
     )
     mdr = bank = None
-    if with_mdr:
-        mdr = MDR(config.levels, config.momentum, config.learn_levels, config.diagonal_in_stats).to(device)
-    if with_mdr and config.memory_bank:
+    if config.with_mdr:
+        mdr = MDR(
+            config.levels, config.momentum, config.learn_levels, config.diagonal_in_stats, config.mdr_backend
+        ).to(device)
+    if config.with_mdr and config.memory_bank:
         bank = MemoryBank(config.memory_bank, config.dim).to(device)
     generator = Generator(device=device).manual_seed(config.seed)
     workers = config.workers
@@ -138,7 +139,12 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
     images = {name: images_of(part) for name, part in sets.items()}
     train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
-    splits = {"train": (images["train"][kept], train.labels[kept].unique(return_inverse=True)[1])}
+    if config.train_classes:
+        kept = kept[some_classes(train.labels[kept], config.train_classes, config.seed)]
+    labels = train.labels[kept]
+    if config.label_noise:
+        labels = noisy_labels(labels, config.label_noise, config.seed)
+    splits = {"train": (images["train"][kept], labels.unique(return_inverse=True)[1])}
     test = "query" if "query" in sets else "test"
     splits["test"] = (images[test], sets[test].labels)
     if "gallery" in sets:
@@ -160,7 +166,7 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
     keep_best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
     return Trainer(
         model=model.to(device),
-        loss=TripletLoss(config.margin, generator=generator),
+        loss=_loss(config, int(labels.max()) + 1, generator).to(device),
         mdr=mdr,
         batches=batches,
         sampler=sampler,
@@ -169,6 +175,7 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
         lr=config.lr,
         lr_steps=config.lr_steps,
         lr_decay=config.lr_decay,
+        loss_lr=config.proxy_lr,
         weight_decay=config.weight_decay,
         mdr_weight=config.mdr_weight,
         level_weight=config.level_weight,
@@ -179,6 +186,17 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
         bank=bank,
         keep_best=keep_best,
         loading_rate=loading_rate,
+    )
+
+
+def _loss(config: Config, classes: int, generator: Generator) -> nn.Module:
+    miner = MINERS[config.miner]
+    if config.loss == "triplet":
+        return TripletLoss(config.margin, miner, generator)
+    from mdrlib import pml  # an extra
+
+    return pml.build_loss(
+        config.loss, classes, config.dim, config.margin, config.pair_margin, miner, generator
     )
 
 

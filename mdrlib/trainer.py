@@ -25,7 +25,8 @@ class Trainer:
 
     batches: images (B, C, H, W) float32 in [0, 1] on the model's device with labels (B,), from where
     `sampler` stands to its end (see `mdrlib.batches`); `generator` (same device) draws all that is random
-    besides. mdr None trains with the loss alone. lr is multiplied by lr_decay at each iteration of lr_steps.
+    besides. mdr None trains with the loss alone. lr is multiplied by lr_decay at each iteration of lr_steps,
+    and so is loss_lr, that of the loss's own parameters, such as proxies.
     Weight decay leaves the levels to level_weight alone.
     bf16 runs the network in bfloat16, losses and distances never; channels_last lays its tensors out so;
     compile runs it through torch.compile in training. bank: embeddings of past batches for MDR.
@@ -46,6 +47,7 @@ class Trainer:
         lr: float,
         lr_steps: tuple[int, ...] = (),
         lr_decay: float = 0.2,
+        loss_lr: float | None = None,
         weight_decay: float = 0.0,
         mdr_weight: float = 0.0,
         level_weight: float = 0.0,
@@ -68,6 +70,9 @@ class Trainer:
         groups = [{"params": list(model.parameters()), "weight_decay": weight_decay}]
         if mdr is not None:
             groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})
+        proxies = {"params": list(loss.parameters()), "weight_decay": weight_decay, "lr": loss_lr or lr}
+        if proxies["params"]:
+            groups.append(proxies)
         self.optimizer = torch.optim.Adam(groups, lr=lr)
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(lr_steps), lr_decay)
         self.iteration, self.seconds, self.training_seconds = 0, 0.0, 0.0
@@ -173,6 +178,7 @@ class Trainer:
         """Everything a run needs to go on as if it had never stopped."""
         return {
             "model": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
             "mdr": None if self.mdr is None else self.mdr.state_dict(),
             "bank": None if self.bank is None else self.bank.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -193,6 +199,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, be it on another kind of device."""
         self.model.load_state_dict(state["model"])
+        self.loss.load_state_dict(state.get("loss", {}))  # runs of before losses had any
         if self.mdr is not None:
             self.mdr.load_state_dict(state["mdr"])
         if self.bank is not None:

@@ -445,10 +445,10 @@ def test_unknown_keys_are_named():
 
 
 WRONG_TYPES = {
-    "dim seed iterations batch_size image_size workers": (1.0, "4", None, True),
-    "lr margin momentum validation": ("0.1", None, False),
+    "dim seed iterations batch_size image_size workers train_classes": (1.0, "4", None, True),
+    "lr proxy_lr margin pair_margin momentum validation label_noise": ("0.1", None, False),
     "learn_levels augment freeze_batch_norm pretrained compile bf16 channels_last": (1, "yes", None),
-    "dataset method backbone device": (1, None, ["a"]),
+    "dataset method backbone device head miner mdr_backend": (1, None, ["a"]),
     "weights data_root": (1, True, ["a"]),
     "lr_steps recall_at": (10, [1.5], ["1"], [True], None, "12"),
     "levels": (1.0, ["a"], [None], [False], None, "12"),
@@ -457,14 +457,18 @@ OUT_OF_RANGE = {
     "dim iterations batch_size per_class evaluate_every": (0, -1),
     "image_size": (31,),
     "workers": (-2,),
-    "memory_bank": (-1,),
+    "memory_bank train_classes": (-1,),
     "recall_at": ([], [0, 1], [2, 4]),
-    "mode pooling": ("no such",),
+    "mode pooling head miner": ("no such",),
     "per_class": (1,),
     "batch_size": (3,),
     "seed": (-1,),
-    "lr lr_decay weight_decay margin mdr_weight level_weight": (-1e-9, float("nan"), float("inf")),
-    "momentum validation": (1, -0.1, float("nan")),
+    "lr lr_decay proxy_lr weight_decay margin pair_margin mdr_weight level_weight": (
+        -1e-9,
+        float("nan"),
+        float("inf"),
+    ),
+    "momentum validation label_noise": (1, -0.1, float("nan")),
     "levels": ([], [float("nan")], [float("inf"), 0]),
     "method": ("mdr",),
 }

@@ -16,14 +16,15 @@ from mdrlib import datasets, losses, miners, models, retrieval
 
 PACKAGE = Path(mdrlib.__file__).parent
 OPTIONAL = (
-    "triton torchvision timm faiss matplotlib umap ipywidgets IPython papermill sklearn scipy PIL yaml pandas"
+    "triton torchvision timm pytorch_metric_learning faiss matplotlib umap "
+    "ipywidgets IPython papermill sklearn scipy PIL yaml pandas"
 ).split()
 
 # DESIGN.md, from the ground up. A file imports from its own floor and those below.
 FLOORS = (
     ("checks",),
     ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "allocator"),
-    ("mdr", "miners", "losses", "plots", "palette", "pictures", "diagrams", "player"),
+    ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "player"),
     ("trainer", "progress", "evaluation", "explorers", "config", "batches"),
     ("experiment",),
     ("__init__", "__main__"),

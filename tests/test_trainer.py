@@ -36,6 +36,14 @@ class Linear(nn.Module):
         return self.layer(images.double().flatten(1))
 
 
+class Loss(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 def small_model():
     """With batch norm, whose running statistics are state too."""
     torch.manual_seed(0)
@@ -49,9 +57,11 @@ def make(
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     sampler = PKBatchSampler(LABELS, 12, 3, iterations)
+    if loss is None:
+        loss = TripletLoss(0.2, generator=generator)
     return Trainer(
         model=model or Linear(),
-        loss=loss or TripletLoss(0.2, generator=generator),
+        loss=loss if isinstance(loss, nn.Module) else Loss(loss),
         mdr=mdr,
         batches=in_memory(images, LABELS, sampler, generator, augment),
         sampler=sampler,
@@ -356,3 +366,34 @@ def test_a_state_of_another_kind_of_device_is_taken_but_for_its_generator(tmp_pa
     other.load_state_dict(state | {"generator": gpus})
     assert other.iteration == 6 and torch.equal(other.model.layer.weight, made.model.layer.weight)
     assert torch.equal(other.generator.get_state(), before)
+
+
+class Proxies(nn.Module):
+    """A loss with parameters: squared distances to the proxy of each class."""
+
+    def __init__(self):
+        super().__init__()
+        self.proxies = nn.Parameter(torch.ones(CLASSES, 4, dtype=torch.float64))
+
+    def forward(self, x, y):
+        return (x - self.proxies[y]).square().mean()
+
+
+def test_proxies_learn_with_their_own_rate_and_are_kept(tmp_path):
+    settings = {"iterations": 4, "lr": 0.01, "lr_steps": (2,), "lr_decay": 0.5, "loss_lr": 0.1}
+    whole = fit(make(loss=Proxies(), **settings), tmp_path)
+    # Adam's steps are the learning rate while the gradient's sign stays: 2 of 0.1, then 2 of 0.05.
+    moved = (whole.loss.proxies - 1).abs().max().item()
+    assert moved == pytest.approx(0.3, rel=0.1)
+    half = make(loss=Proxies(), **settings)
+    for _, (images, labels) in zip(range(2), half.batches, strict=False):
+        half._step(images, labels)
+        half.iteration += 1
+    again = make(loss=Proxies(), **settings)
+    again.load_state_dict(half.state_dict())
+    assert torch.equal(again.loss.proxies, half.loss.proxies)
+    fit(again, tmp_path)
+    assert torch.equal(again.loss.proxies, whole.loss.proxies)
+    old = make().state_dict()
+    del old["loss"]  # a checkpoint of before losses had parameters
+    make().load_state_dict(old)

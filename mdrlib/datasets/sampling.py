@@ -115,3 +115,26 @@ def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tens
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     out = torch.isin(labels, order[:held])
     return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
+
+
+def some_classes(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Indices of the images of `count` classes drawn at random; ValueError for fewer than 2 or too many."""
+    classes = labels.unique()
+    if not 2 <= count <= len(classes):
+        raise ValueError(f"train_classes must be from 2 to the {len(classes)} there are, got {count}")
+    chosen = classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))[:count]]
+    return torch.isin(labels, chosen).nonzero()[:, 0]
+
+
+def noisy_labels(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Labels (N,) of which a `share` in [0, 1], drawn at random, is replaced by another class of them each.
+
+    Symmetric noise: the other classes are equally likely.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    classes, index = labels.unique(return_inverse=True)
+    wrong = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
+    step = torch.randint(1, len(classes), (len(wrong),), generator=generator)
+    noisy = index.clone()
+    noisy[wrong] = (index[wrong] + step) % len(classes)
+    return classes[noisy]

@@ -101,9 +101,11 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
         raise ImportError(f"the backbone {name!r} needs torchvision: pip install mdrlib[vision]") from error
     names = models.list_models(module=models)
     if name not in names:
-        close = get_close_matches(str(name).lower(), ["small", "bn_inception", *names], n=5, cutoff=0.5)
+        close = get_close_matches(
+            str(name).lower(), ["small", "tiny", "bn_inception", *names], n=5, cutoff=0.5
+        )
         raise ValueError(
-            'backbone must be "small", "bn_inception", "timm:<name>" or a classification model of '
+            'backbone must be "small", "tiny", "bn_inception", "timm:<name>" or a classification model of '
             f"torchvision, got {name!r}; close to it: {close or 'none'}"
         )
     weights = models.get_model_weights(name).DEFAULT

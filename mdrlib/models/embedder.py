@@ -11,6 +11,7 @@ from mdrlib.models.small import SmallConvNet
 from mdrlib.models.weights import load_embedder
 
 NORMALIZE = ("none", "l2", "mean-distance")
+SMALL = {"small": 64, "tiny": 32}  # channels of the networks for the book's small sets
 
 
 class Embedder(nn.Module):
@@ -63,11 +64,11 @@ def build_embedder(
 ) -> Embedder:
     """An `Embedder` by name of its backbone.
 
-    backbone: "small" (images (N, C, 32, 32)); or, for images (N, 3, H, W), RGB in [0, 1], whose own
-    normalization is part of it: "bn_inception", "resnet18", "resnet50" or another classification model of
-    torchvision (the extra `vision`), "timm:<name>" (the extra `timm`). dim: length of the embedding.
-    normalize: see `Embedder`. pooling: "average" leaves the network's own, global average pooling in
-    convolutional ones; "average+max" puts the sum of both in its place.
+    backbone: "small", or "tiny" of half the width (images (N, C, 32, 32)); or, for images (N, 3, H, W), RGB
+    in [0, 1], whose own normalization is part of it: "bn_inception", "resnet18", "resnet50" or another
+    classification model of torchvision (the extra `vision`), "timm:<name>" (the extra `timm`). dim: length
+    of the embedding. normalize: see `Embedder`. pooling: "average" leaves the network's own, global average
+    pooling in convolutional ones; "average+max" puts the sum of both in its place.
 
     pretrained: start from ImageNet weights, downloaded by torchvision or timm where they are not here yet;
     those of BN-Inception are looked for in torch hub's folder. weights: a file to start from, instead of
@@ -75,18 +76,20 @@ def build_embedder(
     the backbone, a checkpoint of the paper's authors.
 
     Raises ValueError for an unknown name, with those that are close, for a pooling that the network does
-    not have, for "small" with pretrained, and for a file whose tensors do not fit, naming the first that
-    differ; ImportError, naming the extra, where a library is missing; OSError where weights can be neither
-    found nor downloaded, saying which file to put where.
+    not have, for "small" and "tiny" with pretrained, and for a file whose tensors do not fit, naming the
+    first that differ; ImportError, naming the extra, where a library is missing; OSError where weights can
+    be neither found nor downloaded, saying which file to put where.
     """
-    if backbone == "small":
+    if backbone in SMALL:
         if pretrained:
             raise ValueError(
-                "the small network has no pretrained weights; use pretrained=False or weights=FILE"
+                f"the {backbone} network has no pretrained weights; use pretrained=False or weights=FILE"
             )
         if pooling != "average":
-            raise ValueError(f'the small network has no pooling to choose; use "average", not {pooling!r}')
-        network = SmallConvNet()
+            raise ValueError(
+                f'the {backbone} network has no pooling to choose; use "average", not {pooling!r}'
+            )
+        network = SmallConvNet(SMALL[backbone])
     else:
         network = build_backbone(backbone, pretrained and weights is None, pooling)
     model = Embedder(network, network.features, dim, normalize, freeze_batch_norm)

@@ -5,17 +5,16 @@ from torch import Tensor, nn
 
 
 class SmallConvNet(nn.Module):
-    """Four blocks of convolution 3 x 3, batch norm, 2 x 2 max pooling and ReLU, 64 channels each.
+    """Four blocks of convolution 3 x 3, batch norm, 2 x 2 max pooling and ReLU, of `channels` channels each.
 
     The architecture few-shot learning uses for Omniglot (Vinyals et al., "Matching Networks for One Shot
-    Learning", NeurIPS 2016). Takes images (N, C, 32, 32) in [0, 1], of which it sees the mean over C, and
-    returns features (N, 256).
+    Learning", NeurIPS 2016), with 64. Takes images (N, C, 32, 32) in [0, 1], of which it sees the mean over
+    C, and returns features (N, 4 channels).
     """
-
-    features = 256
 
     def __init__(self, channels: int = 64) -> None:
         super().__init__()
+        self.features = 4 * channels  # of 2 x 2 places
         layers: list[nn.Module] = []
         for inputs in (1, channels, channels, channels):
             layers += [

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdrlib.datasets import PKBatchSampler
+from mdrlib.datasets.sampling import noisy_labels, some_classes
 
 LABELS = torch.arange(12).repeat_interleave(6)
 
@@ -151,3 +152,31 @@ def test_numbers_that_allow_no_batch_are_refused(arguments, message):
 def test_other_types_are_refused(arguments):
     with pytest.raises(TypeError):
         PKBatchSampler(**{"labels": LABELS, "batch_size": 24, "per_class": 3, "iterations": 2} | arguments)
+
+
+def test_some_classes_are_whole_and_drawn_by_the_seed():
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(10).repeat_interleave(3)[order]
+    chosen = some_classes(labels, 4, seed=1)
+    assert len(chosen) == 12 and len(labels[chosen].unique()) == 4
+    assert torch.equal(chosen, some_classes(labels, 4, seed=1))
+    assert any(not torch.equal(chosen, some_classes(labels, 4, seed=s)) for s in range(2, 5))
+    assert torch.equal(some_classes(labels, 10, seed=0), torch.arange(30))
+    for count in (1, 11):
+        with pytest.raises(ValueError, match=f"from 2 to the 10 there are, got {count}"):
+            some_classes(labels, count, seed=0)
+
+
+def test_noisy_labels_are_wrong_as_often_as_asked_and_equally_likely():
+    labels = torch.tensor([3, 5, 9, 11]).repeat(1000)
+    noisy = noisy_labels(labels, 0.4, seed=0)
+    wrong = noisy != labels
+    assert wrong.sum() == 1600 and set(noisy.tolist()) == {3, 5, 9, 11}
+    for true in (3, 5, 9, 11):  # of about 400 wrong ones each other class gets a third
+        counts = [
+            (noisy[wrong & (labels == true)] == other).sum() for other in (3, 5, 9, 11) if other != true
+        ]
+        assert all(90 < count < 180 for count in counts)
+    assert torch.equal(noisy_labels(labels, 0.0, seed=0), labels)
+    assert torch.equal(noisy, noisy_labels(labels, 0.4, seed=0))
+    assert not torch.equal(noisy, noisy_labels(labels, 0.4, seed=1))
