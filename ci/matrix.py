@@ -97,7 +97,7 @@ def file_of(root: Path, study: str) -> Path:
 
 
 def finished(sweep: Path) -> dict[str, Result]:
-    """What the folders of a sweep hold, by `identity`; results of a Config that is none today are left out."""
+    """What the folders of a sweep hold, by `identity`."""
     return by_identity(load_run(path.parent) for path in sorted(sweep.glob("*/result.json")))
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ POLL_SECONDS = 0.5  # between two looks for a free GPU
 def make_run(
     template: str, config: dict[str, Any], folder: Path, wait: bool = False, gpus: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Make the run of `config` in `folder`, or go on with it, by executing `template`, the text of a notebook.
+    """Make the run of `config` in `folder`, or go on with it; `template` is the text of its notebook.
 
     Returns {"state": "done", "failed", "there" (made meanwhile by another) or "elsewhere" (another process
     holds its lock; with wait it is waited for), "seconds", "peak_memory_gb", "failure": text or None}.
@@ -69,25 +69,27 @@ def execute_template(template: str, config: dict[str, Any], folder: Path) -> str
 
 @contextmanager
 def one_gpu(gpus: Sequence[str], folder: Path) -> Iterator[None]:
-    """Show this process, and the kernels it starts, one GPU that no other process of a sweep in `folder` has."""
+    """Show the kernels of this process one GPU that no other process of a sweep in `folder` has."""
     if not gpus:
         yield
         return
     locks = [FileLock(folder / f".gpu-{gpu}-{gpus[:k].count(gpu)}") for k, gpu in enumerate(gpus)]
-    while True:
-        for gpu, lock in zip(gpus, locks, strict=True):
-            with suppress(Timeout):
-                lock.acquire(timeout=0)
-                break
-        else:
-            time.sleep(POLL_SECONDS)
-            continue
-        break
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    while (free := next((k for k, lock in enumerate(locks) if try_lock(lock)), None)) is None:
+        time.sleep(POLL_SECONDS)
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[free]
     try:
         yield
     finally:
-        lock.release()
+        locks[free].release()
+
+
+def try_lock(lock: FileLock) -> bool:
+    """Take the lock if it is free; whether it was."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
 
 
 def library() -> Path:

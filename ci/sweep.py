@@ -55,7 +55,7 @@ def sweep(
             "there": "made by another sweep",
         }[outcome["state"]]
         rest = (time.monotonic() - began) / count * (len(left) - count)
-        print(f"[{count}/{len(left)}] {name} {said}; {duration(rest)} left", flush=True)
+        print(f"[{count}/{len(left)}] {name} {said}{'; ' + duration(rest) if rest else ''}", flush=True)
         if outcome["failure"]:
             notebook = root / "_build/runs/sweep" / name / "failed.ipynb"
             failures.append(Failure(name, outcome["failure"], notebook))
@@ -71,8 +71,11 @@ def is_done(cell: Cell, done: dict[str, Any], fingerprints: dict[str, dict[str, 
 
 
 def duration(seconds: float) -> str:
-    """About how long that is."""
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+    """About how long that is, in words."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"about {seconds / size:.1f} {unit} left"
+    return f"about {seconds:.0f} s left"
 
 
 def on_this_machine(root: Path, template: str, jobs: int, gpus: Sequence[str], left: dict[str, Cell]):
@@ -80,7 +83,7 @@ def on_this_machine(root: Path, template: str, jobs: int, gpus: Sequence[str], l
 
     Runs that another sweep is at are looked at again at the end, and waited for.
     """
-    # loky's executor and not joblib.Parallel: it ends its processes and their kernels when we are interrupted.
+    # loky's executor and not joblib.Parallel: interrupted, it ends its processes with their kernels.
     executor = get_reusable_executor(max_workers=jobs, timeout=None)
     call = partial(executor.submit, make_run, template, gpus=gpus)
     try:
@@ -122,10 +125,19 @@ def run(
     if dask:
         if jobs is not None:
             raise ValueError("a cluster's workers decide how many runs go on at a time: leave --jobs out")
-        from cluster import Cluster
-
-        with Cluster(dask, root / "_build/runs/sweep", template, datasets) as cluster:
-            return sweep(root, wanted, cluster.here, cluster.make, again)
+        try:
+            from cluster import connect, on_cluster
+        except ImportError as error:
+            raise ValueError("a cluster needs dask and distributed: pip install mdrlib[cluster]") from error
+        client, here = connect(dask, datasets)
+        with client:  # what is queued is forgotten at its end; what a worker is at ends and is not recorded
+            return sweep(
+                root,
+                wanted,
+                here,
+                partial(on_cluster, client, here, root / "_build/runs/sweep", template),
+                again,
+            )
     gpus = gpus_here()
     jobs = jobs or len(gpus) or len(os.sched_getaffinity(0))
     if gpus:  # more jobs than GPUs share them evenly
