@@ -30,10 +30,8 @@ def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, An
     Raises ValueError for no scheduler, no worker, or a worker that cannot make runs on `datasets`, with what
     it lacks.
     """
-    for module in (notebooks, one_run):  # travel as they are: workers do not have ci/
-        cloudpickle.register_pickle_by_value(module)
     try:
-        client = Client(address, timeout=10, set_as_default=False)
+        client = Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {address}; `dask scheduler` starts one") from error
     try:
@@ -50,29 +48,54 @@ def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, An
 
 def check(client: Client, datasets: Sequence[str]) -> dict[str, Any]:
     """What all workers have. Raises ValueError naming those that lack something, and what."""
-    ours, version = git(), ".".join(platform.python_version_tuple()[:2])
+    version = ".".join(platform.python_version_tuple()[:2])
     python = ask(client, platform.python_version)
     refuse(
         {w: f"Python {v}, here is {version}" for w, v in python.items() if not v.startswith(f"{version}.")}
     )
+    ours = one_run.sources()
+    refuse({w: differs(theirs, ours) for w, theirs in ask(client, one_run.sources).items() if theirs != ours})
     found = ask(client, one_run.what_is_here, datasets)
     refuse({worker: said for worker, said in found.items() if isinstance(said, str)})
-    lacks = {}
+    first, lacks = next(iter(found.values()))["data"], {}
     for worker, there in found.items():
-        if there["sources"] != one_run.sources():
-            lacks[worker] = f"another mdrlib: {commit(there['git'])}, here: {commit(ours)}"
-        elif there["missing"]:
+        if there["missing"]:
             lacks[worker] = "; ".join(f"{name} is missing: {why}" for name, why in there["missing"].items())
-        elif there["data"] != next(iter(found.values()))["data"]:
-            lacks[worker] = f"other images than the first worker: {there['data']}"
+        elif there["data"] != first:
+            lacks[worker] = f"its images are {there['data']}, those of the first worker {first}"
     refuse(lacks)
     print(f"{len(found)} workers", flush=True)
-    return next(iter(found.values())) | {"git": ours}
+    return {"sources": ours, "data": first, "missing": {}}
+
+
+def differs(theirs: str, ours: str) -> str:
+    """What is wrong with a worker whose `one_run.sources` are `theirs`, a sum or an error's text."""
+    if " " in theirs:
+        return theirs
+    commit = (git() or {}).get("commit", "that is installed")
+    return f"the files of its mdrlib have the sum {theirs}, here (commit {commit}) it is {ours}"
+
+
+def shipped(function: Callable) -> Callable:
+    """`function`, of one_run.py, as one that workers can call without having ci/.
+
+    Its code travels as bytes: the scheduler unpacks what it is given, and may have less than a worker has.
+    """
+    for module in (notebooks, one_run):
+        cloudpickle.register_pickle_by_value(module)
+    code = cloudpickle.dumps(function)
+
+    def call(*words: Any) -> Any:  # being no name of a module, it is pickled by value as well
+        import pickle
+
+        return pickle.loads(code)(*words)
+
+    return call
 
 
 def ask(client: Client, function: Callable, *words: Any) -> dict[str, Any]:
     """What `function` returns on each worker, or what it raised, as text."""
-    answers = client.run(function, *words, on_error="return")
+    answers = client.run(shipped(function), *words, on_error="return")
     return {
         worker: f"{type(answer).__name__}: {answer}" if isinstance(answer, Exception) else answer
         for worker, answer in answers.items()
@@ -85,15 +108,8 @@ def refuse(lacks: dict[str, str]) -> None:
         lines = "".join(f"\n  {worker}: {what}" for worker, what in lacks.items())
         raise ValueError(
             f"these workers cannot make the runs:{lines}\n"
-            "Give them the same clone and data (MDR_DATA_ROOT), start them again, and call this again."
+            "Give them this mdrlib, and data at their MDR_DATA_ROOT; start them and call this again."
         )
-
-
-def commit(found: dict[str, Any] | None) -> str:
-    """What `mdrlib.results.git` found, in words."""
-    if found is None:
-        return "installed, of no commit"
-    return f"commit {found['commit'][:10]}{' with changes' if found['dirty'] else ''}"
 
 
 def on_cluster(
@@ -106,7 +122,7 @@ def on_cluster(
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # an open file for each lock
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    elsewhere = left
+    on_worker, elsewhere = shipped(one_run.on_worker), left
     for wait in (False, True):
         waiting, elsewhere = elsewhere, {}
         with ExitStack() as locks:
@@ -123,7 +139,7 @@ def on_cluster(
                     continue
                 words = (name, template, cell.parameters(), here["sources"])
                 # The key finds the run again that a worker goes on with after an interrupted sweep.
-                future = client.submit(one_run.on_worker, *words, key=name, priority=-len(futures))
+                future = client.submit(on_worker, *words, key=name, priority=-len(futures))
                 futures[future] = name
             for future in as_completed(futures):
                 name = futures[future]
@@ -154,6 +170,6 @@ def record(outcome: dict[str, Any], here: dict[str, Any], folder: Path) -> dict[
     if not failed:
         write_atomically(folder / "history.csv", lambda file: file.write(outcome["history"].encode()))
         # A worker without a clone has the same files: that was checked.
-        write_json(folder / "result.json", result | {"git": result["git"] or here["git"]})
+        write_json(folder / "result.json", result | {"git": result["git"] or git()})
         (folder / "failed.ipynb").unlink(missing_ok=True)
     return outcome

@@ -112,10 +112,8 @@ def sources() -> str:
 
 
 def what_is_here(datasets: Sequence[str]) -> dict[str, Any]:
-    """{"sources", "git", "data": data set -> fingerprint by split, "missing": data set -> why}"""
-    wanted = sources()
+    """{"data": data set -> fingerprint by split, "missing": data set -> why it cannot be had}"""
     from mdrlib.datasets import load
-    from mdrlib.results import git
 
     data, missing = {}, {}
     for name in datasets:
@@ -123,7 +121,7 @@ def what_is_here(datasets: Sequence[str]) -> dict[str, Any]:
             data[name] = {split: load(name, split).fingerprint for split in ("train", "test")}
         except (OSError, ImportError) as error:
             missing[name] = str(error)
-    return {"sources": wanted, "git": git(), "data": data, "missing": missing}
+    return {"data": data, "missing": missing}
 
 
 def on_worker(name: str, template: str, config: dict[str, Any], expected: str) -> dict[str, Any]:
