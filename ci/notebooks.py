@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
@@ -15,8 +16,6 @@ import psutil
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-# Talk to kernels through files only their owner can open; TCP ports are open to all users of a machine.
-IPC = Config({"KernelManager": {"transport": "ipc"}}) if sys.platform != "win32" else Config()
 TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
 
 
@@ -36,29 +35,34 @@ def execute_notebook(
     source: Path | nbformat.NotebookNode,
     working: Path,
     parameters: dict[str, Any],
-    cwd: Path,
+    cwd: Path | None = None,
     live: bool = False,
 ) -> nbformat.NotebookNode | str:
     """Execute `source` into the file `working`; live shows what it prints as it does.
+
+    cwd: where the kernel starts. This process goes there meanwhile, so it is not for several threads.
 
     Returns the executed notebook, or what is to be told of its failure: a failing cell, a kernel that died,
     a file that is no notebook. None of these raises, so that other notebooks go on.
     """
     try:
-        return papermill.execute_notebook(
-            source,
-            working,
-            parameters,
-            kernel_name="python3",
-            language="python",
-            cwd=cwd,
-            progress_bar=False,
-            stdout_file=sys.stdout if live else None,
-            stderr_file=sys.stderr,
-            config=IPC,
-            start_timeout=300,
-            iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy
-        )
+        with TemporaryDirectory(prefix="kernel-") as private:
+            # Through files only their owner can open; TCP ports are open to all users of a machine.
+            ipc = {"transport": "ipc", "ip": f"{private}/ipc"} if sys.platform != "win32" else {}
+            return papermill.execute_notebook(
+                source,
+                working,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=cwd,
+                progress_bar=False,
+                stdout_file=sys.stdout if live else None,
+                stderr_file=sys.stderr,
+                config=Config({"KernelManager": ipc}),
+                start_timeout=300,
+                iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy
+            )
     except PapermillExecutionError as error:
         text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
         last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])

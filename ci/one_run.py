@@ -53,12 +53,12 @@ def execute_template(template: str, config: dict[str, Any], folder: Path) -> str
     """Execute the template into folder/run.ipynb; what went wrong, with folder/failed.ipynb, or None."""
     os.environ["MDR_PROGRESS"] = "off"
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one a process: those of several would wait for each other
-    # The kernel starts in another folder, and is to have the library that this process would import.
+    # The kernel is to have the library that this process would import.
     paths = [str(library().parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     working = folder / "failed.ipynb"
     notebook = nbformat.reads(template, as_version=4)
-    made = execute_notebook(notebook, working, {"config": config, "out_dir": "."}, cwd=folder)
+    made = execute_notebook(notebook, working, {"config": config, "out_dir": str(folder)})
     if isinstance(made, str):
         return made
     if not (folder / "result.json").exists():

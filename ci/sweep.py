@@ -10,8 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent import futures
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,26 +79,31 @@ def duration(seconds: float) -> str:
     return f"about {seconds:.0f} s left"
 
 
-def on_this_machine(root: Path, template: str, jobs: int, gpus: Sequence[str], left: dict[str, Cell]):
+def on_this_machine(
+    root: Path, template: str, jobs: int, gpus: Sequence[str], left: dict[str, Cell]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """A `Maker`: `jobs` processes at a time, each with one thread or with a GPU of its own.
 
     Runs that another sweep is at are looked at again at the end, and waited for.
     """
     # loky's executor and not joblib.Parallel: interrupted, it ends its processes with their kernels.
     executor = get_reusable_executor(max_workers=jobs, timeout=None)
-    call = partial(executor.submit, make_run, template, gpus=gpus)
+    elsewhere = left
     try:
-        elsewhere = left
         for wait in (False, True):
-            folders = {name: root / "_build/runs/sweep" / name for name in elsewhere}
-            futures = {call(elsewhere[n].parameters(), folder, wait): n for n, folder in folders.items()}
-            elsewhere = {}
-            for future in as_completed(futures):
-                name, outcome = futures[future], future.result()
-                if outcome["state"] == "elsewhere":
-                    elsewhere[name] = left[name]
-                else:
-                    yield name, outcome
+            names, elsewhere, running = iter(elsewhere), {}, {}
+            while True:
+                for name in islice(names, jobs - len(running)):
+                    words = (template, left[name].parameters(), root / "_build/runs/sweep" / name, wait, gpus)
+                    running[executor.submit(make_run, *words)] = name
+                if not running:
+                    break
+                for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                    name, outcome = running.pop(future), future.result()
+                    if outcome["state"] == "elsewhere":
+                        elsewhere[name] = left[name]
+                    else:
+                        yield name, outcome
     finally:
         executor.shutdown(wait=True, kill_workers=True)
 

@@ -25,13 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def processes():
-    """A function that starts `python -m ...`; what it started is killed in the end."""
+def processes(folder):
+    """A function that starts `python -m ...` in `folder`; what it started is killed in the end."""
     started = []
 
     def start(*words, **environment):
         env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        started.append(subprocess.Popen([sys.executable, "-m", *words], env=env, stderr=subprocess.DEVNULL))
+        words = [sys.executable, "-m", *words]  # which would find an mdrlib in the folder they start in
+        started.append(subprocess.Popen(words, env=env, cwd=folder, stderr=subprocess.DEVNULL))
         return started[-1]
 
     try:
@@ -58,9 +59,14 @@ def begin_cluster(start, folder):
     start("distributed.cli.dask_scheduler", *words)
     address = wait_for(lambda: file.exists() and json.loads(file.read_text() or "{}").get("address"))
     workers = [begin_worker(start, address, folder) for _ in range(2)]
-    with Client(address, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=120)
+    wait_for_workers(address, 2)
     return address, workers
+
+
+def wait_for_workers(address, number):
+    """Until the scheduler has as many."""
+    with Client(address, set_as_default=False) as client:
+        client.wait_for_workers(number, timeout=120)
 
 
 def begin_worker(start, address, folder, **environment):
@@ -81,7 +87,7 @@ def test_a_killed_workers_run_is_made_by_the_other_and_each_is_recorded_once(
 
     monkeypatch.setattr(cluster, "write_json", count)
     (log / "hold").touch()
-    with processes() as start:
+    with processes(matrix_house) as start:
         address, workers = begin_cluster(start, matrix_house)
 
         def kill_one_in_its_run():
@@ -130,10 +136,9 @@ def test_a_killed_workers_run_is_made_by_the_other_and_each_is_recorded_once(
         (other / "mdrlib").mkdir(parents=True)
         (other / "mdrlib/__init__.py").touch()
         begin_worker(start, address, matrix_house, PYTHONPATH=str(other))
-        with pytest.raises(
-            ValueError, match=r"(?s)cannot make the runs:\n  tcp://127.*its mdrlib have the sum"
-        ):
-            wait_for(lambda: sweep.run(matrix_house, None, False, None, address, False), 30)
+        wait_for_workers(address, 2)
+        with pytest.raises(ValueError, match=r"cannot make the runs:\n  tcp://127.*its mdrlib have the sum"):
+            sweep.run(matrix_house, None, False, None, address, False)
 
 
 def test_what_a_cluster_lacks_is_said():
