@@ -1,4 +1,4 @@
-"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]` and `python -m mdrlib data NAME|check`"""
+"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]`, `... data NAME|check` and `... results`"""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mdrlib import report
 from mdrlib.datasets import prepare
 from mdrlib.experiment import Config, run
 
@@ -49,10 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["data"]:
         return _data(words[1:])
+    if words[:1] == ["results"]:
+        return report.main(words[1:])
     parser = argparse.ArgumentParser(
         prog="mdrlib",
         description="Multi-level distance regularization",
-        epilog="`mdrlib data --help` tells how data sets get to their place",
+        epilog="`mdrlib data --help` tells how data sets get to their place, "
+        "`mdrlib results --help` how runs are compared",
     )
     parser.add_argument("command", choices=["run"], help="train and evaluate an experiment, or go on with it")
     parser.add_argument("config", help="YAML file of Config fields")

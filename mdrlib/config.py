@@ -1,6 +1,6 @@
 """What an experiment is: the fields of a Config, their values and their limits."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import Any
 
@@ -227,3 +227,12 @@ def _typed(name: str, default: Any, value: Any) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{name} must be {kind.__name__}, got {value!r}")
     return value
+
+
+def completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored config as JSON has it, with fields that are newer than it at their defaults.
+
+    Defaults of new fields do what was done before there were these fields. Raises as `Config.of` does, so for
+    fields that are unknown.
+    """
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(Config.of(stored)).items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdrlib.diagrams import distances_to_levels, level_shares, outlined_histograms, pair_matrix, point_map
+from mdrlib.intervals import interval_rows, metric_over
 from mdrlib.palette import (
     NEGATIVE,
     POSITIVE,
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NEGATIVE", "POSITIVE", "distance_histogram", "distance_strip", "distances_to_levels", "embedding_map",
-    "frames", "image_grid", "level_colors", "level_occupancy", "level_shares", "level_trajectories",
-    "loss_curves", "method_styles", "metric_bars", "nearest_level", "outlined_histograms", "pair_matrix",
-    "photograph_gallery", "point_map", "recall_curves", "retrieval_gallery", "theme", "umap_coordinates",
+    "frames", "image_grid", "interval_rows", "level_colors", "level_occupancy", "level_shares",
+    "level_trajectories", "loss_curves", "method_styles", "metric_bars", "metric_over", "nearest_level",
+    "outlined_histograms", "pair_matrix", "photograph_gallery", "point_map", "recall_curves",
+    "retrieval_gallery", "theme", "umap_coordinates",
 ]  # fmt: skip
 
 History = Sequence[Mapping[str, Any]]  # rows with "iteration" and values by name; None and NaN are left out

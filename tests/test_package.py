@@ -23,10 +23,11 @@ OPTIONAL = (
 # DESIGN.md, from the ground up. A file imports from its own floor and those below.
 FLOORS = (
     ("checks",),
-    ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "allocator"),
-    ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "player"),
-    ("trainer", "progress", "evaluation", "explorers", "config", "batches"),
-    ("experiment",),
+    ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "statistics",
+     "allocator"),
+    ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "intervals", "player"),
+    ("trainer", "progress", "evaluation", "explorers", "config", "comparison", "batches"),
+    ("experiment", "report"),
     ("__init__", "__main__"),
 )  # fmt: skip
 
