@@ -1,6 +1,6 @@
 """Measure what a training run repeats, beside what it replaces: data/results/bench-cpu.json or bench-gpu.json
 
-Runs every ci/bench_*.py that is there, but for the loader's. Such a section has measure(device="cpu",
+Runs every ci/bench_*.py that is there, but for those APART. Such a section has measure(device="cpu",
 quick=False), which returns rows, dicts as `row` makes them; with a third parameter, full=False, it may do
 more on request. Candidates of one comparison take turns in one run, so that whatever else the machine does
 befalls all of them; what travels to another machine are the ratios.
@@ -28,7 +28,7 @@ if __name__ == "__main__":
 from mdrlib.results import environment, git, write_json  # noqa: E402
 
 Row = dict[str, Any]
-APART = "loader"  # takes minutes, and stores its own: python ci/bench_loader.py --store
+APART = ("ann", "loader")  # take minutes, and store their own: python ci/bench_loader.py --store
 TIMES = ("median_s", "p10_s", "p90_s", "repetitions")
 
 
@@ -135,7 +135,7 @@ def peer(name: str) -> bool:
 
 
 def sections(folder: Path, only: list[str] | None = None) -> list[str]:
-    """Names of the sections in `folder`, sorted, the loader's only when asked for.
+    """Names of the sections in `folder`, sorted, those APART only when asked for.
 
     Raises ValueError for one of `only` that is not there.
     """
@@ -143,7 +143,7 @@ def sections(folder: Path, only: list[str] | None = None) -> list[str]:
     missing = set(only or []) - set(found)
     if missing:
         raise ValueError(f"no section {', '.join(sorted(missing))}; there are {', '.join(found)}")
-    return only or [name for name in found if name != APART]
+    return only or [name for name in found if name not in APART]
 
 
 def run(name: str, device: str, quick: bool = False, full: bool = False) -> Row:

@@ -1,4 +1,7 @@
-"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]`, `... data NAME|check` and `... results`"""
+"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]`, `... data NAME|check` and `... results`
+
+`torchrun -m mdrlib run ...` does the first in several processes: see `mdrlib.distributed`.
+"""
 
 import argparse
 import json
@@ -7,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mdrlib import report
+from mdrlib import distributed, report
 from mdrlib.datasets import prepare
 from mdrlib.experiment import Config, run
 
@@ -64,13 +67,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
     given = parser.parse_intermixed_args(words)  # the changes may follow --out
     try:
-        result = run(read_config(given.config, given.changes), given.out)
+        with distributed.processes():
+            result = run(read_config(given.config, given.changes), given.out)
+            if distributed.rank() == 0:
+                print(json.dumps(result.metrics, indent=1))
+                print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
-        print(f"mdrlib: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mdrlib{_whose()}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    print(json.dumps(result.metrics, indent=1))
-    print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
     return 0
+
+
+def _whose() -> str:
+    count = distributed.world_size()
+    return f" (process {distributed.rank()} of {count})" if count > 1 else ""
 
 
 def _data(words: list[str]) -> int:

@@ -19,16 +19,21 @@ def in_memory(
 ) -> Batches:
     """Batches float32 (B, C, H, W) in [0, 1] with their labels (B,), from where `sampler` stands.
 
+    Of several processes each gets the images of its rank and the labels of all: B / world_size and B.
+
     images uint8 (N, C, H, W) on the device where they stay; generator, on the same, draws the changes of
     `random_affine` if augment. labels (N,) on the CPU, where the miners look at them: see `mdrlib.miners`.
     """
     for chosen in sampler:
         index = torch.tensor(chosen)
-        labels_of = labels[index]
+        labels_of = labels[index if sampler.world_size == 1 else sampler.whole(sampler.position - 1)]
         if images.is_cuda:  # from pinned memory, or the CPU waits for the copy
             index = index.pin_memory().to(images.device, non_blocking=True)
         batch = to_float(images[index])
-        yield random_affine(batch, generator) if augment else batch, labels_of
+        if augment:
+            b = len(batch)
+            batch = random_affine(batch, generator, first=sampler.rank * b, of=sampler.world_size * b)
+        yield batch, labels_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Photographs:
 
     indices (N,): which of `files`. size: pixels of a side. workers: processes that read; 0 for this one.
     cache: keep decoded images on disk. device: where batches go.
-    Iterating gives batches uint8 (b, 3, size, size) in order; indexing with (M,) gives those images.
+    Iterating gives batches uint8 (b, 3, size, size) in order; indexing with (M,) or a slice those images.
     """
 
     files: ImageFiles
@@ -48,7 +53,10 @@ class Photographs:
     device: torch.device
     batch_size: int = 128
 
-    def __getitem__(self, chosen: Tensor) -> "Photographs":
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, chosen: Tensor | slice) -> "Photographs":
         return replace(self, indices=self.indices[chosen])
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -64,7 +72,7 @@ class Photographs:
     ) -> Batches:
         """Batches float32 (B, 3, size, size) in [0, 1] with their labels, from where `sampler` stands.
 
-        spent: see `train_batches`.
+        The rest is as in `train_batches`.
         """
         options = self._reading() | {"seed": seed, "augment": augment, "spent": spent}
         for images, batch_labels in train_batches(self.files, self.indices, labels, sampler, **options):

@@ -44,6 +44,13 @@ def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
     return y
 
 
+def neighbours(k: int, there: int) -> int:
+    """Return k, an integer from 1 to the neighbours `there` are; raise ValueError otherwise."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= there:
+        raise ValueError(f"k must be an integer from 1 to the {there} neighbours there are, got {k}")
+    return k
+
+
 def level_values(levels: object) -> Tensor:
     """Return levels as a tensor (S,), S >= 1, finite; raise TypeError or ValueError otherwise."""
     if not isinstance(levels, Tensor):

@@ -6,17 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mdrlib import distributed
+from mdrlib.batches import Photographs
 from mdrlib.datasets.transforms import to_float
 from mdrlib.distances import pairwise_distances
 from mdrlib.retrieval import evaluate
 
 # Bin edges for normalized distances; what lies beyond is counted in the end bins.
 EDGES = torch.linspace(-6, 6, 121)
+BATCH = 64  # images embedded at once
 WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole classes
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> Tensor:
+def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = BATCH) -> Tensor:
     """Embeddings (N, D) float32, computed in eval mode on the model's device.
 
     images: uint8 (N, C, H, W), or batches of such, as `batches.Photographs` gives them.
@@ -28,6 +31,17 @@ def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int =
     x = torch.cat([model(to_float(part.to(device, non_blocking=True))) for part in parts])
     model.train(was_training)
     return x
+
+
+def embed_all(model: nn.Module, images: Tensor | Photographs) -> Tensor:
+    """As `embed`, of several processes each its share of the batches: all embeddings, in order, in each."""
+    if distributed.world_size() == 1:
+        return embed(model, images)
+    sizes = distributed.shares(len(images), getattr(images, "batch_size", BATCH))
+    mine, start = sizes[distributed.rank()], sum(sizes[: distributed.rank()])
+    # A process without a share embeds an image all the same, to know the shape of nothing.
+    part = images[start : start + mine] if mine else images[:1]
+    return distributed.gather_shares(embed(model, part)[:mine], sizes)
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,24 +81,30 @@ class Evaluation:
         self.splits, self.ks = splits, ks
 
     def __call__(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        watched = {split: whole_classes(labels) for split, (_, labels) in self.splits.items()}
+        embedded = {
+            split: embed_all(model, images[watched[split]] if split == "train" else images)
+            for split, (images, _) in self.splits.items()
+        }
+        return distributed.from_first(lambda: self._measure(embedded, watched))
+
+    def _measure(
+        self, embedded: dict[str, Tensor], watched: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
         metrics: dict[str, float] = {}
         histograms: dict[str, Tensor] = {}
-        for split, (images, labels) in self.splits.items():
+        for split, x in embedded.items():
             if split == "gallery":
                 continue
-            watched = whole_classes(labels)
-            if split == "train":
-                x = embed(model, images[watched]).cpu()
-            else:
-                everything = embed(model, images)
-                x = everything[watched.to(everything.device)].cpu()
+            labels, seen = self.splits[split][1], watched[split]
+            if split != "train":
                 gallery = (None, None)
-                if split == "test" and "gallery" in self.splits:
-                    others, gallery_labels = self.splits["gallery"]
-                    gallery = (embed(model, others), gallery_labels)
+                if split == "test" and "gallery" in embedded:
+                    gallery = (embedded["gallery"], self.splits["gallery"][1])
                 prefix = "" if split == "test" else f"{split}_"
-                found = evaluate(everything, labels, *gallery, ks=self.ks)
+                found = evaluate(x, labels, *gallery, ks=self.ks)
                 metrics |= {prefix + key: value for key, value in found.items()}
-            positive, negative = distance_histograms(x, labels[watched])
+                x = x[seen.to(x.device)]
+            positive, negative = distance_histograms(x.cpu(), labels[seen])
             histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
         return metrics, histograms

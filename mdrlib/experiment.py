@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from mdrlib import checkpoint, results
+from mdrlib import checkpoint, distributed, results
 from mdrlib.allocator import keep_freed_memory
 from mdrlib.batches import Photographs, in_memory
 from mdrlib.config import MINERS, PLACE, Config
@@ -18,7 +18,7 @@ from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.files import ImageFiles
 from mdrlib.datasets.loader import default_workers
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
-from mdrlib.evaluation import EDGES, Evaluation, embed
+from mdrlib.evaluation import EDGES, Evaluation, embed_all
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
@@ -30,13 +30,26 @@ NEIGHBOURS = 10  # kept of each test image, for galleries
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"."""
+    """The torch device for "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+
+    Of several processes each has its own GPU, by its number on its machine. Raises ValueError where there are
+    more of them than GPUs.
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ValueError(f'device is {name!r} but torch sees {gpus or "no"} GPU; use "auto" or "cpu"')
+    if device.type == "cuda" and distributed.world_size() > 1:
+        count = distributed.local_world_size()
+        if device.index is not None or count > gpus:
+            raise ValueError(
+                f"device is {name!r}, with {count} processes on a machine with {gpus} GPU: each takes one of "
+                'its own; start no more than there are GPUs, with device "auto" or "cuda", or use "cpu"'
+            )
+        device = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(device)
     return device
 
 
@@ -48,25 +61,27 @@ def run(config: Config, out_dir: str | Path) -> Result:
     once. On a CPU an interrupted run ends with the same bits as an uninterrupted one.
     distances.npz holds histograms of normalized distances per evaluation; embeddings.npz the test
     embeddings, labels and nearest neighbours, and the gallery's embeddings and labels where there is one.
+    Started by torchrun in several processes, these share each batch and end with the Result of one, within
+    rounding. The first reads and writes `out_dir`; any number of processes goes on with what others left.
     Raises ValueError when out_dir holds another experiment, naming what differs.
     """
+    distributed.join()
+    distributed.agree("the config", _plain(config))
     out_dir = Path(out_dir)
     path = out_dir / "checkpoint.pt"
-    if (out_dir / "result.json").exists():
-        result = results.load_run(out_dir)
-        _refuse_other(config, result.config, out_dir)
+    result, state = distributed.from_first(lambda: _left(config, out_dir, path))
+    if result is not None:
         return result
-    state = checkpoint.load(path) if path.exists() else None
-    if state is not None:
-        _refuse_other(config, state.get("config", {}), out_dir)
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
     names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
-    sets = {name: load(config.dataset, name, config.data_root) for name in names}
+    with distributed.local_first():
+        sets = {name: load(config.dataset, name, config.data_root) for name in names}
     data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
     if config.weights is not None:
         data["weights"] = {"fingerprint": _fingerprint(config.weights)}
+    distributed.agree("the data", data)
     if state is not None and state["data"] != data:
         raise ValueError(f"{path} was trained on {state['data']}, which is now {data}; choose another folder")
     trainer = _trainer(config, sets, device)
@@ -90,34 +105,55 @@ def run(config: Config, out_dir: str | Path) -> Result:
     if trainer.keep_best:
         chosen = trainer.best
         trainer.model.load_state_dict(trainer.best_weights)
-    if config.mode == "train" and trainer.keep_best:
-        checkpoint.save(path, about | trainer.state_dict())  # its model is the one that the result is of
-    _write_arrays(trainer, out_dir)
+    arrays = _arrays(trainer)
+    processes = {"processes": distributed.world_size()} if distributed.world_size() > 1 else {}
     result = Result(
         config=_plain(config),
         metrics={k: v for k, v in trainer.history[chosen].items() if k.startswith(("recall", "r_", "map"))},
         selected_by="validation" if config.validation else "test" if config.select_by_test else "last",
         seconds=round(trainer.seconds, 3),
-        environment=results.environment(device),
+        environment=results.environment(device) | processes,
         git=results.git(),
         data=data,
         history=trainer.history,
     )
-    results.write(result, out_dir)
-    return result
+
+    def write() -> Result:
+        if config.mode == "train" and trainer.keep_best:
+            checkpoint.save(path, about | trainer.state_dict())  # its model is the one that the result is of
+        for name, found in arrays.items():
+            checkpoint.write_atomically(out_dir / name, lambda file, a=found: np.savez_compressed(file, **a))
+        results.write(result, out_dir)
+        return result
+
+    return distributed.from_first(write)
+
+
+def _left(config: Config, out_dir: Path, path: Path) -> tuple[Result | None, dict[str, Any] | None]:
+    """The Result of a finished run, else the checkpoint of an interrupted one, of this very config."""
+    if (out_dir / "result.json").exists():
+        result = results.load_run(out_dir)
+        _refuse_other(config, result.config, out_dir)
+        return result, None
+    if not path.exists():
+        return None, None
+    state = checkpoint.load(path)
+    _refuse_other(config, state.get("config", {}), out_dir)
+    return None, state
 
 
 def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Trainer:
     checkpoint.seed_everything(config.seed)
-    model = build_embedder(
-        config.backbone,
-        config.dim,
-        config.normalize,
-        pretrained=config.pretrained,
-        weights=config.weights,
-        freeze_batch_norm=config.freeze_batch_norm,
-        pooling=config.pooling,
-    )
+    with distributed.local_first():
+        model = build_embedder(
+            config.backbone,
+            config.dim,
+            config.normalize,
+            pretrained=config.pretrained,
+            weights=config.weights,
+            freeze_batch_norm=config.freeze_batch_norm,
+            pooling=config.pooling,
+        )
     mdr = bank = None
     if config.with_mdr:
         mdr = MDR(
@@ -128,7 +164,7 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
     generator = Generator(device=device).manual_seed(config.seed)
     workers = config.workers
     if workers < 0:  # a CPU's cores are all busy training
-        workers = default_workers() if device.type == "cuda" else 0
+        workers = default_workers() // distributed.local_world_size() if device.type == "cuda" else 0
 
     def images_of(part: ImageSet | ImageFiles) -> Tensor | Photographs:
         if isinstance(part, ImageSet):
@@ -153,7 +189,9 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
         splits["validation"] = (images["train"][held_out], train.labels[held_out])
     iterations = config.iterations if config.mode == "train" else 0
     pictures, labels = splits["train"]
-    sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, seed=config.seed)
+    # Without iterations nothing is shared: any number of processes can evaluate.
+    processes = (distributed.rank(), distributed.world_size()) if iterations else (0, 1)
+    sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *processes)
     loading_rate = None
     if isinstance(pictures, Photographs):
         spent: list[float] = []  # by a process on each batch
@@ -200,21 +238,26 @@ def _loss(config: Config, classes: int, generator: Generator) -> nn.Module:
     )
 
 
-def _write_arrays(trainer: Trainer, out_dir: Path) -> None:
+def _arrays(trainer: Trainer) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of distances.npz and embeddings.npz, by file; in the first process alone."""
+    splits = trainer.evaluate.splits
+    embedded = {
+        split: embed_all(trainer.model, splits[split][0]).cpu()
+        for split in ("test", "gallery")
+        if split in splits
+    }
+    if distributed.rank():
+        return {}
     stacked = {k: np.stack([s[k].numpy() for s in trainer.snapshots]) for k in trainer.snapshots[0]}
     iterations = np.array([row["iteration"] for row in trainer.history])
     histograms = {"edges": EDGES.numpy(), "iterations": iterations} | stacked
-    splits = trainer.evaluate.splits
-    x = embed(trainer.model, splits["test"][0]).cpu()
+    x, gallery = embedded["test"], embedded.get("gallery")
     found = {"embeddings": x.numpy(), "labels": splits["test"][1].numpy()}
-    gallery = None
-    if "gallery" in splits:
-        gallery = embed(trainer.model, splits["gallery"][0]).cpu()
+    if gallery is not None:
         found |= {"gallery_embeddings": gallery.numpy(), "gallery_labels": splits["gallery"][1].numpy()}
     there = len(x) - 1 if gallery is None else len(gallery)
     found["neighbours"] = search(x, gallery, k=min(NEIGHBOURS, there))[1].numpy()
-    for name, arrays in (("distances.npz", histograms), ("embeddings.npz", found)):
-        checkpoint.write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
+    return {"distances.npz": histograms, "embeddings.npz": found}
 
 
 def _fingerprint(weights: str) -> str:
@@ -232,6 +275,7 @@ def _plain(config: Config) -> dict[str, Any]:
 
 def _refuse_other(config: Config, found: dict[str, Any], out_dir: Path) -> None:
     wanted = _plain(config)
+    found = _plain(Config()) | found  # defaults of fields newer than what was found do what was done before
     keys = sorted((wanted.keys() | found.keys()) - set(PLACE))
     differ = [k for k in keys if wanted.get(k) != found.get(k)]
     if differ:

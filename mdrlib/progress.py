@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from tqdm.auto import tqdm
 
+from mdrlib import distributed
+
 LINE_SECONDS = 10  # between two lines
 BAR_SECONDS = 0.5  # between two readings of the loss, each of which makes a GPU finish its queue
 
@@ -13,12 +15,12 @@ BAR_SECONDS = 0.5  # between two readings of the loss, each of which makes a GPU
 class Progress:
     """A tqdm bar in a terminal or notebook; with MDR_PROGRESS=lines a line on stdout every 10 s.
 
-    MDR_PROGRESS=off shows nothing. total and done count iterations.
+    MDR_PROGRESS=off shows nothing, nor does any process but the first. total and done count iterations.
     """
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:
         self.name, self.total = name, total
-        self.style = os.environ.get("MDR_PROGRESS", "bar")
+        self.style = "off" if distributed.rank() else os.environ.get("MDR_PROGRESS", "bar")
         self.began = self.shown = time.perf_counter()
         self.bar = tqdm(total=total, initial=done, desc=name, unit="it") if self.style == "bar" else None
 

@@ -1,21 +1,30 @@
-"""Exact nearest-neighbour search, and the metrics of zero-shot retrieval over its result."""
+"""Nearest-neighbour search, exact unless asked otherwise, and the metrics of zero-shot retrieval over it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mdrlib import checks
+from mdrlib import approximate, checks, parts
 from mdrlib.distances import full_precision
+from mdrlib.parts import Part
 
 CHUNK = 2**24  # numbers held at once: 64 MB in float32
 CACHED = 2**17  # numbers gathered at once on a CPU, whose caches should hold them
 SPARE = 4  # candidates beyond k + k/16, which tell whether rounding may have misplaced the cut
 
 
-def search(query: Tensor, gallery: Tensor | None = None, k: int = 1) -> tuple[Tensor, Tensor]:
+def search(
+    query: Tensor,
+    gallery: Tensor | Sequence[Part] | None = None,
+    k: int = 1,
+    index: Any = None,
+    probes: int | None = None,
+    candidates: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """The k nearest gallery vectors of every query by Euclidean distance, nearest first.
 
     Parameters: query (Q, D); gallery (G, D), or None to search the queries among themselves, each left out
@@ -26,11 +35,25 @@ def search(query: Tensor, gallery: Tensor | None = None, k: int = 1) -> tuple[Te
     k-th neighbour the products cannot tell from the next ones is compared with every vector that could be
     its k-th. Nothing of size Q x G is held. TF32 and autocast are off inside. Raises ValueError when k
     exceeds the neighbours there are, and as `checks.embeddings` does.
+
+    For galleries that do not fit memory. A list of parts (G_i, D), tensors or arrays such as memory maps, is
+    searched 64 MB at a time, exactly: with the ranks of one gallery of all parts, in order of the list.
+    index: a string for `faiss.index_factory` ("IVF4096,Flat", "IVF4096,PQ32"), or an index of this gallery
+    that `mdrlib.approximate.build` or faiss made, makes the search approximate: a neighbour that the index
+    does not hand over is missed. It hands over `candidates` a query, 10 k and at least 100 if None, and these
+    are ranked by their differences in float64, read from the gallery. probes: lists of an IVF index looked
+    through, its own nprobe if None; a query that finds fewer than k in them is searched for again in twice as
+    many, until it has k. Raises ImportError without faiss, ValueError for an index that faiss cannot make,
+    that is not of this gallery, or that finds too few.
     """
+    if index is not None:
+        return approximate.search(query, gallery, k, index, probes, candidates)
+    if probes is not None or candidates is not None:
+        raise ValueError('probes and candidates belong to an index: give index="IVF4096,PQ32", for example')
+    if isinstance(gallery, list | tuple):
+        return parts.search(query, gallery, k, search)
     query, gallery, alone = _inputs(query, gallery)
-    there = len(gallery) - alone
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= there:
-        raise ValueError(f"k must be an integer from 1 to the {there} neighbours there are, got {k}")
+    checks.neighbours(k, len(gallery) - alone)
     distances = torch.empty(len(query), k, dtype=query.dtype, device=query.device)
     indices = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
     for rows, d, neighbours in _chunks(query, gallery, k, alone):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from mdrlib import checkpoint
+from mdrlib import checkpoint, distributed
 from mdrlib.datasets import PKBatchSampler
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.progress import Progress
@@ -33,6 +33,8 @@ class Trainer:
     `history` gets a row per evaluation: every `evaluate_every` iterations, at the first and at the last.
     keep_best: the metric whose best evaluation is remembered in `best` (its row) and `best_weights`.
     loading_rate: images a second that loading alone would give, for the history; None for those in memory.
+    Of several processes (`mdrlib.distributed`) each has the model, and batches of its share of the images
+    with the labels of all; losses and MDR see the whole batch. The first process saves and reports.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class Trainer:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             model.to(memory_format=torch.channels_last)
-        self.forward = torch.compile(model) if compile else model  # evaluations take the model as it is
+        self.forward = distributed.parallel(model)  # evaluations take the model as it is
+        if compile:
+            self.forward = torch.compile(self.forward)
+        distributed.broadcast(loss, mdr, bank)
         groups = [{"params": list(model.parameters()), "weight_decay": weight_decay}]
         if mdr is not None:
             groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})
@@ -88,13 +93,15 @@ class Trainer:
         """Train to the sampler's end, from wherever `load_state_dict` has put the run.
 
         Saves to `path`, with the entries of `about` beside the state. `name` labels the progress.
-        `report` is called with the history after each evaluation.
+        `report` is called with the history after each evaluation. Of several processes the first does both.
         """
+        first = distributed.rank() == 0
         progress = Progress(name, len(self.sampler), self.iteration)
         clock = saved = time.perf_counter()
         if not self.history:
             self._evaluate()
-            report(self.history)
+            if first:
+                report(self.history)
         started = time.perf_counter()
         for images, labels in self.batches:
             self._step(images, labels)
@@ -107,8 +114,9 @@ class Trainer:
             due = self.iteration == len(self.sampler) or self.iteration % self.evaluate_every == 0
             if due:
                 self._evaluate()
+            if due and first:
                 report(self.history)
-            if due or now - saved > SAVE_SECONDS:
+            if first and (due or now - saved > SAVE_SECONDS):
                 checkpoint.save(path, about | self.state_dict())
                 saved = time.perf_counter()
             started = time.perf_counter()

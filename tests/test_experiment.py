@@ -309,7 +309,7 @@ for name, value in tiny.items():
 trainer.SAVE_SECONDS = save_seconds
 # Slow enough for a kill to hit its moment on any machine.
 turn = batches.random_affine
-batches.random_affine = lambda *images: time.sleep(0.03) or turn(*images)
+batches.random_affine = lambda *images, **part: time.sleep(0.03) or turn(*images, **part)
 os.fsync = lambda number: time.sleep(0.03)
 run(Config(**config), folder)
 """

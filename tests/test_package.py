@@ -23,9 +23,10 @@ OPTIONAL = (
 # DESIGN.md, from the ground up. A file imports from its own floor and those below.
 FLOORS = (
     ("checks",),
-    ("distances", "datasets", "models", "retrieval", "checkpoint", "distributed", "results", "statistics",
-     "allocator"),
-    ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "intervals", "player"),
+    ("distances", "datasets", "models", "retrieval", "parts", "approximate", "checkpoint", "distributed",
+     "results", "statistics", "allocator"),
+    ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "intervals", "player",
+     "tables"),
     ("trainer", "progress", "evaluation", "explorers", "config", "comparison", "batches"),
     ("experiment", "report"),
     ("__init__", "__main__"),

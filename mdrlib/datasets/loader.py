@@ -44,6 +44,8 @@ def train_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented images (B, 3, size, size) uint8 and their labels (B,) int64, on the CPU.
 
+    Of several ranks each gets its own images and the labels of all: B / world_size and B.
+
     indices (N,): the images of `files` that are used; labels (N,): their classes; the sampler draws positions
     in them. Goes on at `sampler.position` and moves it with each batch given, prefetched ones not counted;
     gives nothing when that is at the end.
@@ -84,7 +86,7 @@ def train_batches(
             sampler.position = t + 1
             if spent is not None:
                 spent.append(seconds)
-            yield images, labels[sampler.batch(t)]
+            yield images, labels[sampler.whole(t)]
 
     return run()
 

@@ -82,13 +82,16 @@ class PKBatchSampler:
 
     def batch(self, t: int) -> list[int]:
         """This rank's share of batch t, whatever the position."""
+        share = self.batch_size // self.world_size
+        return self.whole(t)[self.rank * share : (self.rank + 1) * share]
+
+    def whole(self, t: int) -> list[int]:
+        """Batch t of all ranks together."""
         random = np.random.default_rng((self.seed, t))
         classes = random.choice(len(self.members), self.wanted, replace=False)
         # resize cuts a permutation that is too long and repeats one that is too short.
         chosen = [np.resize(random.permutation(self.members[c]), self.per_class) for c in classes]
-        share = len(chosen) // self.world_size
-        mine = np.concatenate(chosen[self.rank * share : (self.rank + 1) * share])
-        return mine[: self.batch_size].tolist()
+        return np.concatenate(chosen)[: self.batch_size].tolist()
 
     def state_dict(self) -> dict[str, int]:
         """What `load_state_dict` needs to go on: the position, and the seed that it is a position of."""

@@ -22,6 +22,8 @@ def random_affine(
     translate: float = 0.1,
     scale: tuple[float, float] = (0.9, 1.1),
     shear: float = 10.0,
+    first: int = 0,
+    of: int | None = None,
 ) -> Tensor:
     """Turn, move, stretch and slant each image (N, C, H, W) by its own random amount; what comes in is 0.
 
@@ -29,6 +31,8 @@ def random_affine(
     directions. scale: (low, high) factors, drawn on a logarithmic scale for height and width apart. shear:
     degrees of slant, drawn like rotation. All uniform. generator: on the images' device or on the CPU; None
     uses torch's own. Bilinear, computed in at least float32, returned in the images' dtype.
+    first, of: the images are the first-th and following of a batch of `of`, for all of which is drawn: parts
+    of a batch come out as they do in the whole, and a generator moves on as for the whole.
     Raises TypeError for images that are not floating point, ValueError for shapes or ranges that cannot be.
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
@@ -44,7 +48,10 @@ def random_affine(
     if not 0 < low <= high < math.inf:
         raise ValueError(f"scale must be (low, high) with 0 < low <= high, got {scale}")
 
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
+    count = len(images) if of is None else of
+    if not 0 <= first <= count - len(images):
+        raise ValueError(f"{len(images)} images from {first} on do not lie in a batch of {count}")
     device = images.device if generator is None else generator.device
     drawn = torch.rand(6, count, generator=generator, device=device).to(images.device) * 2 - 1
     angle, slant = drawn[0] * math.radians(degrees), torch.tan(drawn[1] * math.radians(shear))
@@ -56,7 +63,7 @@ def random_affine(
     row_x = torch.stack([cos + slant * sin, (slant * cos - sin) * aspect], 1) / stretch_x[:, None]
     row_y = torch.stack([sin / aspect, cos], 1) / stretch_y[:, None]
     moved = 2 * translate * drawn[4:6].T
-    theta = torch.cat([torch.stack([row_x, row_y], 1), moved[:, :, None]], 2)
+    theta = torch.cat([torch.stack([row_x, row_y], 1), moved[:, :, None]], 2)[first : first + len(images)]
     dtype = torch.promote_types(images.dtype, torch.float32)
     grid = F.affine_grid(theta.to(dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images.to(dtype), grid, align_corners=False).to(images.dtype)

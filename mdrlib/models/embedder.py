@@ -1,7 +1,9 @@
 """Backbone + linear head, and the three ways to treat the length of an embedding."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
@@ -15,12 +17,14 @@ SMALL = {"small": 64, "tiny": 32}  # channels of the networks for the book's sma
 
 
 class Embedder(nn.Module):
-    """Images (N, C, H, W) -> embeddings (N, dim) float.
+    """Images (N, C, H, W) -> embeddings (N, dim), float32 or wider.
 
     normalize "none": as the linear layer gives them. "l2": on the unit sphere. "mean-distance": divided, in
     training mode, by the batch's mean distance, so that a margin keeps its meaning while distances stay free
     to grow; raw in eval mode, where scale changes no ranking (Kim & Park, section 3.1, "Learning without L2
     Norm"). freeze_batch_norm keeps batch-norm layers in eval mode, for fine-tuning on small batches.
+    Called with `gather`, a function that makes the rows of a whole batch of those of a process's share
+    (`mdrlib.distributed.gather`), it returns the embeddings of the whole batch.
     """
 
     def __init__(
@@ -36,8 +40,11 @@ class Embedder(nn.Module):
         self.normalize, self.freeze_batch_norm = normalize, freeze_batch_norm
         self.train()  # freezes
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.linear(self.backbone(images)).float()
+    def forward(self, images: Tensor, gather: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        x = self.linear(self.backbone(images))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if gather is not None:
+            x = gather(x)  # before the mean distance, which is the whole batch's
         if self.normalize == "l2":
             return unit_length(x, dim=1)
         if self.normalize == "mean-distance" and self.training:

@@ -126,6 +126,9 @@ def test_ranks_together_load_what_one_process_does(files):
     one = images_of(batches_of(files, sampler_of(files)))
     ranks = [images_of(batches_of(files, sampler_of(files, rank=r, world_size=2))) for r in range(2)]
     assert torch.equal(torch.cat(ranks, dim=1), one)
+    samplers = [sampler_of(files), sampler_of(files, rank=1, world_size=2)]
+    labels = [[y for _, y in batches_of(files, sampler)] for sampler in samplers]
+    assert all(torch.equal(y, of_all) for y, of_all in zip(*labels, strict=True)), "labels are of all ranks"
 
 
 def test_another_seed_makes_other_crops_of_the_same_images(files):

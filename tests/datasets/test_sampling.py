@@ -61,6 +61,7 @@ def test_the_slices_of_all_ranks_in_order_are_the_batch_of_one_process(world_siz
     parts = [list(sampler) for sampler in ranks]
     for t, batch in enumerate(whole):
         assert sum((part[t] for part in parts), []) == batch
+        assert all(sampler.whole(t) == batch for sampler in ranks)
         assert all(len(part[t]) == 24 // world_size for part in parts)
         for part in parts:
             assert all(count == 3 for count in Counter(LABELS[part[t]].tolist()).values())

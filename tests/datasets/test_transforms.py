@@ -68,6 +68,20 @@ def test_a_seed_decides_and_torchs_own_generator_is_left_alone():
     assert not torch.equal(random_affine(images), random_affine(images))
 
 
+def test_parts_of_a_batch_come_out_as_in_the_whole_and_draw_as_much():
+    images = torch.rand(7, 2, 9, 11)
+    whole = torch.Generator().manual_seed(0)
+    expected = random_affine(images, whole)
+    for first, stop in ((0, 7), (0, 3), (3, 4), (5, 7)):
+        generator = torch.Generator().manual_seed(0)
+        found = random_affine(images[first:stop], generator, first=first, of=7)
+        assert torch.equal(found, expected[first:stop])
+        assert torch.equal(generator.get_state(), whole.get_state())
+    for first, of in ((-1, 7), (5, 7), (0, 2)):
+        with pytest.raises(ValueError, match=f"3 images from {first} on do not lie in a batch of {of}"):
+            random_affine(images[:3], first=first, of=of)
+
+
 def test_each_image_of_a_batch_has_its_own_change():
     out = random_affine(blob(x=6).repeat(8, 1, 1, 1), seeded())
     assert len({tuple(image.flatten().tolist()) for image in out}) == 8
