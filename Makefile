@@ -5,6 +5,10 @@ VENV_PYTHON := .venv/bin/python
 # The first Python of 3.11 or later; a name on PATH may be a shim without a Python behind it.
 FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
+# The matrix of ci/ablations.yml is meant by its scale, by a study, and by a cluster. SCALE=smoke is a scale of it too.
+MATRIX = $(filter ablations,$(SCALE))$(STUDY)$(DASK)
+SWEEP = ci/sweep.py $(if $(filter smoke,$(SCALE)),--smoke) $(if $(STUDY),--study $(STUDY)) \
+	$(if $(JOBS),--jobs $(JOBS)) $(if $(DASK),--dask $(DASK))
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
@@ -13,6 +17,7 @@ ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 help:  ## list what there is
 	@echo "make TARGET [SCALE=smoke|quick] [PORT=8000]"
 	@echo "make experiments SCALE=full [SET=cub|cars|sop|inshop] [ONLY=RECIPE]"
+	@echo "make experiments SCALE=ablations [STUDY=NAME] [JOBS=N] [DASK=tcp://host:port]"
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 book: venv  ## run the experiments and the chapters, build the pages, say where they are
@@ -21,8 +26,8 @@ book: venv  ## run the experiments and the chapters, build the pages, say where 
 test: venv  ## run every test; none needs a network
 	@$(VENV_PYTHON) -m pytest -q
 
-experiments: venv  ## run the experiments alone; SCALE=full: the benchmarks, hours on a GPU
-	@$(VENV_PYTHON) ci/execute.py --scale $(SCALE) --experiments $(if $(SET),--set $(SET)) $(if $(ONLY),--only $(ONLY))
+experiments: venv  ## run the experiments alone; SCALE=full: the benchmarks, hours on a GPU; ablations: the matrix
+	@$(VENV_PYTHON) $(if $(MATRIX),$(SWEEP),ci/execute.py --scale $(SCALE) --experiments $(if $(SET),--set $(SET)) $(if $(ONLY),--only $(ONLY)))
 
 bench: venv  ## measure speed beside what it replaces, about 6 minutes: data/results/bench-cpu.json
 	@$(VENV_PYTHON) ci/bench.py

@@ -9,62 +9,20 @@ on. All failures are collected and told at the end.
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
-import papermill
-import psutil
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
+from notebooks import Failure, execute_notebook, peak_memory
 from plan import FULL, Job, all_jobs, benchmark_sets, digest_of, key_file, key_of, optional_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# Talk to kernels through files only their owner can open; TCP ports are open to all users of a machine.
-IPC = Config({"KernelManager": {"transport": "ipc"}}) if sys.platform != "win32" else Config()
-TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A notebook that failed: what its cell said, and where it is, executed up to there."""
-
-    name: str
-    text: str
-    notebook: Path
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """Watch the memory of this process's children; the list holds their largest sum in GB."""
-    peak, over = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.2):
-            total = 0
-            with suppress(psutil.Error):
-                for child in psutil.Process().children(recursive=True):
-                    with suppress(psutil.Error):
-                        total += child.memory_info().rss
-            peak[0] = max(peak[0], total / 1e9)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
 
 
 def clean_page(notebook: nbformat.NotebookNode) -> None:
@@ -90,30 +48,13 @@ def execute_one(job: Job, key: str, working: Path) -> Failure | None:
     for folder in (job.output.parent, working.parent):
         folder.mkdir(parents=True, exist_ok=True)
     begun.write_text(key)
-    try:
-        notebook = papermill.execute_notebook(
-            job.source,
-            working,
-            job.parameters,
-            kernel_name="python3",
-            language="python",
-            cwd=job.cwd,
-            progress_bar=False,
-            stdout_file=sys.stdout if job.folder else None,  # a chapter's prints belong on its page
-            stderr_file=sys.stderr,
-            config=IPC,
-            start_timeout=300,
-            iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy
-        )
-    except PapermillExecutionError as error:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
-        last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])
-        return Failure(job.name, f"{error.ename}: {error.evalue}\n{last}", working)
-    except Exception as error:  # a kernel that died, a notebook that is none: the others go on
-        return Failure(job.name, f"{type(error).__name__}: {error}", working)
+    # A chapter's prints belong on its page.
+    made = execute_notebook(job.source, working, job.parameters, job.cwd, live=job.folder is not None)
+    if isinstance(made, str):
+        return Failure(job.name, made, working)
     if job.folder is None:
-        clean_page(notebook)
-        nbformat.write(notebook, working)
+        clean_page(made)
+        nbformat.write(made, working)
     os.replace(working, job.output)
     key_file(job.output).write_text(key)
     begun.unlink()
@@ -172,7 +113,7 @@ def execute(
         durations_file.parent.mkdir(parents=True, exist_ok=True)
         durations_file.write_text(json.dumps(durations, indent=1))
     for failure in failures:
-        print(f"\nFAILED {failure.name}\n{failure.text}\nexecuted notebook: {failure.notebook}", flush=True)
+        print(failure, flush=True)
     return failures
 
 

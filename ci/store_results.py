@@ -1,16 +1,21 @@
 """Store the results of finished runs for builds that cannot make them: data/results/<data set>-<scale>.json
 
 A list of the runs' result.json, with history and provenance. Runs of uncommitted code are refused: the commit
-in a stored result should be the code that made it. So are runs on a miniature of a benchmark.
+in a stored result should be the code that made it. So are runs on a miniature of a benchmark. --study stores
+runs of the experiment matrix, a line each, beside those that are stored already.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from matrix import by_identity, cells, file_of, finished
+from mdrlib.checkpoint import write_atomically
 from mdrlib.datasets.catalog import ON_DISK
-from mdrlib.results import load_runs, write_json
+from mdrlib.results import Result, load_committed, load_runs, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,10 +29,7 @@ def store(root: Path, dataset: str, scale: str) -> Path:
         raise ValueError(
             f"no runs on {dataset} at scale {scale}: call `make experiments SCALE={scale}{chosen}`"
         )
-    if not all(run.git and not run.git["dirty"] for run in found):
-        raise ValueError(
-            "these runs were made with uncommitted changes; commit, delete them and make them again"
-        )
+    refuse_uncommitted(found)
     sizes = ON_DISK[dataset].SIZES if dataset in ON_DISK else {}
     for split, (images, _) in sizes.items():
         seen = {run.data[split]["images"] for run in found}
@@ -38,14 +40,73 @@ def store(root: Path, dataset: str, scale: str) -> Path:
     return path
 
 
+def store_studies(root: Path, study: str | None) -> list[tuple[Path, int]]:
+    """Store what there is of a study of ci/ablations.yml, or of all; each file with its number of runs.
+
+    A run replaces the stored one of the same Config; the others of the file stay, unless the matrix has them
+    no more. Raises ValueError for no runs, and as `store` does.
+    """
+    made, everything = finished(root / "_build/runs/sweep"), cells(root)
+    new = {cell.identity: made[cell.identity] for cell in cells(root, study) if cell.identity in made}
+    if not new:
+        chosen = "" if study is None else f" STUDY={study}"
+        raise ValueError(f"no runs of the matrix: call `make experiments SCALE=ablations{chosen}`")
+    refuse_uncommitted(list(new.values()))
+    written = []
+    files = [{file_of(root, name) for name in cell.studies} for cell in everything]
+    for path in sorted(set().union(*files)):
+        of_file = [cell.identity for cell, its in zip(everything, files, strict=True) if path in its]
+        if not new.keys() & set(of_file):
+            continue
+        kept = by_identity(load_committed(path)) if path.exists() else {}
+        runs = [(kept | new)[key] for key in of_file if key in kept or key in new]
+        refuse_other_images(runs)
+        lines = ",\n".join(json.dumps(compact(run), separators=(",", ":"), allow_nan=False) for run in runs)
+        write_atomically(path, lambda file, text=lines: file.write(f"[\n{text}\n]\n".encode()))
+        written.append((path, len(runs)))
+    return written
+
+
+def refuse_uncommitted(runs: list[Result]) -> None:
+    """Raise ValueError if one was not made by a commit as it is."""
+    if not all(run.git and not run.git["dirty"] for run in runs):
+        raise ValueError(
+            "these runs were made with uncommitted changes; commit, delete them and make them again"
+        )
+
+
+def refuse_other_images(runs: list[Result]) -> None:
+    """Raise ValueError if runs on one data set saw different images."""
+    seen: dict[str, Any] = {}
+    for run in runs:
+        name = run.config["dataset"]
+        if seen.setdefault(name, run.data) != run.data:
+            raise ValueError(f"runs on {name} saw different images: {seen[name]} and {run.data}")
+
+
+def compact(run: Result) -> dict[str, Any]:
+    """As JSON has it, with five digits of each number of the history."""
+    rounded = [
+        {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()} for row in run.history
+    ]
+    return asdict(run) | {"history": rounded}
+
+
 def main() -> int:
     """Store from the command line; 1 if there is nothing to store."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset")
+    parser.add_argument("dataset", nargs="?")
     parser.add_argument("--scale", default="quick")
+    parser.add_argument("--study", metavar="NAME", help="of ci/ablations.yml, or all; instead of a data set")
     words = parser.parse_args()
+    if (words.dataset is None) == (words.study is None):
+        parser.error("name a data set or a study")
     try:
-        print(store(ROOT, words.dataset, words.scale))
+        if words.study is None:
+            print(store(ROOT, words.dataset, words.scale))
+        else:
+            for path, runs in store_studies(ROOT, None if words.study == "all" else words.study):
+                print(f"{path}  {runs} runs")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

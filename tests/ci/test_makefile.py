@@ -47,9 +47,13 @@ def test_an_old_python_and_a_dead_shim_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
-        ([], "--scale quick --experiments"),
-        (["SCALE=full", "SET=cub"], "--scale full --experiments --set cub"),
-        (["SCALE=full", "ONLY=cub-triplet"], "--scale full --experiments --only cub-triplet"),
+        ([], "execute.py --scale quick --experiments"),
+        (["SCALE=full", "SET=cub"], "execute.py --scale full --experiments --set cub"),
+        (["SCALE=full", "ONLY=cub-triplet"], "execute.py --scale full --experiments --only cub-triplet"),
+        (["SCALE=ablations"], "sweep.py"),
+        (["SCALE=ablations", "STUDY=nu", "JOBS=3"], "sweep.py --study nu --jobs 3"),
+        (["SCALE=smoke", "STUDY=nu"], "sweep.py --smoke --study nu"),
+        (["DASK=tcp://10.0.0.1:8786"], "sweep.py --dask tcp://10.0.0.1:8786"),
     ],
 )
 def test_experiments_can_be_chosen(tmp_path, words, asked):
@@ -59,7 +63,7 @@ def test_experiments_can_be_chosen(tmp_path, words, asked):
     python.chmod(0o755)
     (tmp_path / "python3").symlink_to(python)
     said = make(tmp_path, "experiments", "PYTHON=python3", *words, path=f"{tmp_path}:{os.environ['PATH']}")
-    assert said.stdout.splitlines()[-1].split() == ["ci/execute.py", *asked.split()]
+    assert said.stdout.splitlines()[-1].split() == f"ci/{asked}".split()
 
 
 def test_clean_leaves_venv_and_data(tmp_path):

@@ -4,13 +4,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+import matrix
 import plan
 import store_results
 from mdrlib.experiment import Config
 from mdrlib.results import Result, load_committed, write
 
 ROOT = Path(__file__).resolve().parents[2]
+MATRIX = yaml.safe_load((ROOT / "ci/ablations.yml").read_text())
 STORED = [p for p in sorted((ROOT / "data/results").glob("*.json")) if not p.stem.startswith("bench-")]
 
 
@@ -70,12 +73,63 @@ def test_stores_a_benchmark_but_no_miniature_of_it(tmp_path):
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_what_is_stored_is_what_the_experiments_say(path):
-    dataset, scale = path.stem.rsplit("-", 1)
+    dataset, _, scale = path.stem.rpartition("-")
+    found = load_committed(path)
+    assert all(run.git["dirty"] is False and len(run.git["commit"]) == 40 for run in found)
+    if path in {matrix.file_of(ROOT, study) for study in MATRIX["studies"]}:
+        stored = [matrix.identity(Config.of(run.config)) for run in found]
+        assert len(stored) == len(set(stored)) and set(stored) <= {c.identity for c in matrix.cells(ROOT)}
+        return
     jobs = plan.all_jobs(ROOT, scale, {dataset: ""})
     wanted = [Config.of(job.parameters["config"]) for job in jobs if "config" in job.parameters]
     wanted = [config for config in wanted if config.dataset == dataset]
-    found = load_committed(path)
     assert len(found) == len(wanted) or scale == "full"  # where recipes are run one by one
     for run in found:
         assert Config.of(run.config) in wanted
-        assert run.git["dirty"] is False and len(run.git["commit"]) == 40
+
+
+def test_stores_a_study_a_line_a_run_beside_what_is_stored(matrix_house):
+    made, path = matrix.cells(matrix_house), matrix_house / "data/results/ablations.json"
+    with pytest.raises(ValueError, match="call `make experiments SCALE=ablations STUDY=other`"):
+        store_results.store_studies(matrix_house, "other")
+
+    def leave(chosen, **changes):
+        for cell in chosen:
+            folder = matrix_house / f"_build/runs/sweep/{cell.config.mdr_weight}-{cell.config.seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            write(result(config=asdict(cell.config), **changes), folder)
+
+    leave(made[:3], history=[{"iteration": 0, "loss": 1 / 3, "recall@1": 0.123456789, "lr": None}])
+    assert store_results.store_studies(matrix_house, None) == [(path, 3)]
+    assert len(path.read_text().splitlines()) == 3 + 2
+    stored = load_committed(path)
+    assert [run.config["mdr_weight"] for run in stored] == [0.1, 0.2, 0.3]
+    assert stored[0].history == [{"iteration": 0, "loss": 0.33333, "recall@1": 0.12346, "lr": None}]
+
+    leave(made[:1] + made[3:4], seconds=7.0)
+    assert store_results.store_studies(matrix_house, "other") == [(path, 4)]
+    assert [run.seconds for run in load_committed(path)] == [7.0, 1.0, 1.0, 7.0]
+
+    spec = matrix_house / "ci/ablations.yml"
+    spec.write_text(spec.read_text().replace("- 0.2", "- 0.7"))
+    assert store_results.store_studies(matrix_house, "other") == [(path, 3)]  # the matrix has it no more
+    leave(made[3:4], git={"commit": "c" * 40, "dirty": True})
+    with pytest.raises(ValueError, match="uncommitted"):
+        store_results.store_studies(matrix_house, "other")
+    leave(made[3:4], data={"train": {"images": 1, "fingerprint": "x"}})
+    with pytest.raises(ValueError, match="runs on glyphs saw different images"):
+        store_results.store_studies(matrix_house, "other")
+    assert len(load_committed(path)) == 3
+
+
+def test_a_study_goes_to_the_file_it_names(matrix_house):
+    spec = yaml.safe_load((matrix_house / "ci/ablations.yml").read_text())
+    spec["studies"]["other"]["file"] = "glyphs-other"
+    (matrix_house / "ci/ablations.yml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    for k, cell in enumerate(matrix.cells(matrix_house)):
+        folder = matrix_house / "_build/runs/sweep" / str(k)
+        folder.mkdir(parents=True)
+        write(result(config=asdict(cell.config)), folder)
+    folder = matrix_house / "data/results"
+    wanted = [(folder / "ablations.json", 6), (folder / "glyphs-other.json", 2)]  # shared runs are in both
+    assert store_results.store_studies(matrix_house, None) == wanted
