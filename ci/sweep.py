@@ -87,7 +87,8 @@ def on_this_machine(
     Runs that another sweep is at are looked at again at the end, and waited for.
     """
     # loky's executor and not joblib.Parallel: interrupted, it ends its processes with their kernels.
-    executor = get_reusable_executor(max_workers=jobs, timeout=None)
+    # Those of a sweep that was killed make the run that they are at, and go after a minute without another.
+    executor = get_reusable_executor(max_workers=jobs, timeout=60)
     elsewhere = left
     try:
         for wait in (False, True):
