@@ -219,3 +219,8 @@ def test_the_stored_results_from_the_shell():
     values = [run.metrics["recall@1"] for run in runs if run.config["method"] == "triplet"]
     mean = 100 * sum(values) / len(values)
     assert re.search(rf"^triplet +{len(values)}.? +{mean:.1f} ", done.stdout, re.M)
+
+
+def test_the_table_of_the_readme_is_the_stored_one(capsys):
+    assert report.main([str(ROOT / "data/results/omniglot-seeds.json")]) == 0
+    assert capsys.readouterr().out.strip() in (ROOT / "README.md").read_text()
