@@ -9,13 +9,19 @@ from typing import Any
 
 LITERAL = re.compile(r"""`([^`]+)`|("[^\s"`]+")""")
 MARKS = re.compile(r"[\\*|_`:@]")  # @ would make an address of recall@1
-NEW_PARAGRAPH = re.compile(r"(?<=[.:]) (?=Parameters: |Returns |Raises )")
+# "margin: at least 0." A sentence of these docstrings that starts with a small letter is about a parameter.
+NAMES = r"[a-z_]\w*(?:, [a-z_]\w*)*: "
+NEW_PARAGRAPH = re.compile(rf"(?<=[.:]) (?=Parameters: |Returns |Raises )|(?<=\.) (?={NAMES})")
+ARROWS = {
+    " -> ": " \N{RIGHTWARDS ARROW} ",
+    " <- ": " \N{LEFTWARDS ARROW} ",
+}  # else a line may end in their middle
 
 
 def to_rst(docstring: str) -> str:
     """A docstring as reStructuredText: one line a paragraph, nothing but text and literals in it.
 
-    What a function takes, returns and raises starts a paragraph of its own. Indentation is dropped.
+    A parameter, what is returned and what is raised start a paragraph each. Indentation is dropped.
     """
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", docstring.strip())]
     parts = [part for paragraph in paragraphs for part in NEW_PARAGRAPH.split(paragraph)]
@@ -23,6 +29,10 @@ def to_rst(docstring: str) -> str:
 
 
 def _paragraph(text: str) -> str:
+    if names := re.match(NAMES, text):
+        text = re.sub(r"\w+", r"`\g<0>`", names[0]) + text[names.end() :]
+    for ascii_arrow, arrow in ARROWS.items():
+        text = text.replace(ascii_arrow, arrow)
     pieces, end = [], 0
     for found in LITERAL.finditer(text):
         # An escaped space is nothing in the page, and lets a literal stand right beside a letter.
