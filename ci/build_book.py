@@ -17,6 +17,7 @@ from plan import FULL, digest_of, pages
 
 # A line over every page of a scale whose numbers are not to be read.
 ANNOUNCEMENTS = {"smoke": "Built at scale smoke: everything works, and the numbers mean nothing."}
+CI = Path(__file__).resolve().parent
 NOT_PAGES = (".key", ".running", "durations.json")  # in the executed folder, but no part of the book
 
 
@@ -92,7 +93,9 @@ def build(root: Path, scale: str) -> int:
     executed, html = copy_sources(root, scale), root / "_build/html"
     config = configure(root, scale)
     files = [path for path in executed.rglob("*") if path.is_file() and not path.name.endswith(NOT_PAGES)]
-    wanted = digest_of(sorted([*files, config, root / "requirements.txt"]), root)
+    # Docstrings are in the pages too.
+    code = [*root.glob("mdrlib/**/*.py"), *root.glob("ci/docstrings.py")]
+    wanted = digest_of(sorted([*files, *code, config, root / "requirements.txt"]), root)
     stamp = root / "_build/html.built"
     if not (html / "index.html").exists() or not stamp.exists() or stamp.read_text() != wanted:
         # A second build over the first forgets its warnings: it would succeed where the first failed.
@@ -101,7 +104,9 @@ def build(root: Path, scale: str) -> int:
         stamp.unlink(missing_ok=True)
         print("Building the pages ...", flush=True)
         words = ["build", str(executed), "--config", str(config), "--path-output", str(root)]
-        main = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+        # The extension `docstrings` is in ci/; mdrlib is in the folder that this is called in.
+        main = "from jupyter_book.cli.main import main; sys.exit(main())"
+        main = f"import sys; sys.path.append({str(CI)!r}); {main}"
         command = [sys.executable, "-c", main, *words, "-W", "-n", "--keep-going", "-q"]
         # Its stdout is only worth reading when it fails; warnings come on stderr as they arise.
         built = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True)

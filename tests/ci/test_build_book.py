@@ -12,6 +12,9 @@ import build_book
 ROOT = Path(__file__).resolve().parents[2]
 
 
+API = "```{eval-rst}\n.. autofunction:: mdrlib.f\n```\n\n```{bibliography}\n```\n"
+
+
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """A root whose one chapter is already executed."""
@@ -26,7 +29,9 @@ def house(tmp_path, monkeypatch):
     (book / "experiments/train.ipynb").touch()
     (book / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: one\n")
     (book / "references.bib").write_text("@misc{kim, title={Multi-level}, author={Kim}, year={2021}}\n")
-    (book / "index.md").write_text("# Welcome\n\nSee {doc}`one` and $x^2$.\n\n```{bibliography}\n```\n")
+    (book / "index.md").write_text("# Welcome\n\nSee {doc}`one` and $x^2$.\n\n" + API)
+    (tmp_path / "mdrlib").mkdir()  # in place of the real one
+    (tmp_path / "mdrlib/__init__.py").write_text('def f(x: str = "a"):\n    """The `name` of *|P|*."""\n')
     (book / "one.ipynb").write_text("{}")
     shown = new_output("stream", text="a result\n")
     cells = [new_markdown_cell("# One\n\nAfter {cite}`kim`."), new_code_cell("print(1)", outputs=[shown])]
@@ -46,6 +51,7 @@ def test_builds_pages_that_ask_no_other_host_once(house, capfd, monkeypatch):
     assert (house / "_build/html/_static/mathjax/tex-chtml.js").exists()
     assert "_static/mathjax/tex-chtml.js" in index.read_text()
     assert build_book.ANNOUNCEMENTS["smoke"] in index.read_text()
+    assert '<span class="pre">name</span></code> of *|P|*.' in index.read_text()  # by ci/docstrings.py
     assert build_book.foreign_addresses(house / "_build/html") == []
     executed = house / "_build/executed/smoke"
     assert not (executed / "gone.md").exists() and not (executed / "experiments").exists()
@@ -54,6 +60,9 @@ def test_builds_pages_that_ask_no_other_host_once(house, capfd, monkeypatch):
     run = build_book.subprocess.run
     monkeypatch.setattr(build_book.subprocess, "run", None)  # a second build would call it
     assert build_book.build(house, "smoke") == 0
+    (house / "mdrlib/__init__.py").write_text('def f():\n    """Another docstring."""\n')
+    with pytest.raises(TypeError):  # calls it
+        build_book.build(house, "smoke")
     monkeypatch.setattr(build_book.subprocess, "run", run)
 
     (house / "book/index.md").write_text("# Welcome\n\n{doc}`nowhere` {numref}`fig-none`\n")
