@@ -1,11 +1,21 @@
 """Small trees laid out as the benchmarks are: a few classes a split, four photographs of noise each."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
 
 EACH = 4  # images a class
+
+
+@pytest.fixture(autouse=True)
+def same_environment():
+    """What a command under test sets for its child processes must not reach the next test's."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def photograph(path, seed, size=(12, 9)):

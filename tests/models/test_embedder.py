@@ -28,7 +28,7 @@ def test_shapes(dim, channels):
     model = build_embedder(dim=dim)
     images = torch.rand(5, channels, 32, 32)
     assert model(images).shape == (5, dim)
-    assert model.backbone(images).shape == (5, SmallConvNet.features)
+    assert model.backbone(images).shape == (5, model.backbone.features)
     assert model.eval()(images[:1]).shape == (1, dim)
 
 
