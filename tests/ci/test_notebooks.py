@@ -81,3 +81,11 @@ def test_experiments_are_configs(scale):
 def test_maps_are_of_runs():
     for name, made in SPEC["maps"].items():
         assert set(made["of"]) <= set(SPEC["runs"]), name
+
+
+@each_notebook
+def test_tables_are_read_as_myst(path):
+    """Otherwise the page shows their bars and dashes."""
+    for cell in code_cells(path):
+        if any(line.startswith("table(") for line in cell.source.splitlines()):
+            assert cell.metadata.get("mystnb", {}).get("markdown_format") == "myst", cell.source[-60:]
