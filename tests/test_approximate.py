@@ -105,8 +105,7 @@ def test_an_index_that_can_look_no_further_is_an_error():
     copies = X[:1].repeat(200, 1)
     hnsw.add(copies.numpy())
     finds = (hnsw.search(Q.numpy(), 200)[1] >= 0).sum(1).min()
-    if finds == 200:
-        pytest.skip("this faiss finds all of it")
+    assert finds < 200, "otherwise this test shows nothing"
     with pytest.raises(ValueError, match="the index finds fewer than 200 neighbours of .* of 60 queries"):
         search(Q, copies, 200, hnsw)
 
