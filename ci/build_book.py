@@ -18,6 +18,7 @@ from plan import FULL, digest_of, pages
 # A line over every page of a scale whose numbers are not to be read.
 ANNOUNCEMENTS = {"smoke": "Built at scale smoke: everything works, and the numbers mean nothing."}
 CI = Path(__file__).resolve().parent
+REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 NOT_PAGES = (".key", ".running", "durations.json")  # in the executed folder, but no part of the book
 
 
@@ -70,12 +71,19 @@ def copy_sources(root: Path, scale: str) -> Path:
 
 
 def configure(root: Path, scale: str) -> Path:
-    """The configuration of Jupyter Book: _config.yml, with the announcement of the scale if it has one."""
-    if scale not in ANNOUNCEMENTS:
-        return root / "_config.yml"
+    """Write the configuration of Jupyter Book: _config.yml with what follows from it and from the scale.
+
+    That is the announcement of the scale, and the buttons that need the repository's address.
+    """
     config = yaml.safe_load((root / "_config.yml").read_text())
-    config["html"]["announcement"] = ANNOUNCEMENTS[scale]
+    if scale in ANNOUNCEMENTS:
+        config["html"]["announcement"] = ANNOUNCEMENTS[scale]
+    if config["repository"]["url"]:
+        config["html"] |= dict.fromkeys(REPOSITORY_BUTTONS, True)
+    else:
+        del config["repository"], config["launch_buttons"]
     path = root / "_build/config.yml"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(config))
     return path
 

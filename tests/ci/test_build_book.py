@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import build_book
@@ -83,8 +84,24 @@ def test_the_scale_full_has_no_pages(house):
 
 
 def test_only_the_smoke_scale_has_an_announcement(house):
-    assert build_book.configure(house, "quick") == house / "_config.yml"
-    assert build_book.configure(house, "smoke") == house / "_build/config.yml"
+    assert "announcement" not in yaml.safe_load(build_book.configure(house, "quick").read_text())["html"]
+    assert "announcement" in yaml.safe_load(build_book.configure(house, "smoke").read_text())["html"]
+
+
+def test_buttons_to_hosted_notebooks_appear_with_the_address_of_the_repository(house):
+    assert build_book.build(house, "smoke") == 0
+    page = house / "_build/html/one.html"
+    for host in ("mybinder.org", "colab.research", "github.com/owner"):
+        assert host not in page.read_text()
+    config = house / "_config.yml"
+    config.write_text(config.read_text().replace('url: ""', "url: https://github.com/owner/name"))
+    assert build_book.build(house, "smoke") == 0
+    for address in (
+        "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/book/one.ipynb",
+        "https://colab.research.google.com/github/owner/name/blob/main/book/one.ipynb",
+        "https://github.com/owner/name/issues/new",
+    ):
+        assert address in page.read_text()
 
 
 def test_finds_what_a_page_loads_from_elsewhere_but_not_what_it_links_to(tmp_path):

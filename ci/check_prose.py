@@ -1,0 +1,99 @@
+"""Refuse misspelt words in the prose of the book and of the texts beside it, and results typed into the book.
+
+A word must be in the dictionary of pyspellchecker or in ci/words.txt, one word a line, without regard to
+case. A number that looks like a result (a decimal fraction, or one with a unit, a percent sign or "times")
+must come from `glue`, unless ci/typed_numbers.yml allows it and says why.
+"""
+
+import argparse
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from spellchecker import SpellChecker, WordFrequency
+
+from prose import prose, readable
+
+ROOT = Path(__file__).resolve().parents[1]
+WORD = re.compile(r"[A-Za-z][A-Za-z']*[A-Za-z]")
+UNITS = (
+    "%|percent|points?|times|ms|milliseconds?|s|seconds?|min|minutes?|h|hours?|days?|"
+    "KB|MB|GB|TB|PB|KiB|MiB|GiB|bytes|images a second|vectors a second"
+)
+NUMBER = r"\d(?:[\d,]*\d)?(?:\.\d+)?"
+RESULT = re.compile(rf"(?<![\w.@-])(?:\d[\d,]*\.\d+(?![\w.-]*\d)|{NUMBER}\s?(?:{UNITS})(?!\w))")
+
+
+def misspelt(root: Path) -> list[str]:
+    """A line for each unknown word of a page, and for each word of ci/words.txt that no page has any more."""
+    path = root / "ci/words.txt"
+    ours = [line.strip() for line in path.read_text(encoding="utf8").splitlines() if line.strip()]
+    own, used, lines = {word.lower() for word in ours}, set(), []
+    for page in readable(root):
+        unknown = set()
+        for text in prose(page):
+            for found in WORD.findall(text):
+                word = found.lower().removesuffix("'s").strip("'")
+                if word in own:
+                    used.add(word)
+                elif len(word) > 2 and word not in dictionary():
+                    unknown.add(found)
+        name = page.relative_to(root)
+        lines += [f"{name}: got {word!r}, expected a word of the dictionary" for word in sorted(unknown)]
+    lines += [f"ci/words.txt: {word!r} is on no page, take it out" for word in sorted(own - used)]
+    return lines
+
+
+@cache
+def dictionary() -> WordFrequency:
+    """English words, British and American; takes a second to load."""
+    return SpellChecker().word_frequency
+
+
+def typed_numbers(root: Path) -> list[str]:
+    """A line for each number in prose that looks like a result, and for each allowance that nothing uses."""
+    allowed = yaml.safe_load((root / "ci/typed_numbers.yml").read_text(encoding="utf8")) or {}
+    used, lines = set(), []
+    for page in readable(root):
+        if page.parent.name != "book":  # nothing can be glued into the others
+            continue
+        name = page.relative_to(root).as_posix()
+        phrases = [phrase for key in (name, "everywhere") for phrase in phrases_of(allowed, key)]
+        for text in map(flat, prose(page)):
+            for phrase in phrases:
+                if phrase in text:
+                    used |= {(name, phrase), ("everywhere", phrase)}
+                    text = text.replace(phrase, " ")
+            for match in RESULT.finditer(text):
+                about = text[max(match.start() - 30, 0) : match.end() + 30]
+                lines.append(f"{name}: got {match.group()!r} in {about!r}, expected glue")
+    for name in allowed:
+        for phrase in phrases_of(allowed, name):
+            if (name, phrase) not in used:
+                lines.append(f"ci/typed_numbers.yml: {phrase!r} is not in {name}, take it out")
+    return lines
+
+
+def phrases_of(allowed: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
+    """All phrases of a page in ci/typed_numbers.yml."""
+    return [phrase for group in allowed.get(name, []) for phrase in group["phrases"]]
+
+
+def flat(text: str) -> str:
+    """One line, with one blank between words."""
+    return " ".join(text.split())
+
+
+def main() -> int:
+    """Check from the command line; 1 if there is a fault."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    faults = [*misspelt(ROOT), *typed_numbers(ROOT)]
+    print(*faults or ["the prose has no word unknown and no result typed"], sep="\n")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The prose of the book: what a reader reads of its pages, without code, mathematics and what is glued in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from mdit_py_plugins.amsmath import amsmath_plugin
+from mdit_py_plugins.colon_fence import colon_fence_plugin
+from mdit_py_plugins.deflist import deflist_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.myst_role import myst_role_plugin
+
+# Directives whose content is prose, too; that of others is code, mathematics or an option.
+SPOKEN = (
+    "{admonition}", "{attention}", "{caution}", "{danger}", "{dropdown}", "{figure}", "{glossary}", "{hint}",
+    "{important}", "{margin}", "{note}", "{seealso}", "{sidebar}", "{tip}", "{warning}",
+)  # fmt: skip
+
+PARSER = MarkdownIt("commonmark").enable("table")
+for plugin in (amsmath_plugin, colon_fence_plugin, deflist_plugin, dollarmath_plugin, myst_role_plugin):
+    PARSER.use(plugin)
+
+
+def prose(path: Path) -> Iterator[str]:
+    """The prose of a page, one paragraph, heading or table cell at a time.
+
+    Of a notebook (.ipynb) that is its markdown, and the captions and alt texts of its figures. Code,
+    mathematics, roles (such as glue and cite), addresses and comments are left out, a blank in their place.
+    """
+    if path.suffix != ".ipynb":
+        yield from spoken(path.read_text(encoding="utf8"))
+        return
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            yield from spoken(cell.source)
+        about = cell.metadata.get("mystnb", {})
+        for text in (about.get("figure", {}).get("caption"), about.get("image", {}).get("alt")):
+            if text:
+                yield from spoken(text)
+
+
+def spoken(text: str) -> Iterator[str]:
+    """The prose of MyST Markdown, see `prose`."""
+    for token in PARSER.parse(text):
+        if token.type == "inline":
+            yield "".join(said(child) for child in token.children or []).strip()
+        elif token.type in ("fence", "colon_fence") and token.info.startswith(SPOKEN):
+            kind, _, title = token.info.partition("}")
+            if kind != "{figure":  # that has the name of a file there
+                yield from spoken(title)
+            lines = token.content.splitlines()
+            for line in lines:
+                if line.startswith(":alt:"):
+                    yield from spoken(line.removeprefix(":alt:"))
+            yield from spoken("\n".join(line for line in lines if not line.startswith(":")))
+
+
+def said(token: Token) -> str:
+    """What is read of one inline token; a picture is read as its alt text."""
+    if token.type in ("text", "text_special"):
+        return "" if token.content.startswith(("http://", "https://")) else token.content
+    if token.type == "image":
+        return "".join(said(child) for child in token.children or [])
+    if token.type in ("code_inline", "math_inline", "myst_role", "softbreak", "hardbreak", "html_inline"):
+        return " "
+    return ""
+
+
+def readable(root: Path) -> list[Path]:
+    """The pages whose prose is checked: those of the book in English, and the texts beside it."""
+    pages = sorted([*(root / "book").glob("*.md"), *(root / "book").glob("*.ipynb")])
+    return [page for page in pages if page.name != "ja.md"] + [
+        root / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")
+    ]
