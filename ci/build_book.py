@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from environment_page import environment_page
 from execute import ROOT, execute, exit_status
 from plan import FULL, digest_of, pages
 
@@ -99,6 +100,8 @@ def build(root: Path, scale: str) -> int:
     if execute(root, scale):
         return 1
     executed, html = copy_sources(root, scale), root / "_build/html"
+    if (records := executed / "environment.md").exists():
+        records.write_text(environment_page(records.read_text(), root, scale))
     config = configure(root, scale)
     files = [path for path in executed.rglob("*") if path.is_file() and not path.name.endswith(NOT_PAGES)]
     # Docstrings are in the pages too.
