@@ -14,7 +14,8 @@ from plan import pages
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "faiss-cpu", "scikit-learn", "scipy", "umap-learn",
-    "pytorch-metric-learning", "matplotlib", "ipywidgets", "jupyterlab", "papermill", "jupyter-book", "Sphinx", "sphinx-book-theme",
+    "pytorch-metric-learning", "matplotlib", "ipywidgets", "jupyterlab", "papermill", "jupyter-book",
+    "Sphinx", "sphinx-book-theme",
 )  # fmt: skip
 
 
