@@ -27,10 +27,12 @@ def listing(thing: Any, first: str = "", last: str = "") -> Markdown:
     begin = _line_with(first, lines, 0, thing)
     end = _line_with(last, lines, begin, thing) if last else len(lines) - 1
     number = max(number, 1) + begin  # a module begins at 0
-    parts = Path(inspect.getsourcefile(thing)).parts
+    # Behind a decorator such as no_grad the lines are the function's and the file would be the decorator's.
+    parts = Path(inspect.getsourcefile(inspect.unwrap(thing))).parts
     name = "/".join(parts[-parts[::-1].index("mdrlib") - 1 :]) if "mdrlib" in parts else parts[-1]
+    where = f"lines {number} to {number + end - begin}" if end > begin else f"line {number}"
     code = dedent("".join(lines[begin : end + 1])).rstrip()
-    return Markdown(f"`{name}`, lines {number} to {number + end - begin}\n\n```python\n{code}\n```")
+    return Markdown(f"`{name}`, {where}\n\n```python\n{code}\n```")
 
 
 def _line_with(text: str, lines: list[str], start: int, thing: Any) -> int:

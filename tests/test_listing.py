@@ -33,7 +33,11 @@ def test_a_piece_of_a_method_loses_its_indentation():
 
 
 def test_a_piece_of_a_module_is_numbered_from_1():
-    assert "`mdrlib/mdr/eager.py`, lines 1 to 1\n" in listing(eager, "", '"""')
+    assert listing(eager, "", '"""').startswith("`mdrlib/mdr/eager.py`, line 1\n")
+
+
+def test_a_decorated_function_is_in_its_own_file():
+    assert listing(MDR._update).startswith("`mdrlib/mdr/module.py`, lines ")
 
 
 @pytest.mark.parametrize("texts", [("no such line",), ("lerp", "keep =")], ids=["first", "last before first"])
