@@ -26,7 +26,7 @@ FLOORS = (
     ("distances", "datasets", "models", "retrieval", "parts", "approximate", "checkpoint", "distributed",
      "results", "statistics", "allocator"),
     ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "intervals", "player",
-     "tables"),
+     "tables", "listing"),
     ("trainer", "progress", "evaluation", "explorers", "config", "comparison", "batches"),
     ("experiment", "report"),
     ("__init__", "__main__"),
