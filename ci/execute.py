@@ -88,7 +88,7 @@ def execute(
     chosen = [job for job in jobs if job.name == (only or job.name) and (job.folder or not experiments)]
     if not chosen:
         raise ValueError(f"no notebook named {only!r}; there are {[job.name for job in jobs]}")
-    library = sorted((root / "mdrlib").glob("**/*.py"))
+    library = sorted(path for end in ("py", "js", "css") for path in (root / "mdrlib").glob(f"**/*.{end}"))
     sources = digest_of([*library, root / "requirements.txt"], root)
     durations_file = root / "_build/executed" / scale / "durations.json"
     durations = json.loads(durations_file.read_text()) if durations_file.exists() else {}
