@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 
 from notebooks import Failure, execute_notebook, peak_memory
-from plan import FULL, Job, all_jobs, benchmark_sets, digest_of, key_file, key_of, optional_sets
+from plan import FULL, Job, all_jobs, benchmark_sets, digest_of, key_file, key_of, library, optional_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -88,8 +88,7 @@ def execute(
     chosen = [job for job in jobs if job.name == (only or job.name) and (job.folder or not experiments)]
     if not chosen:
         raise ValueError(f"no notebook named {only!r}; there are {[job.name for job in jobs]}")
-    library = sorted((root / "mdrlib").glob("**/*.py"))
-    sources = digest_of([*library, root / "requirements.txt"], root)
+    sources = digest_of([*library(root), root / "requirements.txt"], root)
     durations_file = root / "_build/executed" / scale / "durations.json"
     durations = json.loads(durations_file.read_text()) if durations_file.exists() else {}
     failures = []

@@ -124,6 +124,11 @@ def pages(toc: Path) -> list[str]:
     return list(walk(yaml.safe_load(toc.read_text())))
 
 
+def library(root: Path) -> list[Path]:
+    """The sources of mdrlib, sorted: modules, and the scripts and styles of its live pictures."""
+    return sorted(path for end in ("py", "js", "css") for path in (root / "mdrlib").glob(f"**/*.{end}"))
+
+
 def digest_of(files: list[Path], root: Path) -> str:
     """sha256 of files, by name and content."""
     digest = hashlib.sha256()

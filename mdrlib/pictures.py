@@ -71,7 +71,7 @@ def embedding_map(
             label=str(group) if names is None else names[group],
         )
     if images is not None:
-        _thumbnails(ax, xy, _images(images, len(xy)), thumbnails)
+        _thumbnails(ax, xy, unit_images(images, len(xy)), thumbnails)
     ax.set(xticks=[], yticks=[], title=title or "")
     ax.set_aspect("equal", adjustable="datalim")
     ax.spines[:].set_visible(False)
@@ -89,9 +89,7 @@ def _thumbnails(ax: Axes, xy: np.ndarray, images: np.ndarray, count: int) -> Non
     for _ in range(min(count, len(xy))):
         i = int(gap.argmax())
         gap = np.minimum(gap, np.linalg.norm(xy - xy[i], axis=1))
-        picture = OffsetImage(
-            _on_paper(images[i]), zoom=24 / max(images.shape[1:3]), cmap="gray", clim=(0, 1)
-        )
+        picture = OffsetImage(on_paper(images[i]), zoom=24 / max(images.shape[1:3]), cmap="gray", clim=(0, 1))
         frame = {"edgecolor": text_color(muted=True), "linewidth": 0.6}
         ax.add_artist(AnnotationBbox(picture, xy[i], pad=0.08, bboxprops=frame))
 
@@ -103,7 +101,7 @@ def retrieval_gallery(images: Any, labels: Any, queries: Any, neighbours: Any, k
     images (N, C, H, W); labels (N,); queries (Q,) indices of images; neighbours (N, K) indices, row i the
     nearest of image i, nearest first, K >= k.
     """
-    images, labels = _images(images), array(labels, "labels", 1, int)
+    images, labels = unit_images(images), array(labels, "labels", 1, int)
     queries, neighbours = array(queries, "queries", 1, int), array(neighbours, "neighbours", 2, int)
     n = len(images)
     if len(labels) != n or len(neighbours) != n or not 1 <= k <= neighbours.shape[1] or len(queries) == 0:
@@ -158,7 +156,7 @@ def image_grid(images: Any, rows: int, titles: Sequence[str] | None = None) -> F
     uint8 in 0..255 or float in 0..1; C is 1 or 3. titles: N of them, one over each image, or `rows`, one
     before each row.
     """
-    images = _images(images)
+    images = unit_images(images)
     if not 1 <= rows <= len(images):
         raise ValueError(f"rows must be 1 to the number of images {len(images)}, got {rows}")
     if titles is not None and len(titles) not in (rows, len(images)):
@@ -181,7 +179,7 @@ def image_grid(images: Any, rows: int, titles: Sequence[str] | None = None) -> F
     return fig
 
 
-def _images(images: Any, count: int | None = None) -> np.ndarray:
+def unit_images(images: Any, count: int | None = None) -> np.ndarray:
     """Images (N, C, H, W), uint8 or float in 0..1, as float (N, H, W, C) in 0..1."""
     raw = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
     if raw.ndim != 4 or raw.shape[1] not in (1, 3) or 0 in raw.shape or len(raw) != (count or len(raw)):
@@ -192,7 +190,7 @@ def _images(images: Any, count: int | None = None) -> np.ndarray:
     return np.moveaxis(unit, 1, 3)
 
 
-def _on_paper(image: np.ndarray) -> np.ndarray:
+def on_paper(image: np.ndarray) -> np.ndarray:
     """A grey image (H, W, 1) turned round where it is mostly dark: strokes dark on light paper."""
     if image.shape[2] == 3:
         return image
@@ -202,7 +200,7 @@ def _on_paper(image: np.ndarray) -> np.ndarray:
 def _draw(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
     """The image one unit wide with its upper left corner at (x, y), y downwards."""
     bottom = y + image.shape[0] / image.shape[1]
-    ax.imshow(_on_paper(image), cmap="gray", vmin=0, vmax=1, extent=(x, x + 1, bottom, y))
+    ax.imshow(on_paper(image), cmap="gray", vmin=0, vmax=1, extent=(x, x + 1, bottom, y))
 
 
 def _frame(ax: Axes, x: float, y: float, height: float, color: str, line: Any, sign: str) -> None:

@@ -1,6 +1,7 @@
 """Small trees laid out as the benchmarks are: a few classes a split, four photographs of noise each."""
 
 import csv
+import json
 import os
 
 import numpy as np
@@ -131,3 +132,22 @@ def make_tree(tmp_path, monkeypatch):
     monkeypatch.setenv("MDR_DATA_ROOT", str(tmp_path))
     monkeypatch.setenv("MDR_PROGRESS", "off")
     return lambda layout, **options: LAYOUTS[layout](tmp_path, **options)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Folders of three runs by method, with the distances of four evaluations; the last run has levels."""
+    rng, edges, folders = np.random.default_rng(0), np.linspace(-6, 6, 121), {}
+    for method in ("triplet", "triplet+l2", "triplet+mdr"):
+        folder = folders[method] = tmp_path_factory.mktemp("run")
+        counts = {"test_positive": [], "test_negative": []}
+        for shift in range(4):
+            counts["test_positive"].append(np.histogram(rng.normal(-0.7 * shift, 0.6, 300), edges)[0])
+            counts["test_negative"].append(np.histogram(rng.normal(0.1, 0.9, 3000), edges)[0])
+        np.savez(folder / "distances.npz", edges=edges, iterations=[0, 10, 20, 30], **counts)
+        levels = {f"level_{k}": s for k, s in enumerate((2.5, 0.0, -2.0))} if method.endswith("mdr") else {}
+        history = [{"iteration": 10 * t} | {key: s - 0.1 * t for key, s in levels.items()} for t in range(4)]
+        result = {"config": {}, "metrics": {}, "selected_by": "last", "seconds": 0, "environment": {}}
+        result |= {"git": None, "data": {}, "history": history}
+        (folder / "result.json").write_text(json.dumps(result))
+    return folders

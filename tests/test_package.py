@@ -27,7 +27,8 @@ FLOORS = (
      "results", "statistics", "allocator"),
     ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "intervals", "player",
      "tables", "listing"),
-    ("trainer", "progress", "evaluation", "explorers", "config", "comparison", "batches"),
+    ("trainer", "progress", "evaluation", "explorers", "config", "comparison", "batches", "live",
+     "live_training", "live_levels", "hover_map"),
     ("experiment", "report"),
     ("__init__", "__main__"),
 )  # fmt: skip

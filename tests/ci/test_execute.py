@@ -127,8 +127,7 @@ def test_a_failing_cell_is_told_and_the_others_still_run(house, capfd, monkeypat
 
 def test_an_interrupted_run_is_resumed_only_under_the_same_key(house, capfd):
     job = plan.all_jobs(house, "smoke", {"omniglot": None})[0]
-    library = sorted((house / "mdrlib").glob("**/*.py"))
-    key = plan.key_of(job, plan.digest_of([*library, house / "requirements.txt"], house))
+    key = plan.key_of(job, plan.digest_of([*plan.library(house), house / "requirements.txt"], house))
     for left, expected in ((key, ["begun-0", "begun-1"]), ("other", ["begun-0"])):
         for path in job.folder.glob("*"):
             path.unlink()
@@ -267,6 +266,7 @@ def change_outputs(house):
     ("change", "matters"),
     [
         (lambda house: (house / "mdrlib/new.py").touch(), True),
+        (lambda house: (house / "mdrlib/new.js").touch(), True),
         (lambda house: (house / "requirements.txt").write_text("numpy==2\n"), True),
         (lambda house: save(house / "book/experiments/train.ipynb", "1"), True),
         (change_parameters, True),
@@ -278,8 +278,7 @@ def change_outputs(house):
 def test_what_a_key_depends_on(house, change, matters):
     def key():
         job = plan.all_jobs(house, "smoke", {"omniglot": "1"})[0]
-        library = sorted((house / "mdrlib").glob("**/*.py"))
-        return plan.key_of(job, plan.digest_of([*library, house / "requirements.txt"], house))
+        return plan.key_of(job, plan.digest_of([*plan.library(house), house / "requirements.txt"], house))
 
     before = key()
     assert key() == before
