@@ -12,7 +12,7 @@ SWEEP = ci/sweep.py $(if $(filter smoke,$(SCALE)),--smoke) $(if $(STUDY),--study
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test experiments bench bench-gpu lab serve clean distclean venv
+.PHONY: help book pdf test experiments bench bench-gpu lab serve clean distclean venv
 
 help:  ## list what there is
 	@echo "make TARGET [SCALE=smoke|quick] [PORT=8000]"
@@ -22,6 +22,9 @@ help:  ## list what there is
 
 book: venv  ## run the experiments and the chapters, build the pages, say where they are
 	@$(VENV_PYTHON) ci/build_book.py --scale $(SCALE)
+
+pdf: book  ## print the pages to one file, _build/book.pdf, about 3 minutes; needs Chromium
+	@$(VENV_PYTHON) ci/make_pdf.py
 
 test: venv  ## run every test; none needs a network
 	@$(VENV_PYTHON) -m pytest -q

@@ -1,7 +1,8 @@
 """Open every built page in headless Chromium and refuse what a reader would stumble over.
 
 Checked: errors in the console, failed requests, requests to another host, pictures without a description,
-mathematics that was not rendered, error output, sideways scrolling on a phone, text of low contrast.
+mathematics that was not rendered, error output, sideways scrolling on a phone, text and marks of low
+contrast, sliders that change nothing, links that lead nowhere, a search that finds nothing.
 """
 
 import argparse
@@ -9,13 +10,17 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
+from playwright.sync_api import TimeoutError as TooLate
+
+from check_links import book_pages, check_external, internal_faults
+from page_scripts import CONTRAST, FAULTS, FIGURES, MARKS, SHOWN, WIDE
 
 ROOT = Path(__file__).resolve().parents[1]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -24,65 +29,11 @@ CHROMIUM_WORDS = (
     "--disable-component-update --disable-sync"
 ).split()
 LEAST_CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3, for text of normal size
-
-# A line for each fault. Sphinx gives a picture without alt text its file name instead.
-FAULTS = """() => {
-  const faults = [], article = document.querySelector("article") || document.body;
-  for (const image of article.querySelectorAll("img")) {
-    const alt = (image.getAttribute("alt") || "").trim();
-    const name = (image.getAttribute("src") || "").slice(0, 100);
-    if (!alt || /^\\S+\\.(png|svg|jpe?g|gif|webp)$/i.test(alt)) faults.push(`no alt text: ${name}`);
-    if (image.complete && !image.naturalWidth) faults.push(`picture does not load: ${name}`);
-  }
-  for (const math of article.querySelectorAll(".math"))
-    if (!math.querySelector("mjx-container"))
-      faults.push(`math not rendered: ${math.textContent.slice(0, 80)}`);
-  for (const error of article.querySelectorAll("[data-mjx-error]"))
-    faults.push(`math with an error: ${error.getAttribute("data-mjx-error")}`);
-  for (const output of article.querySelectorAll(".output.traceback, .output.stderr"))
-    if (!output.closest(".tag_raises-exception"))
-      faults.push(`error output: ${output.textContent.trim().slice(0, 120)}`);
-  return faults;
-}"""
-
-# What is wider than the window though no box of its own scrolls or hides it.
-WIDE = """() => {
-  const width = document.documentElement.clientWidth;
-  if (document.documentElement.scrollWidth <= width) return [];
-  const held = node => { for (let up = node.parentElement; up && up !== document.body; up = up.parentElement)
-    if (getComputedStyle(up).overflowX !== "visible") return true; return false; };
-  return [...document.querySelectorAll("body *")]
-    .filter(node => node.getBoundingClientRect().right > width + 1 && !held(node))
-    .slice(0, 3)
-    .map(node => `${node.tagName.toLowerCase()}.${node.className}`.slice(0, 80))
-    .concat(`page is ${document.documentElement.scrollWidth} px wide, the window ${width} px`);
-}"""
-
-# Relative luminance and contrast as WCAG defines them; colours are drawn to let the browser resolve them.
-CONTRAST = """least => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgba = css => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = css; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].map(v => v / 255); };
-  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
-  const behind = node => { const layers = [];
-    for (let up = node; up; up = up.parentElement) layers.push(rgba(getComputedStyle(up).backgroundColor));
-    return layers.reverse().reduce((under, top) => over(top, under), [1, 1, 1, 1]); };
-  const light = c => { const [r, g, b] = c.map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const faults = new Map(), article = document.querySelector("article") || document.body;
-  const texts = "p, li, dt, dd, td, th, h1, h2, h3, h4, figcaption, a, code, pre, span:not([class*=kbd])";
-  for (const node of article.querySelectorAll(texts)) {
-    const own = [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-    const under = behind(node), text = over(rgba(getComputedStyle(node).color), under);
-    const [low, high] = [light(under), light(text)].sort((a, b) => a - b);
-    const ratio = (high + 0.05) / (low + 0.05);
-    const kind = `${node.tagName.toLowerCase()}.${node.className}`;
-    if (ratio < least && !faults.has(kind))
-      faults.set(kind, `contrast ${ratio.toFixed(1)}: ${kind} "${node.textContent.trim().slice(0, 40)}"`);
-  }
-  return [...faults.values()];
-}"""
+LEAST_OF_MARKS = 3.0  # 1.4.11, for what a drawing cannot be read without
+# What it can be read without: photographs, bands, borders and grids behind marks, halos and thumbnails.
+ASIDE = ".no-invert, .pg-band, .pg-border, .pg-grid path, .pg-halo, .pg-axis"
+PATIENCE, SEARCH_PATIENCE = 120_000, 30_000  # milliseconds: CI's machine is slow and shared
+TERM = "triplet"  # the book's search has to find it
 
 
 @contextmanager
@@ -129,10 +80,46 @@ def set_theme(page: Page, theme: str) -> None:
     page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
 
 
+def slider_faults(page: Page) -> list[str]:
+    """Move every slider of the page by its keys; a line for each that shows nothing new."""
+    return [fault for slider in page.locator("input[type=range]").all() if (fault := _slider_fault(slider))]
+
+
+def _slider_fault(slider: Locator) -> str:
+    name = slider.evaluate(
+        "s => s.ariaLabel || s.dataset.setting || s.name || s.id || s.closest('label')?.innerText"
+    )
+    name = f"slider {(name or 'without a name')[:60]!r}"
+    if not slider.is_visible():
+        return f"{name} is hidden"
+    shown, values = [], []
+    for key in ("Home", "ArrowRight", "End"):
+        slider.press(key)
+        values.append(slider.input_value())
+        shown.append(slider.evaluate(SHOWN))
+    if len(set(values)) == 1:
+        return f"{name} does not move by its keys"
+    if shown[0] in shown[1:]:
+        return f"{name} changes nothing"
+    return ""
+
+
+def search_faults(page: Page, address: str, html: Path, term: str = TERM) -> list[str]:
+    """Search the book for a term, as a reader would; faults if no hit leads to a page of `html`."""
+    page.goto(f"{address}/search.html?q={term}", wait_until="load")
+    try:
+        page.wait_for_selector("#search-results li a", timeout=SEARCH_PATIENCE)
+    except TooLate:
+        return [f"search finds nothing for {term!r}"]
+    hits = page.eval_on_selector_all("#search-results li a", "hits => hits.map(hit => hit.pathname)")
+    return [f"search hit leads to no page: {hit}" for hit in hits if not (html / hit.lstrip("/")).is_file()]
+
+
 def check_page(browser: Browser, address: str, name: str, screenshots: Path | None = None) -> list[str]:
     """The faults of one page, empty if there are none; screenshots/<page>-{light,dark,phone}.png."""
     faults: list[str] = []
     page = browser.new_page(viewport=DESKTOP)
+    page.set_default_timeout(PATIENCE)
     watch(page, urlsplit(address).netloc, faults)
 
     def shoot(kind: str) -> None:
@@ -142,19 +129,27 @@ def check_page(browser: Browser, address: str, name: str, screenshots: Path | No
 
     page.goto(f"{address}/{name}", wait_until="load")
     if page.locator(".math").count():
-        page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise", timeout=30_000)
+        page.wait_for_function(
+            "window.MathJax && MathJax.startup && MathJax.startup.promise",
+        )
         page.evaluate("MathJax.startup.promise")
-    page.wait_for_load_state("networkidle")
+    page.evaluate("document.fonts.ready")
+    with suppress(TooLate):  # the browser does not always say that the network is idle
+        page.wait_for_load_state("networkidle", timeout=5_000)
     faults += page.evaluate(FAULTS)
     for theme in ("light", "dark"):
         set_theme(page, theme)
         faults += [f"{theme}: {fault}" for fault in page.evaluate(CONTRAST, LEAST_CONTRAST)]
+        for script in (MARKS, FIGURES):
+            found = page.evaluate(script, {"least": LEAST_OF_MARKS, "aside": ASIDE})
+            faults += [f"{theme}: {fault}" for fault in found]
         shoot(theme)
     set_theme(page, "light")
     page.set_viewport_size(PHONE)
     page.wait_for_timeout(200)  # the theme rearranges its bars
     faults += [f"phone: {fault}" for fault in page.evaluate(WIDE)]
     shoot("phone")
+    faults += slider_faults(page)
     page.close()
     return faults
 
@@ -164,10 +159,7 @@ def check(html: Path, screenshots: Path | None = None) -> int:
 
     Raises FileNotFoundError when there are no pages.
     """
-    names = [path.relative_to(html).as_posix() for path in sorted(html.rglob("*.html"))]
-    names = [name for name in names if not name.startswith(("_static/", "_sources/"))]
-    if not names:
-        raise FileNotFoundError(f"no pages in {html}: call `make book` first")
+    names, links = book_pages(html), internal_faults(html)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if screenshots:
         screenshots.mkdir(parents=True, exist_ok=True)
@@ -176,7 +168,12 @@ def check(html: Path, screenshots: Path | None = None) -> int:
         # None: the browser that `playwright install chromium` fetched
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_WORDS)
         for name in names:
-            faults = check_page(browser, address, name, screenshots)
+            faults = links[name] + check_page(browser, address, name, screenshots)
+            if name == "search.html":
+                page = browser.new_page()
+                watch(page, urlsplit(address).netloc, faults)
+                faults += search_faults(page, address, html)
+                page.close()
             print(f"{'FAILED' if faults else 'passed'}  {name}", *faults, sep="\n        ", flush=True)
             failed += bool(faults)
         browser.close()
@@ -189,9 +186,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("html", nargs="?", type=Path, default=ROOT / "_build/html")
     parser.add_argument("--screenshots", metavar="DIR", type=Path, help="write pictures of each page there")
+    parser.add_argument("--external", action="store_true", help="ask the links to other hosts, and no more")
     words = parser.parse_args()
     try:
-        return 1 if check(words.html, words.screenshots) else 0
+        failed = check_external(words.html) if words.external else check(words.html, words.screenshots)
+        return 1 if failed else 0
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1

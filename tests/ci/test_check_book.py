@@ -1,11 +1,16 @@
 """ci/check_book.py finds each fault it is there to find, and none on a page without."""
 
 import base64
+import io
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 
 import check_book
+from mdrlib import palette
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs it")
@@ -13,8 +18,45 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
+PIXEL_URL = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
+SLIDER = (
+    '<div role="group"><input type="range" min="0" max="2" value="1" aria-label="S" oninput="{}">{}</div>'
+)
+
+
+def figure(color: str, back: str = "white") -> str:
+    """An <img> of a thick line and a paler area of its colour."""
+    image = Image.new("RGB", (80, 60), back)
+    draw = ImageDraw.Draw(image, "RGBA")
+    draw.line([(5, 5), (75, 50)], color, 3)
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return f'<img alt="a line" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+
+
+def drawing(shape: str, style: str = "") -> str:
+    """An inline SVG."""
+    return f'<div style="{style}"><svg width="40" height="40">{shape}</svg></div>'
+
+
 PAGES = {
     "good": (
+        SLIDER.format("this.parentElement.lastChild.textContent = this.value", "<output>1</output>")
+        + SLIDER.format(
+            "this.parentElement.querySelectorAll('img').forEach((i, k) => i.hidden = k != this.value)",
+            f'<img src="pixel.png" alt="grey"><img src="{PIXEL_URL}" alt="one" hidden>' + figure("#d55e00"),
+        )
+        + SLIDER.format(
+            "document.querySelector('#dot').setAttribute('r', +this.value + 3)",
+            '<svg><circle id="dot" r="4" cx="9" cy="9"/></svg>',
+        )
+        + figure("#0072b2")
+        + drawing(
+            '<path d="M0 0H40" stroke="#ddd" class="pg-border"/><circle r="9" fill="none"/>'
+            '<rect width="9" height="9" fill="#ffe" stroke="#777"/>'
+        )
+        + '<img class="no-invert" src="pixel.png" alt="a photograph">'
+        '<a href="good.html#here" id="here">here</a>'
         '<p>Text</p><img src="pixel.png" alt="one grey pixel"><div style="overflow-x: auto">'
         '<p style="width: 900px">scrolls in its box</p></div><p style="display: none; color: #fff">hidden</p>'
         '<div class="cell tag_raises-exception"><div class="output traceback">meant to fail</div></div>',
@@ -30,6 +72,36 @@ PAGES = {
     "stderr": ('<div class="output stderr">a warning</div>', ["error output: a warning"]),
     "wide": ('<p style="width: 900px">wide</p>', ["phone: p.", "phone: page is 9"]),
     "pale": ('<p style="color: #999">pale</p>', ["light: contrast 2.8: p.", "dark: contrast 2.8: p."]),
+    "link": ('<a href="nowhere.html">lost</a>', ["link to no file: nowhere.html"]),
+    "idle": (SLIDER.format("this.ariaValueText = 'x'", "<p>no change</p>"), ["slider 'S' changes nothing"]),
+    "stuck": (SLIDER.format("", "").replace('min="0"', 'min="2"'), ["slider 'S' does not move by its keys"]),
+    "partly": (
+        SLIDER.format("this.parentElement.lastChild.textContent = this.value > 1", "<output>false</output>"),
+        ["slider 'S' changes nothing"],
+    ),
+    "unseen": (f'<div style="display: none">{SLIDER.format("", "")}</div>', ["slider 'S' is hidden"]),
+    "mark": (
+        drawing('<circle r="9" fill="#bbb" class="dot"/><line x2="9" y2="9" stroke="#000" opacity="0.2"/>'),
+        [
+            "light: mark of contrast 1.9: circle.dot",
+            "light: mark of contrast 1.6: line.",
+            "dark: mark of contrast 1.9",
+            "dark: mark of contrast 1.6",
+        ],
+    ),
+    "turned": (  # black is seen on white, and by a filter white on white
+        drawing('<circle r="9" fill="#000"/>', "filter: invert(1)"),
+        ["light: mark of contrast 1.0: circle.", "dark: mark of contrast 1.0: circle."],
+    ),
+    "figure": (
+        figure("#e6c200"),
+        ["light: figure with marks of contrast 1.7", "dark: figure with marks of contrast 1.7"],
+    ),
+    "night": (  # pale on white, and not through the filter of dark mode
+        "<style>[data-theme=dark] img { filter: invert(0.93) hue-rotate(180deg) }</style>"
+        + figure("#00c300"),
+        ["light: figure with marks of contrast 2.4"],
+    ),
     "dim": (
         "<style>[data-theme=dark] body { background: #111; color: #eee }</style><p>fine</p>"
         '<p style="color: #666">dim</p>',
@@ -76,9 +148,74 @@ def test_finds_each_fault(html, capsys, tmp_path):
     assert kinds == {"good-light.png", "good-dark.png", "good-phone.png"}
 
 
+def test_palette_stands_out_in_the_themes_pages(tmp_path):
+    """Every colour of figures, drawn in a page with the theme's real stylesheets and those of the book."""
+    colors = {palette.POSITIVE, palette.NEGATIVE, *palette.LEVELS, *palette.GROUPS}
+    colors |= {style[1] for style in palette.METHODS.values()}
+    dots = "".join(
+        f'<circle class="{color}" r="9" cx="9" cy="9" fill="{color}"/>' for color in sorted(colors)
+    )
+    sheets = []
+    for package, names in {
+        "pydata_sphinx_theme": ("theme.css", "bootstrap.css", "pydata-sphinx-theme.css"),
+        "sphinx_book_theme": ("sphinx-book-theme.css",),
+    }.items():
+        folder = Path(find_spec(package).origin).parent / "theme" / package / "static/styles"
+        sheets += [(folder / name).read_text("utf8") for name in names]
+    sheets.append((Path(check_book.ROOT) / "book/_static/custom.css").read_text("utf8"))
+    (tmp_path / "page.html").write_text(
+        '<!doctype html><html data-theme="light"><meta charset="utf8"><link rel="icon" href="data:,">'
+        f'{"".join(f"<style>{sheet}</style>" for sheet in sheets)}<body><div class="bd-content"><article>'
+        f'<div class="cell_output"><svg>{dots}</svg></div><svg class="plain">{dots}</svg></article></div>'
+    )
+    with check_book.served(tmp_path) as address, check_book.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=check_book.CHROMIUM_WORDS)
+        page = browser.new_page()
+        page.goto(f"{address}/page.html")
+        for theme, back, filtered in (
+            ("light", palette.LIGHT, "none"),
+            ("dark", palette.DARK, "invert(0.93) hue"),
+        ):
+            check_book.set_theme(page, theme)
+            shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert shown == f"rgb({', '.join(str(int(back[i : i + 2], 16)) for i in (1, 3, 5))})"
+            style = page.evaluate("getComputedStyle(document.querySelector('.cell_output svg')).filter")
+            assert style.startswith(filtered)
+            asked = {"least": check_book.LEAST_OF_MARKS, "aside": ""}
+            assert page.evaluate(check_book.MARKS, asked) == []
+            # Were the bar a little higher, it would be seen.
+            assert page.evaluate(check_book.MARKS, asked | {"least": 6})
+
+
+HIT = '<div id="search-results"><ul class="search"><li><a href="{}">a hit</a></li></ul></div>'
+
+
+@pytest.mark.parametrize(
+    ("results", "faults"),
+    [
+        (HIT.format("search.html#x"), []),
+        (HIT.format("lost.html"), ["search hit leads to no page: /lost.html"]),
+        (f"<script>if (location.search == '?q=triplet') document.body.innerHTML = `{HIT}`</script>"
+         .format("search.html"), []),
+        ('<div id="search-results"><p>nothing</p></div>', ["search finds nothing for 'triplet'"]),
+    ],
+    ids=["a page", "no page", "by the term", "nothing"],
+)  # fmt: skip
+def test_search(tmp_path, results, faults, monkeypatch):
+    monkeypatch.setattr(check_book, "SEARCH_PATIENCE", 3000)
+    (tmp_path / "search.html").write_text(f"<!doctype html><body>{results}</body>")
+    with check_book.served(tmp_path) as address, check_book.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=check_book.CHROMIUM_WORDS)
+        assert check_book.search_faults(browser.new_page(), address, tmp_path) == faults
+
+
 def test_exit_codes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["check_book.py", str(tmp_path)])
     assert check_book.main() == 1 and "call `make book` first" in capsys.readouterr().err
     for failed, code in ((0, 0), (2, 1)):
         monkeypatch.setattr(check_book, "check", lambda html, pictures, failed=failed: failed)
+        assert check_book.main() == code
+    monkeypatch.setattr("sys.argv", ["check_book.py", str(tmp_path), "--external"])
+    for failed, code in ((0, 0), (2, 1)):
+        monkeypatch.setattr(check_book, "check_external", lambda html, failed=failed: failed)
         assert check_book.main() == code

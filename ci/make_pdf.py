@@ -1,0 +1,122 @@
+"""Print the built book to one PDF by headless Chromium: _build/book.pdf.
+
+The pages become one long page (one_page.py), so that links lead to places in the PDF and its outline is that
+of the headings. It is printed twice: the first time tells on which page each chapter begins.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import yaml
+from playwright.sync_api import Page, sync_playwright
+from pypdf import PdfReader
+
+from check_book import CHROMIUM_WORDS, served, watch
+from one_page import assemble
+from plan import pages
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = "print-the-book.html"  # its address; there is no such file
+PATIENCE = 600_000  # milliseconds: all chapters at once take their time
+
+# What is wider than the text is made smaller: tables, equations.
+FIT = """() => {
+  for (const node of document.querySelectorAll("article table, article mjx-container[display=true]")) {
+    const box = node.parentElement.getBoundingClientRect().width, width = node.scrollWidth;
+    if (width > box + 1) node.style.zoom = Math.max(0.4, box / width);
+  }
+}"""
+NUMBERS = """numbers => {
+  for (const node of document.querySelectorAll(".print-number"))
+    node.textContent = numbers[node.dataset.place] ?? "";
+}"""
+
+
+def parts(toc: Path) -> list[tuple[str, list[str]]]:
+    """The captions of a _toc.yml, each with its pages in order; the root page has none."""
+    content, names = yaml.safe_load(toc.read_text()), pages(toc)
+    found = [("", names[:1])]
+    for part in content.get("parts") or [content]:
+        files = [re.sub(r"\.(ipynb|md)$", "", file) for file in re.findall(r"'file': '([^']+)'", str(part))]
+        found.append((part.get("caption", ""), files))
+    return found
+
+
+def print_page(page: Page) -> bytes:
+    """The open page as a PDF, tagged for screen readers, with an outline."""
+    return page.pdf(prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
+
+
+def chapter_numbers(pdf: bytes, names: list[str]) -> dict[str, int]:
+    """The page on which each chapter begins, from 1, as its place in the PDF says."""
+    reader = PdfReader(BytesIO(pdf))
+    places = reader.named_destinations
+    return {
+        name: reader.get_destination_page_number(places[key]) + 1
+        for name in names
+        for key in (name, f"/{name}")
+        if key in places
+    }
+
+
+def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
+    """Print the pages below `html`, in the order of `toc`, to the file `out`; returns how many it has.
+
+    Raises FileNotFoundError when a page is missing, RuntimeError when the long page has a fault.
+    """
+    contents = parts(toc)
+    names = [name for _, part in contents for name in part]
+    text = assemble(html, contents, title, author)
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    faults: list[str] = []
+    with served(html) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_WORDS)
+        page = browser.new_page(viewport={"width": 660, "height": 900})  # the width of the text on A4
+        page.set_default_timeout(PATIENCE)
+        watch(page, address.removeprefix("http://"), faults)
+        page.route(f"**/{PAGE}", lambda route: route.fulfill(body=text, content_type="text/html"))
+        page.goto(f"{address}/{PAGE}", wait_until="commit")
+        # The event "load" does not always arrive on a busy machine; the state can be asked for.
+        page.wait_for_function("document.readyState === 'complete'")
+        if page.locator(".math").count():
+            page.evaluate("MathJax.startup.promise")
+        page.evaluate("document.fonts.ready")
+        page.emulate_media(media="print", color_scheme="light")
+        page.evaluate(FIT)
+        numbers = chapter_numbers(print_page(page), names)
+        page.evaluate(NUMBERS, numbers)
+        pdf = print_page(page)
+        browser.close()
+    missing = set(names) - set(numbers)
+    faults += [f"no place in the PDF for {name}" for name in sorted(missing)]
+    if chapter_numbers(pdf, names) != numbers:
+        faults.append("page numbers moved between the first and the second print")
+    if faults:
+        raise RuntimeError("the book was not printed: " + "; ".join(faults))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(pdf)
+    return len(PdfReader(BytesIO(pdf)).pages)
+
+
+def main() -> int:
+    """Print from the command line; 1 if that failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("html", nargs="?", type=Path, default=ROOT / "_build/html")
+    parser.add_argument("--out", type=Path, default=ROOT / "_build/book.pdf")
+    words = parser.parse_args()
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    try:
+        count = make(words.html, ROOT / "book/_toc.yml", words.out, config["title"], config["author"])
+    except (FileNotFoundError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{count} pages: {words.out.resolve().as_uri()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
