@@ -26,8 +26,9 @@ for plugin in (amsmath_plugin, colon_fence_plugin, deflist_plugin, dollarmath_pl
 def prose(path: Path) -> Iterator[str]:
     """The prose of a page, one paragraph, heading or table cell at a time.
 
-    Of a notebook (.ipynb) that is its markdown, and the captions and alt texts of its figures. Code,
-    mathematics, roles (such as glue and cite), addresses and comments are left out, a blank in their place.
+    Of a notebook (.ipynb) that is its markdown, and the captions and alt texts of its figures. Left out, with
+    a blank in their place, are code, mathematics, addresses, comments, and roles without words of their own
+    (glue, cite).
     """
     if path.suffix != ".ipynb":
         yield from spoken(path.read_text(encoding="utf8"))
@@ -61,6 +62,9 @@ def said(token: Token) -> str:
     """What is read of one inline token; a picture is read as its alt text."""
     if token.type in ("text", "text_special"):
         return "" if token.content.startswith(("http://", "https://")) else token.content
+    if token.type == "myst_role" and token.meta["name"] in ("term", "doc"):
+        text, _, target = token.content.partition(" <")
+        return text if target or token.meta["name"] == "term" else " "
     if token.type == "image":
         return "".join(said(child) for child in token.children or [])
     if token.type in ("code_inline", "math_inline", "myst_role", "softbreak", "hardbreak", "html_inline"):
