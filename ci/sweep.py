@@ -88,7 +88,9 @@ def on_this_machine(
     """
     # loky's executor and not joblib.Parallel: interrupted, it ends its processes with their kernels.
     # Those of a sweep that was killed make the run that they are at, and go after a minute without another.
-    executor = get_reusable_executor(max_workers=jobs, timeout=60)
+    # A group of their own: what a terminal sends at Ctrl-C would have them report a failure while they are
+    # being killed, and a report cut off in the middle leaves this process waiting for its end.
+    executor = get_reusable_executor(max_workers=jobs, timeout=60, initializer=os.setpgrp)
     elsewhere = left
     try:
         for wait in (False, True):
