@@ -23,7 +23,7 @@ help:  ## list what there is
 book: venv  ## run the experiments and the chapters, build the pages, say where they are
 	@$(VENV_PYTHON) ci/build_book.py --scale $(SCALE)
 
-pdf: book  ## print the pages to one file, _build/book.pdf, about 3 minutes; needs Chromium
+pdf: book  ## print the pages to one file, _build/book.pdf, about a minute; needs Chromium
 	@$(VENV_PYTHON) ci/make_pdf.py
 
 test: venv  ## run every test; none needs a network

@@ -24,6 +24,7 @@ from page_scripts import CONTRAST, FAULTS, FIGURES, MARKS, SHOWN, WIDE
 
 ROOT = Path(__file__).resolve().parents[1]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMIUM_WORDS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -51,6 +52,15 @@ def served(html: Path) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium without a window, else the one that `playwright install chromium` fetched."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_WORDS)
+        yield browser
+        browser.close()
 
 
 def watch(page: Page, host: str, faults: list[str]) -> None:
@@ -129,9 +139,7 @@ def check_page(browser: Browser, address: str, name: str, screenshots: Path | No
 
     page.goto(f"{address}/{name}", wait_until="load")
     if page.locator(".math").count():
-        page.wait_for_function(
-            "window.MathJax && MathJax.startup && MathJax.startup.promise",
-        )
+        page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
         page.evaluate("MathJax.startup.promise")
     page.evaluate("document.fonts.ready")
     with suppress(TooLate):  # the browser does not always say that the network is idle
@@ -160,13 +168,10 @@ def check(html: Path, screenshots: Path | None = None) -> int:
     Raises FileNotFoundError when there are no pages.
     """
     names, links = book_pages(html), internal_faults(html)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if screenshots:
         screenshots.mkdir(parents=True, exist_ok=True)
     failed = 0
-    with served(html) as address, sync_playwright() as playwright:
-        # None: the browser that `playwright install chromium` fetched
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_WORDS)
+    with served(html) as address, chromium() as browser:
         for name in names:
             faults = links[name] + check_page(browser, address, name, screenshots)
             if name == "search.html":
@@ -176,7 +181,6 @@ def check(html: Path, screenshots: Path | None = None) -> int:
                 page.close()
             print(f"{'FAILED' if faults else 'passed'}  {name}", *faults, sep="\n        ", flush=True)
             failed += bool(faults)
-        browser.close()
     print(f"{len(names) - failed} passed, {failed} failed")
     return failed
 

@@ -1,10 +1,9 @@
 """Follow the links of the built pages: within the book to a file and a place in it, outside by their form.
 
-`--external` asks the other hosts too, which needs a network; it is no part of CI.
+`ci/check_book.py` calls it; with `--external` it asks the other hosts, which needs a network and is no part
+of CI.
 """
 
-import argparse
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
-ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 20.0  # to wait for an answer
 # Hosts refuse what does not look like a reader.
 HEADERS = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) check_links", "Accept": "*/*"}
@@ -118,25 +116,3 @@ def check_external(html: Path, ask: Callable[[str], str] = ask) -> int:
             failed += bool(wrong)
     print(f"{len(links) - failed} passed, {failed} failed")
     return failed
-
-
-def main() -> int:
-    """Check from the command line; 1 if a link leads nowhere."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("html", nargs="?", type=Path, default=ROOT / "_build/html")
-    parser.add_argument("--external", action="store_true", help="ask the other hosts, and nothing else")
-    words = parser.parse_args()
-    try:
-        if words.external:
-            return 1 if check_external(words.html) else 0
-        faults = {name: lines for name, lines in internal_faults(words.html).items() if lines}
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for name, lines in faults.items():
-        print(name, *lines, sep="\n        ")
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

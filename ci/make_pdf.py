@@ -5,19 +5,17 @@ of the headings. It is printed twice: the first time tells on which page each ch
 """
 
 import argparse
-import re
-import shutil
 import sys
 from io import BytesIO
 from pathlib import Path
 
 import yaml
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from pypdf import PdfReader
 
-from check_book import CHROMIUM_WORDS, served, watch
+from check_book import chromium, served, watch
 from one_page import assemble
-from plan import pages
+from plan import files_of, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "print-the-book.html"  # its address; there is no such file
@@ -38,12 +36,12 @@ NUMBERS = """numbers => {
 
 def parts(toc: Path) -> list[tuple[str, list[str]]]:
     """The captions of a _toc.yml, each with its pages in order; the root page has none."""
-    content, names = yaml.safe_load(toc.read_text()), pages(toc)
-    found = [("", names[:1])]
-    for part in content.get("parts") or [content]:
-        files = [re.sub(r"\.(ipynb|md)$", "", file) for file in re.findall(r"'file': '([^']+)'", str(part))]
-        found.append((part.get("caption", ""), files))
-    return found
+    content = yaml.safe_load(toc.read_text())
+    listed = content.get("parts") or [content]
+    return [
+        ("", pages(toc)[:1]),
+        *((part.get("caption", ""), list(files_of(part["chapters"]))) for part in listed),
+    ]
 
 
 def print_page(page: Page) -> bytes:
@@ -71,10 +69,8 @@ def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
     contents = parts(toc)
     names = [name for _, part in contents for name in part]
     text = assemble(html, contents, title, author)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     faults: list[str] = []
-    with served(html) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_WORDS)
+    with served(html) as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 660, "height": 900})  # the width of the text on A4
         page.set_default_timeout(PATIENCE)
         watch(page, address.removeprefix("http://"), faults)
@@ -90,7 +86,6 @@ def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
         numbers = chapter_numbers(print_page(page), names)
         page.evaluate(NUMBERS, numbers)
         pdf = print_page(page)
-        browser.close()
     missing = set(names) - set(numbers)
     faults += [f"no place in the PDF for {name}" for name in sorted(missing)]
     if chapter_numbers(pdf, names) != numbers:

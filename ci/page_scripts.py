@@ -57,12 +57,14 @@ CONTRAST = (
     f"""least => {{ {COLORS}"""
     + """
   const faults = new Map();
-  const texts = "p, li, dt, dd, td, th, h1, h2, h3, h4, figcaption, a, code, pre, span:not([class*=kbd])";
+  const texts = "p, li, dt, dd, td, th, h1, h2, h3, h4, figcaption, a, code, pre, span:not([class*=kbd]), " +
+    "svg text, svg tspan";
   for (const node of article.querySelectorAll(texts)) {
     const own = [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
     if (!own || !node.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-    const under = behind(node), text = over(rgba(getComputedStyle(node).color), under);
-    const ratio = contrast(under, text), kind = `${node.tagName.toLowerCase()}.${node.className}`;
+    const style = getComputedStyle(node), paint = node.ownerSVGElement ? style.fill : style.color;
+    const under = behind(node), ratio = contrast(under, over(rgba(paint), under));
+    const kind = `${node.tagName.toLowerCase()}.${node.getAttribute("class") || ""}`;
     if (ratio < least && !faults.has(kind))
       faults.set(kind, `contrast ${ratio.toFixed(1)}: ${kind} "${node.textContent.trim().slice(0, 40)}"`);
   }

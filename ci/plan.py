@@ -109,19 +109,20 @@ def recipes(root: Path) -> dict[str, dict[str, Any]]:
 
 def pages(toc: Path) -> list[str]:
     """The pages of a _toc.yml in reading order, as paths without suffix relative to its folder."""
+    return list(files_of(yaml.safe_load(toc.read_text())))
 
-    def walk(node: Any) -> Iterator[str]:
-        if isinstance(node, list):
-            for item in node:
-                yield from walk(item)
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                if key in ("root", "file"):
-                    yield re.sub(r"\.(ipynb|md)$", "", value)
-                elif isinstance(value, list | dict):
-                    yield from walk(value)
 
-    return list(walk(yaml.safe_load(toc.read_text())))
+def files_of(node: Any) -> Iterator[str]:
+    """The pages below a node of a _toc.yml, as `pages` gives them."""
+    if isinstance(node, list):
+        for item in node:
+            yield from files_of(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("root", "file"):
+                yield re.sub(r"\.(ipynb|md)$", "", value)
+            elif isinstance(value, list | dict):
+                yield from files_of(value)
 
 
 def library(root: Path) -> list[Path]:

@@ -6,7 +6,6 @@ A kind of picture has a module and a script of its name: `live_levels`, `live_tr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,6 @@ def live(kind: str, data: Any, still: str, label: str, caption: str = "") -> Any
         f'<script type="application/json">{text}</script></div>'
         f"<script>(function () {{\n'use strict';\n{_script('live')}\n{_script(kind)}\n}})();</script>"
     )
-
-
-def css_colors(colors: Sequence[tuple[float, float, float]]) -> list[str]:
-    """RGB in [0, 1], such as `palette.level_colors` gives, as "#rrggbb"."""
-    return ["#" + "".join(f"{round(255 * part):02x}" for part in color) for color in colors]
 
 
 def _script(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdrlib.live import css_colors, live
+from mdrlib.live import live
 from mdrlib.palette import (
     NEGATIVE,
     POSITIVE,
@@ -136,6 +136,9 @@ def training_live(folders: Mapping[str, str | Path], caption: str = "") -> Any:
     """
     runs = stored_distances(folders)
     last, (low, high) = len(runs[0].iterations) - 1, limits(runs)
+    still = image(training_figure(runs, last), f"Histograms of normalized distances. {told(runs, last)}")
+    from matplotlib.colors import to_hex  # the figure above has said it if matplotlib is missing
+
     data = {
         "edges": runs[0].edges.astype(float).round(6).tolist(),
         "iterations": runs[0].iterations.tolist(),
@@ -146,10 +149,11 @@ def training_live(folders: Mapping[str, str | Path], caption: str = "") -> Any:
                 "name": run.name,
                 "counts": [run.positive.tolist(), run.negative.tolist()],
                 "levels": None if run.levels is None else run.levels.round(4).tolist(),
-                "colors": [] if run.levels is None else css_colors(level_colors(run.levels.shape[1])),
+                "colors": []
+                if run.levels is None
+                else [to_hex(c) for c in level_colors(run.levels.shape[1])],
             }
             for run in runs
         ],
     }
-    still = image(training_figure(runs, last), f"Histograms of normalized distances. {told(runs, last)}")
     return live("live_training", data, still, caption or "Distances through training", caption)

@@ -1,13 +1,22 @@
-"""Small trees laid out as the benchmarks are: a few classes a split, four photographs of noise each."""
+"""What tests share: a browser, small trees laid out as the benchmarks are, finished runs made by hand."""
 
 import csv
 import json
 import os
+from urllib.parse import urlsplit
 
+import matplotlib
 import numpy as np
 import pytest
 
+matplotlib.use("Agg")  # no window
+
 EACH = 4  # images a class
+SHOWN = """<!doctype html><html data-theme="light"><head><meta charset="utf8"><link rel="icon" href="data:,">
+<meta name="viewport" content="width=device-width"><style>
+html {{ --back: #ffffff; --text: #222832; }} html[data-theme=dark] {{ --back: #121212; --text: #ced6dd; }}
+body {{ margin: 16px; background: var(--back); color: var(--text); }}
+</style></head><body><article class="bd-content"><div class="cell_output">{}</div></article></body></html>"""
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +26,58 @@ def same_environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Skips what needs a browser where there is none; .ci/run installs one, and fails if it cannot."""
+    import check_book
+
+    if check_book.CHROMIUM is None:
+        pytest.skip("no Chromium here; .ci/run installs it")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    """Headless Chromium."""
+    import check_book
+
+    with check_book.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(address, **context options) -> the page; errors and whatever asks another host fail the test."""
+    import check_book
+
+    faults, contexts = [], []
+
+    def visited(address, **options):
+        contexts.append(browser.new_context(**({"viewport": check_book.DESKTOP} | options)))
+        page = contexts[-1].new_page()
+        check_book.watch(page, urlsplit(address).netloc, faults)
+        page.goto(address, wait_until="load")
+        return page
+
+    yield visited
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def show(visit, tmp_path):
+    """show(HTML text, **context options) -> a page with what a cell of the book has as its output."""
+    import check_book
+
+    with check_book.served(tmp_path) as address:
+
+        def shown(html, **options):
+            (tmp_path / "shown.html").write_text(SHOWN.format(html), "utf8")
+            return visit(f"{address}/shown.html", **options)
+
+        yield shown
 
 
 def photograph(path, seed, size=(12, 9)):
@@ -151,3 +212,16 @@ def trained(tmp_path_factory):
         result |= {"git": None, "data": {}, "history": history}
         (folder / "result.json").write_text(json.dumps(result))
     return folders
+
+
+@pytest.fixture(scope="session")
+def drawings():
+    """Eighty drawings of noise, in eight classes and three groups."""
+    import torch
+
+    images = torch.rand(80, 1, 32, 32, generator=torch.Generator().manual_seed(0)).round()
+    labels = torch.arange(80) // 10
+    xy = {
+        name: np.random.default_rng(seed).normal(size=(80, 2)) for seed, name in enumerate(("triplet", "mdr"))
+    }
+    return xy, images, labels, [f"class <{k}>" for k in range(8)], labels % 3, ["a", "b", "c"]

@@ -1,15 +1,11 @@
 """The small drawings of the chapters: what is drawn, and the errors for wrong shapes."""
 
-import matplotlib
 import numpy as np
 import pytest
+from matplotlib.patches import StepPatch
+from matplotlib.quiver import Quiver
 
-matplotlib.use("Agg")
-
-from matplotlib.patches import StepPatch  # noqa: E402
-from matplotlib.quiver import Quiver  # noqa: E402
-
-from mdrlib import plots  # noqa: E402
+from mdrlib import plots
 
 POINTS = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
 

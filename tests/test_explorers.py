@@ -1,17 +1,14 @@
-"""The explorer of levels and lambda, by itself and in a kernel, and its stand-in for pages without one."""
+"""The widgets, by themselves and in a kernel with messages from their sliders."""
 
 import sys
 from pathlib import Path
 
-import matplotlib
 import nbformat
 import numpy as np
 import pytest
 import torch
 
-matplotlib.use("Agg")
-
-from mdrlib import explorers, mdr_loss, pairwise_distances  # noqa: E402
+from mdrlib import explorers, live_levels, mdr_loss, pairwise_distances
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,12 +25,12 @@ def test_regularizer_is_mdr_loss(pairs):
     d, _, x = pairs
     for levels in ((-3.0, 0.0, 3.0), (-1.0, 0.5), (0.2,)):
         expected = mdr_loss(x, levels, d.mean(), d.std()).item()
-        assert explorers.regularizer((d - d.mean()) / d.std(), levels) == pytest.approx(expected, rel=1e-5)
+        assert live_levels.regularizer((d - d.mean()) / d.std(), levels) == pytest.approx(expected, rel=1e-5)
 
 
 def test_levels_figure(pairs):
     d, same, x = pairs
-    fig = explorers.levels_figure(d, same, (-1.0, 1.0), weight=0.5)
+    fig = live_levels.levels_figure(d, same, (-1.0, 1.0), weight=0.5)
     value = mdr_loss(x, (-1.0, 1.0), d.mean(), d.std()).item()
     assert f"= {value:.3f}" in fig.get_suptitle() and f"= {value / 2:.3f}" in fig.get_suptitle()
     _, pull = fig.axes
@@ -54,7 +51,7 @@ def test_levels_and_lambda_redraws(pairs):
         seen.add(picture.value)
     assert len(seen) == 4
     assert "at level \N{MINUS SIGN}1.2" in picture.value
-    value = explorers.regularizer(explorers.normalized(pairs[0]), (-1.2, 0.0, 0.9))
+    value = live_levels.regularizer(live_levels.normalized(pairs[0]), (-1.2, 0.0, 0.9))
     assert f"lambda times L_MDR {0.7 * value:.3f}" in picture.value
 
 
@@ -158,17 +155,19 @@ def test_the_explorers_answer_a_front_end(trained, monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_no_pair_of_one_class_is_no_warning(pairs):
     none = np.zeros(len(pairs[0]), dtype=bool)
-    assert "0% of those of one class" in explorers.describe(explorers.normalized(pairs[0]), none, [0.0], 0.1)
+    assert "0% of those of one class" in live_levels.describe(
+        live_levels.normalized(pairs[0]), none, [0.0], 0.1
+    )
 
 
 def test_refusals(pairs, monkeypatch):
     d, same, _ = pairs
     with pytest.raises(ValueError, match="lambda"):
-        explorers.levels_figure(d, same, weight=-1)
+        live_levels.levels_figure(d, same, weight=-1)
     with pytest.raises(ValueError, match="not all equal"):
-        explorers.levels_figure(torch.ones(5), torch.ones(5, dtype=torch.bool))
+        live_levels.levels_figure(torch.ones(5), torch.ones(5, dtype=torch.bool))
     with pytest.raises(ValueError, match="same length"):
-        explorers.levels_figure(d, same[1:])
+        live_levels.levels_figure(d, same[1:])
     with pytest.raises(ValueError, match="within 5"):
         explorers.levels_and_lambda(d, same, levels=(-6.0,))
     with pytest.raises(ValueError, match="as many, 2 or more; got 3, 2 and 3"):

@@ -1,15 +1,11 @@
 """The figures of means over seeds: what is drawn where, in whose colour, and what is refused."""
 
-import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
-matplotlib.use("Agg")
-
-from matplotlib.colors import to_hex  # noqa: E402
-
-from mdrlib import palette, plots  # noqa: E402
-from mdrlib.statistics import interval, paired  # noqa: E402
+from mdrlib import palette, plots
+from mdrlib.statistics import interval, paired
 
 A = {0: 0.80, 1: 0.81, 2: 0.82, 3: 0.79, 4: 0.80}
 B = {0: 0.83, 1: 0.84, 2: 0.83, 3: 0.82, 4: 0.84}

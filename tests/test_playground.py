@@ -7,24 +7,18 @@ it; `ci/check_book.py` sees it within the book.
 import json
 import re
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import torch
 
+import check_book
 from mdrlib import MDR, normalize_by_mean_distance, pairwise_distances
 from mdrlib.losses import TripletLoss
 from mdrlib.miners import all_triplets
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "ci"))
-import check_book  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs it")
-
 HEAD = """<!doctype html><html data-theme="light"><head><meta charset="utf8"><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width"><style>
 html { --pst-color-background: #ffffff; --pst-color-text-base: #222832; }
@@ -74,30 +68,10 @@ def address(tmp_path_factory):
         yield f"{host}/page.html"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with check_book.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(check_book.CHROMIUM_WORDS))
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def open_page(browser, address):
-    """open_page(**context options) -> a page on the playground; errors and foreign requests fail the test."""
-    faults, contexts = [], []
-
-    def opened(**options):
-        contexts.append(browser.new_context(**({"viewport": check_book.DESKTOP} | options)))
-        page = contexts[-1].new_page()
-        check_book.watch(page, urlsplit(address).netloc, faults)
-        page.goto(address, wait_until="load")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert faults == []
+def open_page(visit, address):
+    """open_page(**context options) -> a page on the playground."""
+    return partial(visit, address)
 
 
 @pytest.fixture(scope="module")

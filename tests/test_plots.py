@@ -7,19 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle, StepPatch
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Rectangle, StepPatch  # noqa: E402
-
-from mdrlib import mdr_loss, palette, plots  # noqa: E402
+from mdrlib import mdr_loss, palette, plots
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (-3.0, 0.0, 3.0)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from PIL import Image, ImageDraw
 import check_book
 from mdrlib import palette
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs it")
+pytestmark = pytest.mark.usefixtures("chromium")
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -168,8 +166,7 @@ def test_palette_stands_out_in_the_themes_pages(tmp_path):
         f'{"".join(f"<style>{sheet}</style>" for sheet in sheets)}<body><div class="bd-content"><article>'
         f'<div class="cell_output"><svg>{dots}</svg></div><svg class="plain">{dots}</svg></article></div>'
     )
-    with check_book.served(tmp_path) as address, check_book.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=check_book.CHROMIUM_WORDS)
+    with check_book.served(tmp_path) as address, check_book.chromium() as browser:
         page = browser.new_page()
         page.goto(f"{address}/page.html")
         for theme, back, filtered in (
@@ -204,8 +201,7 @@ HIT = '<div id="search-results"><ul class="search"><li><a href="{}">a hit</a></l
 def test_search(tmp_path, results, faults, monkeypatch):
     monkeypatch.setattr(check_book, "SEARCH_PATIENCE", 3000)
     (tmp_path / "search.html").write_text(f"<!doctype html><body>{results}</body>")
-    with check_book.served(tmp_path) as address, check_book.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=check_book.CHROMIUM_WORDS)
+    with check_book.served(tmp_path) as address, check_book.chromium() as browser:
         assert check_book.search_faults(browser.new_page(), address, tmp_path) == faults
 
 

@@ -92,13 +92,3 @@ def test_ask_a_real_server():
     server.server_close()
     assert "refused" in check_links.ask(f"{host}/good", seconds=2)
     assert check_links.ask("https://example.org:x") != ""
-
-
-def test_exit_codes(html, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["check_links.py", str(html)])
-    assert check_links.main() == 0
-    (html / "bad.html").write_text('<a href="lost.html">x</a>')
-    assert check_links.main() == 1 and "lost.html" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["check_links.py", str(html / "_static")])
-    (html / "_static/part.html").unlink()
-    assert check_links.main() == 1 and "call `make book` first" in capsys.readouterr().err

@@ -12,8 +12,7 @@ from pypdf import PdfReader
 import make_pdf
 import one_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs it")
+pytestmark = pytest.mark.usefixtures("chromium")
 
 TOC = """format: jb-book
 root: index
