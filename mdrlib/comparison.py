@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -71,6 +71,30 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
         group.values[seed] = result.metrics[metric]
     labels = _labels([group.config for group in found.values()])
     return [Group(name, g.config, g.data, g.values) for name, g in zip(labels, found.values(), strict=True)]
+
+
+def distinct(results: Iterable[Result]) -> list[Result]:
+    """The runs in their order, each config and seed once: stored lists share runs. The first is kept."""
+    found: dict[str, Result] = {}
+    for result in results:
+        config = {key: value for key, value in completed(result.config).items() if key not in PLACE}
+        found.setdefault(json.dumps(config, sort_keys=True), result)
+    return list(found.values())
+
+
+def values(found: Iterable[Group], config: Mapping[str, Any], **changes: Any) -> dict[int, float]:
+    """Seed -> metric, of the group whose config is `config` but for `changes`; empty where there is none."""
+    wanted = {**config, **changes}
+    return next((group.values for group in found if group.config == wanted), {})
+
+
+def with_held_out(result: Result) -> Result:
+    """The run with one metric more, "held out": its best Recall@1 on the held-out training classes, 0..1.
+
+    Raises KeyError for a run without `Config.validation`.
+    """
+    best = max(row["validation_recall@1"] for row in result.history)
+    return replace(result, metrics=result.metrics | {"held out": best})
 
 
 def label(config: Mapping[str, Any], differing: Iterable[str]) -> str:
