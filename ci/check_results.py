@@ -34,9 +34,9 @@ HEADER = f"""\
 #
 # A range is that of one more run: mean -+ {WIDENED} t s sqrt(1 + 1/n). s is the spread (standard deviation)
 # over n seeds, t Student's for {100 * CONFIDENCE:g} % and n - 1 degrees of freedom, {WIDENED} for other
-# machines' rounding. Shares end at 0 and 1. recall@1 and map@r are of the last evaluation, loss and
-# regularizer are means over the batches since the evaluation before it. `untrained` is the mean Recall@1
-# before training; at scale quick every range of recall@1 lies above it.
+# machines' rounding. None begins below 0, and those of shares end at 1. recall@1 and map@r are of the last
+# evaluation, loss and regularizer are means over the batches since the evaluation before it. `untrained` is
+# the mean Recall@1 before training; at scale quick every range of recall@1 lies above it.
 #
 # Scale smoke trains on 12 batches. Its ranges catch a network that does not learn: with a learning rate of 0
 # recall@1 falls below them, with shuffled labels the loss rises above (tests/ci/test_check_results.py). They
@@ -151,8 +151,7 @@ def derive(config: dict[str, Any], results: Sequence[Result], above_untrained: b
         values = [sample[name] for sample in samples]
         mean, low, high = prediction(values, CONFIDENCE)
         low, high = mean - WIDENED * (mean - low), mean + WIDENED * (high - mean)
-        if name in ("recall@1", "map@r"):
-            low, high = max(low, 0.0), min(high, 1.0)
+        low, high = max(low, 0.0), min(high, 1.0) if name in ("recall@1", "map@r") else high
         spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
         # Outwards, so that rounding narrows nothing.
         ends = {"low": math.floor(1e4 * low) / 1e4, "high": math.ceil(1e4 * high) / 1e4}

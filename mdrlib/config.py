@@ -16,13 +16,14 @@ METHODS = {
     "triplet+l2": ("l2", False),
     "triplet+mdr": ("mean-distance", True),
 }
-# Loss -> what the head does unless told otherwise. Losses of distances get them with a batch's mean of 1;
-# losses of cosines look at directions alone, and get what their authors trained.
+# Loss -> what the head does unless told otherwise. Losses of distances get them with a batch's mean of 1.
+# Not so lifted structure: its soft maximum finds the near negatives where distances are large, so they must
+# be free to grow. Losses of cosines look at directions alone, and get what their authors trained.
 LOSSES = {
     "triplet": "mean-distance",
     "contrastive": "mean-distance",
     "margin": "mean-distance",
-    "lifted-structure": "mean-distance",
+    "lifted-structure": "none",
     "multi-similarity": "l2",
     "proxy-nca": "l2",
     "proxy-anchor": "l2",

@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 def read(paths: Iterable[str | Path]) -> list[Result]:
     """The runs of files and folders, in order.
 
-    A file is a list of runs such as data/results/omniglot-quick.json, or the result.json of one; a folder has
+    A file is a list of runs such as data/results/omniglot-seeds.json, or the result.json of one; a folder has
     such lists, or is the folder of one run or of several. Raises OSError for a path that is none, ValueError
     for a file that is neither and for a folder without runs.
     """

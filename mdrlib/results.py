@@ -71,7 +71,7 @@ def load_runs(folder: str | Path) -> dict[str, Result]:
 
 
 def load_committed(path: str | Path) -> list[Result]:
-    """The runs of a committed list such as data/results/omniglot-quick.json."""
+    """The runs of a committed list such as data/results/omniglot-seeds.json."""
     return [_result(entry, Path(path)) for entry in _read_json(Path(path))]
 
 

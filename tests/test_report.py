@@ -215,7 +215,7 @@ def test_the_stored_results_from_the_shell():
     assert done.returncode == 0 and done.stderr == "", done.stderr
     lists = report.lists(ROOT / "data/results")
     assert lists and all(f"{path.name}: " in done.stdout for path in lists)
-    runs = load_committed(ROOT / "data/results/omniglot-quick.json")
+    runs = load_committed(ROOT / "data/results/omniglot-seeds.json")
     values = [run.metrics["recall@1"] for run in runs if run.config["method"] == "triplet"]
     mean = 100 * sum(values) / len(values)
     assert re.search(rf"^triplet +{len(values)}.? +{mean:.1f} ", done.stdout, re.M)
