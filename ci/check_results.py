@@ -39,7 +39,7 @@ HEADER = f"""\
 # the mean Recall@1 before training; at scale quick every range of recall@1 lies above it.
 #
 # Scale smoke trains on 12 batches. Its ranges catch a network that does not learn: with a learning rate of 0
-# recall@1 falls below them, with shuffled labels the loss rises above (tests/ci/test_check_results.py). They
+# recall@1 falls below them, with shuffled labels the loss rises above (tests/ci/test_expected.py). They
 # cannot tell one method from another, nor a weak regularizer from a strong one.
 """
 
