@@ -1,7 +1,9 @@
 """What an experiment is: the fields of a Config, their values and their limits."""
 
+import json
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from mdrlib import miners
@@ -183,6 +185,20 @@ class Config:
         if unknown:
             raise ValueError(f"unknown Config keys {unknown}; known are {[f.name for f in fields(cls)]}")
         return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them, lists for tuples; `Config.of` takes them back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def identity(self) -> str:
+        """A text that two Configs share exactly if they describe the same experiment.
+
+        It is JSON of all fields but PLACE; a file of weights counts by its name, not by its folder.
+        """
+        values = {k: v for k, v in self.to_dict().items() if k not in PLACE}
+        if self.weights is not None:
+            values["weights"] = Path(self.weights).name
+        return json.dumps(values, sort_keys=True)
 
     @property
     def normalize(self) -> str:
