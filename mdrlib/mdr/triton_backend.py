@@ -1,18 +1,17 @@
-"""Backend "triton": matrix products by the vendor's library, everything between them in one kernel each.
+"""Backend "triton": matrix products by the vendor's library, and one kernel for everything between them.
 
-The equations are those of `analytic`. The distance matrix is taken in strips of rows. For each strip a
-matrix product gives the scalar products, one kernel turns them, in place, into the weights W while it sums
-loss and signs, and two more products give -W E and -W^T E. Within the batch a strip begins at its own
-diagonal block: what lies left of it is the reflection of strips before. Cost: N^2 D / 2 multiply-adds for
-the statistics, 3 N^2 D / 2 for loss and gradient (less the half that is kept between them where it fits one
-strip, up to N = 10,000), and four passes over half of the matrix; memory O(N D + STRIP). Nothing waits for
-the GPU. Correct by tests in triton's interpreter; sizes of tiles and strips are by design and have not been
-tuned by measurement.
+The equations are those of `analytic`. The distance matrix is processed in strips of rows. For each strip a
+matrix product gives the scalar products. One kernel replaces them, in place, by the weights W and sums loss
+and signs. Two more products give -W E and -W^T E. Within the batch a strip begins at its own diagonal
+block; everything left of it mirrors earlier strips. Cost: N^2 D / 2 multiply-adds for the statistics and
+3 N^2 D / 2 for loss and gradient (minus the half that is kept in between where all pairs fit one strip, up
+to N = 10,000), and four passes over half of the matrix; memory O(N D + STRIP). Nothing waits for the GPU.
+Tests run it in Triton's interpreter. The sizes of tiles and strips are not tuned by measurement.
 """
 
 from collections.abc import Iterator
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class _Strip(NamedTuple):
 
     @property
     def once(self) -> int:
-        """Columns whose pairs count once: the diagonal block has both directions, the bank has but one."""
+        """Columns whose pairs count once: the diagonal block has both directions, the bank only one."""
         return self.products.shape[0 if self.within else 1]
 
 
@@ -48,10 +47,9 @@ class Pairs:
         self._kept: list[Tensor] = []
 
     def strips(self, keep: bool = False) -> Iterator[_Strip]:
-        """All pairs, in strips; each is overwritten when the next one is asked for.
+        """Iterate over all pairs in strips; each strip is overwritten when the next one is requested.
 
-        Unless `keep`, and they fit STRIP together: then the next call, which may overwrite them, has them
-        without computing them again.
+        With `keep`, products that fit STRIP together stay for the next call, which may overwrite them.
         """
         sizes = [len(left.norms) * len(right.norms) for _, left, right, _ in self._places]
         keep = keep and sum(sizes) <= STRIP
@@ -83,29 +81,27 @@ class Pairs:
 
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
-    """What `statistics` and `loss` take: see `eager.pairs`."""
+    """Prepare what `statistics` and `loss` take: see `eager.pairs`."""
     with torch.no_grad(), torch.cuda.device_of(x):
         return Pairs(x, bank)
 
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
+    """Return mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
     with torch.no_grad(), full_precision(pairs.x.device), torch.cuda.device_of(pairs.x):
         shift = analytic.rough_mean(pairs.batch, pairs.bank)
         total = torch.zeros(2, dtype=torch.float64, device=shift.device)
         for strip in pairs.strips(keep=True):
-            grid = _grid(pairs.kernels, strip)
-            sums = shift.new_empty(2, grid[0] * grid[1])
-            pairs.kernels.sums_kernel[grid](
-                *_arguments(strip), shift, sums, *_shape(strip), **_options(pairs.kernels, strip)
-            )
+            across, down = _grid(pairs.kernels, strip)
+            sums = shift.new_empty(2, across * down)
+            _launch(pairs.kernels, pairs.kernels.sums_kernel, strip, shift, sums)
             total += sums.sum(1, dtype=torch.float64)
         count = analytic.pair_count(pairs.batch, pairs.bank)
         return analytic.mean_and_std(shift, *total, count, len(pairs.x) if diagonal else 0)
 
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """L_MDR for levels (S,), as `eager.loss`; no second derivative."""
+    """Return L_MDR for levels (S,), as `eager.loss`; it has no second derivative."""
     return analytic.loss(_compute, pairs, levels, mean, std)
 
 
@@ -120,20 +116,18 @@ def _compute(
         near = levels.new_empty(0)
         for strip in pairs.strips():
             rows, columns = strip.products.shape
-            across, down = grid = _grid(pairs.kernels, strip)
+            across, down = _grid(pairs.kernels, strip)
             sums = levels.new_empty(1 + len(levels), across * down)
             row_sums, column_sums = levels.new_empty(across, rows), levels.new_empty(down, columns)
             tiles = torch.empty(down, across, dtype=torch.int32, device=levels.device)
             if want_x and near.numel() < rows * columns:
                 near = levels.new_empty(rows * columns)
-            pairs.kernels.loss_kernel[grid](
-                *_arguments(strip),
+            _launch(
+                *(pairs.kernels, pairs.kernels.loss_kernel, strip),
                 *(levels, mean, std, sums, row_sums, column_sums, near, tiles),
-                *_shape(strip),
                 SHARE=1.0 if strip.within else 0.5,  # a pair with the bank counts in one direction
                 WEIGHTS=want_x,
                 LEVELS=len(levels),
-                **_options(pairs.kernels, strip),
             )
             total += sums.sum(1, dtype=torch.float64)
             if want_x:
@@ -149,47 +143,35 @@ def _compute(
 
 
 def _add_gradient(kernels: ModuleType, gradient: Tensor, strip: _Strip, near: Tensor, tiles: Tensor) -> None:
-    """Add -W E of the strip to the gradient, both ways round beyond the diagonal block."""
-    (rows, columns), once, w = strip.products.shape, strip.once, strip.products
-    height, width = kernels.ROWS, kernels.COLUMNS
-    gradient[strip.rows].addmm_(w, strip.right.centred, alpha=-1)
-    _launch_near(
-        kernels,
-        *(near, tiles, strip.left.raw, strip.right.raw, gradient[strip.rows], rows, columns),
-        *(columns, 1, len(tiles[0]), 1, height, width),
-    )
+    """Add -W E of the strip to the gradient, in both directions beyond the diagonal block."""
+    columns, once, w = strip.products.shape[1], strip.once, strip.products
+    height, width, across = kernels.ROWS, kernels.COLUMNS, tiles.shape[1]
+    left, right = strip.left.raw, strip.right.raw
+    upper, below = gradient[strip.rows], gradient[strip.rows.stop :]
+    upper.addmm_(w, strip.right.centred, alpha=-1)
+    _add_near(kernels, near, tiles, left, right, upper, (columns, 1, across, 1), (height, width))
     if once < columns:
-        below = gradient[strip.rows.stop :]
         below.addmm_(w[:, once:].T, strip.left.centred, alpha=-1)
-        _launch_near(
-            kernels,
-            *(near[once:], tiles[:, once // width :], strip.right.raw[once:], strip.left.raw, below),
-            *(columns - once, rows, 1, columns, 1, len(tiles[0]), width, height),
-        )
+        near, tiles, right = near[once:], tiles[:, once // width :], right[once:]
+        _add_near(kernels, near, tiles, right, left, below, (1, columns, 1, across), (width, height))
 
 
-def _launch_near(
+def _add_near(
     kernels: ModuleType,
     near: Tensor,
     tiles: Tensor,
     own: Tensor,
     other: Tensor,
     gradient: Tensor,
-    own_count: int,
-    other_count: int,
-    own_step: int,
-    other_step: int,
-    own_tile: int,
-    other_tile: int,
-    own_size: int,
-    other_size: int,
+    steps: tuple[int, int, int, int],
+    sizes: tuple[int, int],
 ) -> None:
-    dims, part = own.shape[1], 32
-    kernels.near_kernel[-(-own_count // own_size), -(-dims // part)](
-        *(near, tiles, own, other, gradient, own_count, other_count, dims),
-        *(own_step, other_step, own_tile, other_tile),
-        OWN=own_size,
-        OTHER=other_size,
+    """Add the near pairs' part; steps: from one point to the next in `near`, from tile to tile in `tiles`."""
+    (count, dims), part = own.shape, 32
+    kernels.near_kernel[-(-count // sizes[0]), -(-dims // part)](
+        *(near, tiles, own, other, gradient, count, len(other), dims, *steps),
+        OWN=sizes[0],
+        OTHER=sizes[1],
         DIMS=part,
         TILES=128,
     )
@@ -200,30 +182,27 @@ def _grid(kernels: ModuleType, strip: _Strip) -> tuple[int, int]:
     return -(-columns // kernels.COLUMNS), -(-rows // kernels.ROWS)
 
 
-def _arguments(strip: _Strip) -> tuple[Tensor, ...]:
-    return strip.products, strip.left.raw, strip.right.raw, strip.left.norms, strip.right.norms
-
-
-def _shape(strip: _Strip) -> tuple[int, ...]:
-    return *strip.products.shape, strip.left.raw.shape[1], strip.once
-
-
-def _options(kernels: ModuleType, strip: _Strip) -> dict[str, object]:
-    return {
-        "SELF": strip.within,
-        "CANCELLATION": CANCELLATION,
-        "ROWS": kernels.ROWS,
-        "COLUMNS": kernels.COLUMNS,
-    }
+def _launch(kernels: ModuleType, kernel: Any, strip: _Strip, *arguments: Tensor, **constants: Any) -> None:
+    """Run a kernel once for each tile of the strip."""
+    left, right = strip.left, strip.right
+    kernel[_grid(kernels, strip)](
+        *(strip.products, left.raw, right.raw, left.norms, right.norms, *arguments),
+        *(*strip.products.shape, left.raw.shape[1], strip.once),
+        SELF=strip.within,
+        CANCELLATION=CANCELLATION,
+        ROWS=kernels.ROWS,
+        COLUMNS=kernels.COLUMNS,
+        **constants,
+    )
 
 
 def _kernels(x: Tensor) -> ModuleType:
-    """The device code, loaded when first used; raises where it cannot run on x."""
+    """Import the device code when it is first used."""
     from mdrlib.mdr import triton_kernels
 
     if not (x.is_cuda or triton_kernels.INTERPRETED):
         raise ValueError(
-            f'backend "triton" runs on a GPU and the embeddings are on {x.device}: move them or use '
-            'backend="tiled" (to try the kernels on a CPU, set TRITON_INTERPRET=1 before python starts)'
+            f'backend "triton" runs on a GPU and the embeddings are on {x.device}: move them, use '
+            'backend="tiled", or set TRITON_INTERPRET=1 before Python starts to try the kernels on a CPU'
         )
     return triton_kernels
