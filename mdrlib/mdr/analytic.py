@@ -19,15 +19,12 @@ from torch.autograd.function import FunctionCtx
 
 from mdrlib.distances import full_precision
 
-# (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None
-Compute = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
 
+def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return a backend's loss, differentiable once in pairs.x (N, D) and levels (S,).
 
-def loss(compute: Compute, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return the loss of `compute`, with its gradients in pairs.x (N, D) and levels (S,).
-
-    Raises:
-        RuntimeError: In a second derivative.
+    Args:
+        compute: (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None.
     """
     return _Loss.apply(compute, pairs, pairs.x, levels, mean, std)
 
@@ -35,7 +32,7 @@ def loss(compute: Compute, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, compute: Compute, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
+        ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
     ) -> Tensor:
         with full_precision(x.device):
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])

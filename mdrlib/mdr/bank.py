@@ -50,6 +50,3 @@ class MemoryBank(nn.Module):
 
     def set_extra_state(self, state: int) -> None:
         self.added = state
-
-    def extra_repr(self) -> str:
-        return f"size={len(self.storage)}, dim={self.storage.shape[1]}"

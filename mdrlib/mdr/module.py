@@ -15,12 +15,7 @@ from mdrlib.mdr import eager, tiled, triton_backend
 # rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
 
-BACKENDS = {"auto": None, "eager": eager, "tiled": tiled, "triton": triton_backend}
-
-
-def _check_backend(name: str) -> None:
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {sorted(BACKENDS)}, got {name!r}")
+BACKENDS = {"eager": eager, "tiled": tiled, "triton": triton_backend}
 
 
 def _backend(name: str, x: Tensor) -> ModuleType:
@@ -29,6 +24,8 @@ def _backend(name: str, x: Tensor) -> ModuleType:
         # CPU: tiled was the faster one at every size, from 128 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
         name = "triton" if x.is_cuda and find_spec("triton") else "tiled"
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {name!r}")
     return BACKENDS[name]
 
 
@@ -78,7 +75,6 @@ def mdr_loss(
             GPU, where a check would have to wait, they make the loss NaN.
         ImportError: For "triton" where triton is not installed.
     """
-    _check_backend(backend)
     x = checks.embeddings(x, wait=False)
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
@@ -115,7 +111,7 @@ class MDR(nn.Module):
         values = checks.level_values(levels).detach().clone()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        _check_backend(backend)
+        _backend(backend, values)  # refuses an unknown name
         if learn_levels:
             self.levels = nn.Parameter(values)
         else:

@@ -33,11 +33,6 @@ class _Tile(NamedTuple):
     near: tuple[Tensor, Tensor]  # row and column within the tile of each nearly coincident pair
 
     @property
-    def size(self) -> int:
-        """Numbers of four bytes that the tile holds; an index is two."""
-        return self.d.numel() + 4 * len(self.near[0])
-
-    @property
     def diagonal(self) -> bool:
         return self.left is self.right and self.rows == self.columns
 
@@ -63,7 +58,7 @@ class Pairs:
         kept, room = len(self._kept), KEPT if keep else 0
         for number, place in enumerate(self._places()):
             tile = self._kept[number] if number < kept else _tile(*place)
-            room -= tile.size
+            room -= tile.d.numel() + 4 * len(tile.near[0])  # two indices, each the size of two float32
             if room >= 0 and number >= kept:
                 self._kept.append(tile)
             yield tile
@@ -160,7 +155,7 @@ def _differences(tile: _Tile) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sign(r) (R, C) of the tile's pairs; and float64 sums (1 + S,) of |r| std and sign(r) by level."""
+    """Return sign(r) (R, C) of the tile's pairs, and float64 sums (1 + S,): |r| std, sign(r) by level."""
     d = tile.d - mean
     residual = d - levels[0]
     beyond = []  # each middle: 1 where d lies above it and the next level is nearer, 0 elsewhere

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mdrlib.distances import CANCELLATION, full_precision
+from mdrlib.distances import full_precision
 from mdrlib.mdr import analytic
 from mdrlib.mdr.analytic import Points
 
@@ -145,7 +145,7 @@ def _compute(
 def _add_gradient(kernels: ModuleType, gradient: Tensor, strip: _Strip, near: Tensor, tiles: Tensor) -> None:
     """Add -W E of the strip to the gradient, in both directions beyond the diagonal block."""
     columns, once, w = strip.products.shape[1], strip.once, strip.products
-    height, width, across = kernels.ROWS, kernels.COLUMNS, tiles.shape[1]
+    height, width, across = kernels.ROWS.value, kernels.COLUMNS.value, tiles.shape[1]
     left, right = strip.left.raw, strip.right.raw
     upper, below = gradient[strip.rows], gradient[strip.rows.stop :]
     upper.addmm_(w, strip.right.centred, alpha=-1)
@@ -179,7 +179,7 @@ def _add_near(
 
 def _grid(kernels: ModuleType, strip: _Strip) -> tuple[int, int]:
     rows, columns = strip.products.shape
-    return -(-columns // kernels.COLUMNS), -(-rows // kernels.ROWS)
+    return -(-columns // kernels.COLUMNS.value), -(-rows // kernels.ROWS.value)
 
 
 def _launch(kernels: ModuleType, kernel: Any, strip: _Strip, *arguments: Tensor, **constants: Any) -> None:
@@ -189,9 +189,6 @@ def _launch(kernels: ModuleType, kernel: Any, strip: _Strip, *arguments: Tensor,
         *(strip.products, left.raw, right.raw, left.norms, right.norms, *arguments),
         *(*strip.products.shape, left.raw.shape[1], strip.once),
         SELF=strip.within,
-        CANCELLATION=CANCELLATION,
-        ROWS=kernels.ROWS,
-        COLUMNS=kernels.COLUMNS,
         **constants,
     )
 
