@@ -1,4 +1,4 @@
-"""Losses of pytorch-metric-learning beside MDR, against their formulas; MDR inside that library."""
+"""Losses of pytorch-metric-learning against their formulas; MDR as a regularizer of that library."""
 
 import math
 import sys
@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 from mdrlib import MDR, checkpoint, pairwise_distances
 from mdrlib.config import LOSSES, MINERS, Config, method_parts
 from mdrlib.experiment import run
+from mdrlib.losses import MDRRegularizer, build_loss
 from mdrlib.miners import all_triplets, distance_weighted, hard_negatives
-from mdrlib.pml import MDRRegularizer, build_loss
 
 losses = pytest.importorskip("pytorch_metric_learning.losses")
 distances = pytest.importorskip("pytorch_metric_learning.distances")
@@ -89,7 +89,7 @@ def test_equals_its_formula(name, scale):
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_losses_of_distances_see_lengths_and_losses_of_cosines_do_not(name):
-    """So that nothing is normalized where nobody asked for it."""
+    """So nothing is normalized unless you ask for it."""
     torch.manual_seed(0)
     loss = build_loss(name, CLASSES, DIM, miner=all_triplets)
     x = batch().detach()
@@ -114,7 +114,7 @@ def test_an_unknown_loss_and_a_missing_library_are_named(monkeypatch):
     with pytest.raises(ValueError, match="no loss 'triplets'"):
         build_loss("triplets", 2, 2)
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
-    with pytest.raises(ImportError, match=r"pip install mdrlib\[pml\]"):
+    with pytest.raises(ImportError, match=r"pip install 'mdrlib\[pml\]'"):
         build_loss("contrastive", 2, 2)
 
 

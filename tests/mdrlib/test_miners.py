@@ -1,14 +1,14 @@
 """Each miner against loops over every triplet, and the sampling weights against the density they invert."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mdrlib import miners
 from mdrlib.miners import (
     _draw,
     all_triplets,
@@ -36,6 +36,17 @@ def batch(n=10, d=4, seed=0, dtype=torch.float32):
 def distances(x):
     x = x.double().numpy()
     return [[math.sqrt(((a - b) ** 2).sum()) for b in x] for a in x]
+
+
+class Watch(TorchDispatchMode):
+    largest = 0  # elements of a tensor made in this context
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, torch.Tensor):
+                self.largest = max(self.largest, value.numel())
+        return out
 
 
 def positive_pairs(labels):
@@ -72,10 +83,9 @@ def weights_oracle(x, labels):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("miner", MINERS)
-def test_every_positive_pair_gets_negatives_of_another_class(miner, seed, dtype):
-    anchor, positive, negative = mined = miner(batch(seed=seed, dtype=dtype), LABELS, generator=seeded(seed))
+def test_every_positive_pair_gets_negatives_of_another_class(miner, dtype):
+    anchor, positive, negative = mined = miner(batch(dtype=dtype), LABELS, generator=seeded())
     assert all(index.dtype == torch.int64 and index.ndim == 1 for index in mined)
     assert not (LABELS[anchor] == LABELS[negative]).any()
     pairs = list(zip(anchor.tolist(), positive.tolist(), strict=True))
@@ -85,17 +95,15 @@ def test_every_positive_pair_gets_negatives_of_another_class(miner, seed, dtype)
         assert sorted(pairs) == positive_pairs(LABELS), "each ordered pair once"
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_all_triplets_are_all(seed):
-    labels = LABELS[torch.randperm(10, generator=seeded(seed))]
+def test_all_triplets_are_all():
+    labels = LABELS[torch.randperm(10, generator=seeded())]
     y = labels.tolist()
     want = [(a, p, n) for a, p in positive_pairs(labels) for n in range(10) if y[n] != y[a]]
     got = triplets(all_triplets(batch(), labels))
     assert len(got) == len(want) and set(got) == set(want)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed, dtype", list(enumerate(DTYPES)))
 def test_hard_negatives_are_the_nearest(seed, dtype):
     x, y = batch(seed=seed, dtype=dtype), LABELS.tolist()
     d = distances(x)
@@ -106,8 +114,7 @@ def test_hard_negatives_are_the_nearest(seed, dtype):
     assert sorted(triplets(hard_negatives(x, LABELS))) == want
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed, dtype", list(enumerate(DTYPES)))
 def test_semihard_negatives_are_the_nearest_beyond_the_positive_or_else_the_farthest(seed, dtype):
     x, y = batch(seed=seed, dtype=dtype), LABELS.tolist()
     x[0] *= 3  # an anchor whose positives are beyond some negatives, and a positive beyond all of them
@@ -137,8 +144,9 @@ def test_a_negative_as_far_as_the_positive_is_not_semihard():
     assert (0, 1, 3) in mined
 
 
-@pytest.mark.parametrize("dimension", (2, 3, 4, 64, 512, 2048))
-@pytest.mark.parametrize("spread", (0.3, 1.0, 3.0))
+@pytest.mark.parametrize(
+    "dimension, spread", [(2, 1.0), (3, 0.3), (4, 3.0), (64, 1.0), (512, 0.3), (2048, 3.0)]
+)
 def test_distance_weights_equal_the_formula(dimension, spread):
     x = (1.0 + spread * batch(10, dimension, dtype=torch.float64)) * torch.arange(1, 11)[:, None]
     negatives = LABELS[:, None] != LABELS
@@ -174,8 +182,7 @@ EMBEDDINGS = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("dimension", (1, 2, 3, 512, 2048))
+@pytest.mark.parametrize("dimension, dtype", [(1, torch.float32), (3, torch.bfloat16), (2048, torch.float16)])
 @pytest.mark.parametrize("make", EMBEDDINGS.values(), ids=EMBEDDINGS)
 def test_distance_weights_are_always_a_distribution_over_the_negatives(make, dimension, dtype):
     negatives = SIX[:, None] != SIX
@@ -258,25 +265,14 @@ def test_nothing_is_differentiated_and_nothing_changed(miner):
     assert triplets(miner(x, LABELS.int(), seeded())) == triplets(mined)
 
 
-@pytest.mark.parametrize("miner", MINERS)
 @pytest.mark.parametrize(
     "x, labels, error, message",
     [
-        (batch(), LABELS[:9], ValueError, r"labels must have shape \(10,\), one a vector, got \(9,\)"),
-        (
-            batch(),
-            LABELS[:, None],
-            ValueError,
-            r"labels must have shape \(10,\), one a vector, got \(10, 1\)",
-        ),
+        (batch(), LABELS[:9], ValueError, r"labels must have shape \(10,\), one per vector, got \(9,\)"),
+        (batch(), LABELS[:, None], ValueError, r"labels must have shape \(10,\), .* got \(10, 1\)"),
         (batch(), LABELS.float(), TypeError, r"labels must be integers, got torch.float32"),
         (batch(), LABELS.tolist(), TypeError, "labels must be a torch.Tensor .*, got list"),
-        (
-            batch(),
-            torch.arange(10),
-            ValueError,
-            "no class has two members among these 10 labels.*PKBatchSampler",
-        ),
+        (batch(), torch.arange(10), ValueError, "no class has two members among these 10 .*PKBatchSampler"),
         (batch(), torch.zeros(10, dtype=torch.int64), ValueError, "all 10 labels are equal.* negative"),
         (batch() / 0 * 0, LABELS, ValueError, "embeddings hold 40 NaN or infinite values among 40"),
         (batch()[:, 0], LABELS, ValueError, r"embeddings must have shape \(N, D\), got \(10,\)"),
@@ -285,27 +281,20 @@ def test_nothing_is_differentiated_and_nothing_changed(miner):
         (batch().numpy(), LABELS, TypeError, "embeddings must be a torch.Tensor .*, got ndarray"),
     ],
 )
-def test_bad_batches_are_refused(miner, x, labels, error, message):
-    with pytest.raises(error, match=message):
-        miner(x, labels)
+def test_bad_batches_are_refused(x, labels, error, message):
+    for miner in MINERS:
+        with pytest.raises(error, match=message):
+            miner(x, labels)
 
 
 @pytest.mark.parametrize("miner", MINERS[1:])
 def test_two_large_classes_take_no_memory_of_n_cubed(miner):
-    """400 in a class: 319,200 positive pairs, for which a row of candidates each would be 1 GB."""
-    code = f"""
-import resource, torch
-from mdrlib.miners import {miner.__name__} as miner
-x, labels = torch.randn(800, 4), torch.arange(800) % 2
-miner(x[:8], labels[:8])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-anchor, positive, negative = miner(x, labels)
-assert len(anchor) == 800 * 399 and (labels[anchor] != labels[negative]).all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 200_000  # kB
+    """79,800 positive pairs with a row of candidates each would be 32 million numbers."""
+    x, labels = batch(400, 4), torch.arange(400) % 2
+    with Watch() as watch:
+        anchor, positive, negative = miner(x, labels)
+    assert len(anchor) == 400 * 199 and (labels[anchor] != labels[negative]).all()
+    assert watch.largest <= miners.CHUNK < 400 * 199 * 400
 
 
 def test_a_column_without_weight_is_never_drawn():
