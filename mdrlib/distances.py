@@ -63,9 +63,8 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
         (N, M), or without y (N, N) with exact zeros on the diagonal.
 
     Raises:
-        TypeError, ValueError: For other dtypes or shapes, and on a CPU for NaN or infinite values. On a GPU,
-            where a check would have to wait, these give NaN; so do squares that overflow (in float32 vectors
-            longer than 1e19), or inf.
+        TypeError, ValueError: For bad input, on a CPU also for NaN or infinite values. On a GPU, where a
+            check would have to wait, these give NaN. Lengths over 1e19 overflow in float32: inf or NaN.
     """
     x = checks.embeddings(x, "x", at_least=1, wait=False)
     if y is not None:
@@ -116,24 +115,20 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def _differences(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Squared distances (K,) of x[rows] (K, D) to y[columns] (K, D)."""
+    """Return squared distances (K,) of x[rows] (K, D) to y[columns] (K, D)."""
     return (x[rows] - y[columns]).square().sum(1)
 
 
 def normalize_by_mean_distance(x: Tensor) -> Tensor:
-    """Divide embeddings by their mean distance over the pairs i != j.
+    """Divide embeddings by their mean distance ("Learning without L2 Norm", Kim & Park, section 3.1).
 
-    The paper's "Learning without L2 Norm" (Kim & Park, AAAI 2021, section 3.1); the gradient flows through
-    the mean.
+    The gradient flows through the mean. Errors are those of `pairwise_distances`.
 
     Args:
         x: (N, D), N >= 2.
 
     Returns:
-        (N, D) with a mean off-diagonal distance of 1; identical embeddings, of mean distance 0, unchanged.
-
-    Raises:
-        TypeError, ValueError: As `pairwise_distances`.
+        (N, D) with a mean distance of 1 over the pairs i != j; identical embeddings are unchanged.
     """
     wide = checks.embeddings(x, wait=False)
     n = len(wide)

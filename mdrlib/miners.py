@@ -1,18 +1,19 @@
 """Miners: functions that select the triplets of a batch for a loss.
 
-    Args:
-        embeddings: (N, D), floating point; no gradient flows through a miner.
-        labels: (N,), integers. If they are on the CPU, it need not wait for a GPU that holds the embeddings.
-        generator: For miners that draw; None uses torch's default generator.
+All have the same signature. No gradient flows through them, and they hold nothing larger than N x N except
+the triplets themselves.
 
-    Returns:
-        anchor, positive, negative: int64 indices (T,) on the embeddings' device. All miners but
-        `all_triplets` give each ordered pair of one class (anchor, positive) one negative.
+Args:
+    embeddings: (N, D), floating point.
+    labels: (N,), integers. If they are on the CPU, it need not wait for a GPU that holds the embeddings.
+    generator: For miners that draw; None uses torch's default generator.
 
-    Raises:
-        TypeError, ValueError: For bad embeddings or labels, or without a positive or a negative pair.
+Returns:
+    anchor, positive, negative: int64 indices (T,) on the embeddings' device. All miners but `all_triplets`
+    give each ordered pair of one class (anchor, positive) one negative.
 
-Nothing larger than N x N is held except the triplets themselves.
+Raises:
+    TypeError, ValueError: For bad embeddings or labels, or without a positive or a negative pair.
 """
 
 import torch

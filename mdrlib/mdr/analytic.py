@@ -105,13 +105,10 @@ def rough_mean(batch: Points, bank: Points | None) -> Tensor:
 def mean_and_std(
     shift: Tensor, total: Tensor, squares: Tensor, pairs: int, zeros: int
 ) -> tuple[Tensor, Tensor]:
-    """Return mean and unbiased standard deviation, as scalars of shift's dtype.
+    """Return mean and unbiased standard deviation of `pairs` distances d and of `zeros` more that are 0.
 
-    Args:
-        shift: A rough mean; without it the variance would be a small difference of large sums.
-        total: Sum of d - shift over `pairs` distances d, in float64.
-        squares: Sum of (d - shift)^2, in float64.
-        zeros: Number of further distances, all 0.
+    total and squares, in float64, are the sums of d - shift and (d - shift)^2. shift is a rough mean: without
+    it the variance would be a small difference of large sums.
     """
     wide, count = shift.double(), pairs + zeros
     if zeros:

@@ -71,9 +71,9 @@ def mdr_loss(
         A scalar, differentiable in x and levels.
 
     Raises:
-        TypeError, ValueError: For bad input. NaN and infinity in x or bank are found on a CPU alone; on a
-            GPU, where a check would have to wait, they make the loss NaN.
-        ImportError: For "triton" where triton is not installed.
+        TypeError, ValueError: For bad input, on a CPU also for NaN or infinite values. On a GPU, where a
+            check would have to wait, these make the loss NaN.
+        ImportError: For "triton" without triton.
     """
     x = checks.embeddings(x, wait=False)
     levels = checks.level_values(levels).to(x)
@@ -155,12 +155,10 @@ class MDR(nn.Module):
 
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
-        """Return the index of the level nearest to each normalized distance.
-
-        It uses the running statistics; before the first batch, those of x itself.
+        """Return the level nearest to each normalized distance, by the running statistics.
 
         Args:
-            x: Embeddings (N, D), N >= 2.
+            x: Embeddings (N, D), N >= 2. Before the first batch their own statistics are used.
 
         Returns:
             (N, N) int64 indices into `levels`, with -1 on the diagonal.
@@ -171,12 +169,7 @@ class MDR(nn.Module):
             mean, std = eager.statistics(eager.pairs(x), self.diagonal_in_stats)
         mean, std = _spread(mean, std, x)
         z = (pairwise_distances(x) - mean) / std
-        nearest = torch.full(z.shape, -1, dtype=torch.int64, device=x.device)
-        best = torch.full_like(z, torch.inf)
-        for index, level in enumerate(self.levels.to(z.dtype)):
-            gap = (z - level).abs()
-            nearest = torch.where(gap < best, index, nearest)
-            best = torch.minimum(gap, best)
+        nearest = (z[..., None] - self.levels.to(z.dtype)).abs().argmin(-1)  # the first of equally near ones
         return nearest.fill_diagonal_(-1)
 
     @torch.no_grad()

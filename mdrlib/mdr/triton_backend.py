@@ -1,12 +1,11 @@
 """Backend "triton": matrix products by the vendor's library, and one kernel for everything between them.
 
-The equations are those of `analytic`. The distance matrix is processed in strips of rows. For each strip a
-matrix product gives the scalar products. One kernel replaces them, in place, by the weights W and sums loss
-and signs. Two more products give -W E and -W^T E. Within the batch a strip begins at its own diagonal
-block; everything left of it mirrors earlier strips. Cost: N^2 D / 2 multiply-adds for the statistics and
-3 N^2 D / 2 for loss and gradient (minus the half that is kept in between where all pairs fit one strip, up
-to N = 10,000), and four passes over half of the matrix; memory O(N D + STRIP). Nothing waits for the GPU.
-Tests run it in Triton's interpreter. The sizes of tiles and strips are not tuned by measurement.
+The equations are those of `analytic`. For each strip of rows a matrix product gives the scalar products. One
+kernel replaces them, in place, by the weights W and sums loss and signs. Two more products give -W E and
+-W^T E. Within the batch a strip begins at its own diagonal block; everything left of it mirrors earlier
+strips. Cost: N^2 D / 2 multiply-adds for the statistics and 3 N^2 D / 2 for loss and gradient (N^2 D where
+all products fit one strip, up to N = 10,000, and are kept), and four passes over half of the matrix; memory
+O(N D + STRIP). Nothing waits for the GPU. The sizes of tiles and strips are not yet tuned.
 """
 
 from collections.abc import Iterator
@@ -149,31 +148,19 @@ def _add_gradient(kernels: ModuleType, gradient: Tensor, strip: _Strip, near: Te
     left, right = strip.left.raw, strip.right.raw
     upper, below = gradient[strip.rows], gradient[strip.rows.stop :]
     upper.addmm_(w, strip.right.centred, alpha=-1)
-    _add_near(kernels, near, tiles, left, right, upper, (columns, 1, across, 1), (height, width))
+    _add_near(kernels, (columns, 1, across, 1), (height, width), near, tiles, left, right, upper)
     if once < columns:
         below.addmm_(w[:, once:].T, strip.left.centred, alpha=-1)
         near, tiles, right = near[once:], tiles[:, once // width :], right[once:]
-        _add_near(kernels, near, tiles, right, left, below, (1, columns, 1, across), (width, height))
+        _add_near(kernels, (1, columns, 1, across), (width, height), near, tiles, right, left, below)
 
 
-def _add_near(
-    kernels: ModuleType,
-    near: Tensor,
-    tiles: Tensor,
-    own: Tensor,
-    other: Tensor,
-    gradient: Tensor,
-    steps: tuple[int, int, int, int],
-    sizes: tuple[int, int],
-) -> None:
-    """Add the near pairs' part; steps: from one point to the next in `near`, from tile to tile in `tiles`."""
+def _add_near(kernels: ModuleType, steps: tuple[int, ...], sizes: tuple[int, int], *tensors: Tensor) -> None:
+    """Add the near pairs' part, given steps in `near` and `tiles`, and a tile's own and other points."""
+    _, _, own, other, _ = tensors
     (count, dims), part = own.shape, 32
     kernels.near_kernel[-(-count // sizes[0]), -(-dims // part)](
-        *(near, tiles, own, other, gradient, count, len(other), dims, *steps),
-        OWN=sizes[0],
-        OTHER=sizes[1],
-        DIMS=part,
-        TILES=128,
+        *(*tensors, count, len(other), dims, *steps), OWN=sizes[0], OTHER=sizes[1], DIMS=part, TILES=128
     )
 
 
