@@ -21,9 +21,9 @@ ALL_PAIRS = {"cuda": 2**25}
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Turn off autocast, TF32 and bfloat16 inside float32 products, whatever is set outside.
+    """Turn off autocast, TF32 and bfloat16 inside float32 products.
 
-    ||x||^2 + ||y||^2 - 2xy and the bounds on its rounding rely on the 24 bits of float32.
+    ``||x||^2 + ||y||^2 - 2xy`` and the bounds on its rounding rely on the 24 bits of float32.
     """
     with torch.autocast(device.type, enabled=False):
         if torch.compiler.is_compiling():  # a graph cannot set a switch of the process

@@ -9,8 +9,8 @@ Args:
     generator: For miners that draw; None uses torch's default generator.
 
 Returns:
-    anchor, positive, negative: int64 indices (T,) on the embeddings' device. All miners but `all_triplets`
-    give each ordered pair of one class (anchor, positive) one negative.
+    Three int64 vectors (T,) of indices on the embeddings' device, for anchor, positive and negative. All
+    miners but `all_triplets` give each ordered pair of one class (anchor, positive) one negative.
 
 Raises:
     TypeError, ValueError: For bad embeddings or labels, or without a positive or a negative pair.

@@ -44,7 +44,7 @@ def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
-    """Return L_MDR = 1/|P| sum over P of |z_ij - s(i, j)|, with s(i, j) the level nearest to z_ij.
+    """Return L_MDR, the mean over all pairs of ``|z_ij - s(i, j)|``, with s(i, j) the level nearest to z_ij.
 
     z = (d - mean) / std for levels (S,); mean and std are constants to the gradient.
     """

@@ -53,10 +53,10 @@ def mdr_loss(
     backend: str = "auto",
     bank: Tensor | None = None,
 ) -> Tensor:
-    """Return the MDR loss for given statistics, 1/|P| sum over the pairs P of |z_ij - nearest level|.
+    """Return the MDR loss for given statistics, the mean over all pairs of ``|z_ij - nearest level|``.
 
     The pairs are (i, j) of the batch, i != j, in both directions, and each embedding of the batch with each
-    of the bank, once: |P| = N(N-1) + N M. On one machine the same input gives the same bits.
+    of the bank, once: N(N-1) + N M. On one machine the same input gives the same bits.
 
     Args:
         x: Embeddings (N, D), N >= 2. Half precision is computed in float32.

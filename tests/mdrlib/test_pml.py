@@ -136,15 +136,15 @@ def test_as_a_regularizer_there_and_as_a_module_here_it_is_the_same(name, backen
     for step in range(3):
         there, here = batch(step), batch(step)
         total = theirs(there, LABELS)
-        ours = bare(here, LABELS) + 0.3 * mdr(here) + 0.01 * mdr.level_penalty()
-        torch.testing.assert_close(total, ours, rtol=1e-12, atol=0)
+        here_total = bare(here, LABELS) + 0.3 * mdr(here) + 0.01 * mdr.level_penalty()
+        torch.testing.assert_close(total, here_total, rtol=1e-12, atol=0)
         wrt_there = [there, *theirs.parameters()]
         by_name = dict(bare.named_parameters())
         wrt_here = [here] + [
             mdr.levels if key.endswith("mdr.levels") else by_name[key] for key, _ in theirs.named_parameters()
         ]
         for a, b in zip(
-            torch.autograd.grad(total, wrt_there), torch.autograd.grad(ours, wrt_here), strict=True
+            torch.autograd.grad(total, wrt_there), torch.autograd.grad(here_total, wrt_here), strict=True
         ):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(regularizer.mdr.state_dict(), mdr.state_dict(), rtol=1e-12, atol=0)

@@ -68,7 +68,7 @@ def test_equals_the_authors_code_over_three_steps(case, backend):
         assert mdr.running_std.item() == pytest.approx(step["ema_std"], rel=1e-5)
         assert x.grad.norm().item() == pytest.approx(step["grad_norm"], rel=1e-5)
         # Single entries of the authors' float32 gradient are off by up to 6e-5 of the largest one from the
-        # float64 oracle; ours must equal the oracle more closely than that.
+        # float64 oracle; our gradient must be closer to it.
         row = np.array(step["grad_first_row"])
         np.testing.assert_allclose(x.grad[0, : len(row)], row, rtol=0, atol=1e-4 * np.abs(row).max())
         mean, std = mdr.running_mean.item(), mdr.running_std.item()
@@ -286,7 +286,7 @@ def test_bad_settings_are_refused():
 
 def test_two_calls_give_the_same_bits(backend):
     x = batch(140, 8)
-    x[7::9] = x[3] + 1e-4 * x[7::9]  # near pairs go their own way
+    x[7::9] = x[3] + 1e-4 * x[7::9]  # near pairs use their differences
     runs = []
     for _ in range(2):
         leaf = x.clone().requires_grad_()
