@@ -93,7 +93,10 @@ def _data(words: list[str]) -> int:
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
     try:
-        fine = download.check(given.root) if given.name == "check" else download.prepare(given.name, given.root)
+        if given.name == "check":
+            fine = download.check(given.root)
+        else:
+            fine = download.prepare(given.name, given.root)
     except (ValueError, OSError, ImportError) as error:
         print(f"mdrlib: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

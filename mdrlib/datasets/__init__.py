@@ -12,7 +12,7 @@ from mdrlib.datasets.sampling import PKBatchSampler
 
 __all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load"]
 
-IN_MEMORY = {"digits": digits.read, "glyphs": glyphs.read, "omniglot": omniglot.read}
+IN_MEMORY = ("digits", "glyphs", "omniglot")
 
 
 def load(
@@ -43,4 +43,8 @@ def load(
         raise ValueError(f"{name} has no split {split!r}; choose one of {splits}")
     if name in BENCHMARKS:
         return load_files(name, split, data_root(root), transform)
-    return ImageSet(name, split, **IN_MEMORY[name](split, root), transform=transform)
+    if name == "omniglot":
+        parts = omniglot.read(split, data_root(root) / name)
+    else:
+        parts = glyphs.generate(split) if name == "glyphs" else digits.read(split)
+    return ImageSet(name, split, **parts, transform=transform)

@@ -57,7 +57,6 @@ class Benchmark:
     sizes: dict[str, tuple[int, int]]  #: of each split, the numbers of images and classes
     archives: tuple[Archive, ...]
     read: Callable[[Path], tuple[Path, Rows]]
-    hint: str = ""  #: how to get what has no address
 
 
 def read_cub(folder: Path) -> tuple[Path, Rows]:
@@ -183,25 +182,19 @@ def read_inshop(folder: Path) -> tuple[Path, Rows]:
 
 
 def matches(path: Path, pattern: str, expected: str, *headers: str) -> list[tuple[int, tuple[str, ...]]]:
-    """Return the number (from 1) and the groups of each line of an annotation.
+    """Return number and groups of each line of an annotation; refuse one that is not as `expected`.
 
-    Args:
-        path: A text file.
-        pattern: What each line has to match; a space stands for any white space.
-        expected: The pattern in words.
-        headers: The patterns of the first lines.
-
-    Raises:
-        ValueError: A line does not match, named by file and number.
+    The first lines have to match `headers`, the others `pattern`, where a space stands for any white space.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     lines += [""] * (len(headers) - len(lines))
+    patterns = [re.compile(text.replace(" ", r"\s+")) for text in (*headers, pattern)]
     found = []
     for number, text in enumerate(lines, 1):
-        header = headers[number - 1] if number <= len(headers) else None
-        match = re.fullmatch((header or pattern).replace(" ", r"\s+"), text.strip())
+        match = patterns[min(number, len(patterns)) - 1].fullmatch(text.strip())
         if match is None:
-            refuse(path, number, f"the header {header}" if header else expected, text)
+            header = number <= len(headers)
+            refuse(path, number, f"the header {headers[number - 1]}" if header else expected, text)
         found.append((number, match.groups()))
     return found
 
@@ -215,19 +208,18 @@ def require(name: str, *paths: Path) -> None:
     """Raise FileNotFoundError, saying what to do, unless all files of the annotation exist."""
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        folder = BENCHMARKS[name].folder
         raise FileNotFoundError(
             f"{BENCHMARKS[name].title} is not in {paths[0].parent}: {' and '.join(missing)} missing; run "
-            f"`mdrlib data {name}`, or set MDR_DATA_ROOT to the folder whose subfolder {folder} has it"
+            f"`mdrlib data {name}`, or set MDR_DATA_ROOT to the folder that has {BENCHMARKS[name].folder}"
         )
 
 
 def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
-    """Return whether the set is the published one; False for a miniature (see MINIATURE).
+    """Return whether the rows are the published set; False for a miniature.
 
     Raises:
         ValueError: A split is empty, training shares a class with another split, query and gallery differ in
-            their classes, or the set is neither whole nor a miniature.
+            their classes, or images are missing and it is no miniature.
     """
     title = benchmark.title
     numbers = {split: {row.number for row in found} for split, found in rows.items()}
@@ -296,8 +288,6 @@ BENCHMARKS = {
             Archive("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14", last=("car_ims",)),
         ),
         read=read_cars,
-        hint="The original links are dead. A copy with names.csv, anno_train.csv, anno_test.csv and "
-        "car_data/car_data/{train,test}/<class name>/ works too.",
     ),
     "sop": Benchmark(
         title="Stanford Online Products",
@@ -312,7 +302,6 @@ BENCHMARKS = {
             ),
         ),
         read=read_sop,
-        hint="An untested address is ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip.",
     ),
     "inshop": Benchmark(
         title="In-Shop Clothes Retrieval",
@@ -321,6 +310,5 @@ BENCHMARKS = {
         sizes={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
         archives=(Archive(PARTITION), Archive("img.zip", last=("img",))),
         read=read_inshop,
-        hint="Its authors hand out the folders Eval and Img of the benchmark. They publish no checksum.",
     ),
 }

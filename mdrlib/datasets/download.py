@@ -19,7 +19,6 @@ from mdrlib.datasets.benchmarks import BENCHMARKS, Archive
 
 TIMEOUT = 20  # seconds without an answer
 BLOCK = 1 << 18  # bytes read at a time
-STAGING = ".extracting"  # the folder in which an archive is unpacked
 URL = "https://github.com/brendenlake/omniglot/raw/master/python/images_background_small"
 OMNIGLOT = {
     split: Archive(f"images_background_small{number}.zip", sha256, f"{URL}{number}.zip")
@@ -70,7 +69,8 @@ def prepare(name: str, root: str | Path | None = None) -> bool:
     print(f"{name}: {kind}{words and ': '}{words}; in {folder}")
     if kind in ("complete", "miniature"):
         return True
-    print(f"Fetch {BENCHMARKS[name].title} ({BENCHMARKS[name].page}) by hand. {BENCHMARKS[name].hint}".strip())
+    benchmark = BENCHMARKS[name]
+    print(f"Fetch {benchmark.title} ({benchmark.page}) by hand; data/README.md tells more.")
     for archive in missing or archives:
         print(f"  put {archive.name} (md5 {archive.checksum or 'not published'})")
         print(f"  at  {folder / archive.name}")
@@ -104,12 +104,9 @@ def state(name: str, root: str | Path | None = None) -> tuple[str, str]:
     folder, archives = _published(name, root)
     try:
         if name == "omniglot":
-            there = [archive for archive in archives if (folder / archive.name).is_file()]
-            for archive in there:
+            for archive in archives:
                 verify(folder / archive.name, archive.checksum)
-            if there and len(there) < len(archives):
-                return "incomplete", "an archive is missing"
-            return "complete" if there else "absent", ""
+            return "complete", ""
         base, rows = BENCHMARKS[name].read(folder)
         whole = benchmarks.check(BENCHMARKS[name], base, rows)
     except FileNotFoundError:
@@ -167,16 +164,17 @@ def download(url: str, path: Path, checksum: str) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             if response.status != 206:  # the server sends everything again
                 have = 0
-            length = int(response.headers["Content-Length"] or 0)
-            if length > shutil.disk_usage(part.parent).free:
-                raise OSError(f"{part.parent} has no room for {length:,} bytes of {url}")
-            bar = tqdm(desc=path.name, total=have + length, initial=have, unit="B", unit_scale=True, disable=quiet)
-            with open(part, "ab" if have else "wb") as file, bar:
+            size = have + int(response.headers["Content-Length"] or 0)
+            if size - have > shutil.disk_usage(part.parent).free:
+                raise OSError(f"{part.parent} has no room for {size - have:,} bytes of {url}")
+            with open(part, "ab" if have else "wb") as file:
+                bar = tqdm(total=size, initial=have, desc=path.name, unit="B", unit_scale=True, disable=quiet)
                 while block := response.read(BLOCK):
                     bar.update(file.write(block))
-            if part.stat().st_size < have + length:
-                come = f"{part.stat().st_size:,} of {have + length:,} bytes"
-                raise OSError(f"{url} broke off after {come}; run it again to continue")
+                bar.close()
+            come = part.stat().st_size
+            if come < size:
+                raise OSError(f"{url} broke off after {come:,} of {size:,} bytes; run it again to continue")
     except (urllib.error.URLError, http.client.HTTPException) as error:  # the latter is no OSError
         if getattr(error, "code", None) != 416:  # 416: nothing comes after what we have
             raise OSError(f"{url} could not be read: {str(error) or repr(error)}") from error
@@ -194,7 +192,7 @@ def verify(path: Path, checksum: str) -> None:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, kind).hexdigest()
     if found != checksum:
-        raise ValueError(f"{path} is damaged: its {kind} is {found}, expected {checksum}; delete it and try again")
+        raise ValueError(f"{path} is damaged: its {kind} is {found}, expected {checksum}; delete it")
 
 
 def unpack(archive: Path, folder: Path, last: tuple[str, ...]) -> None:
@@ -207,7 +205,7 @@ def unpack(archive: Path, folder: Path, last: tuple[str, ...]) -> None:
             would leave the folder. Then nothing has changed.
     """
     print(f"unpacking {archive}")
-    staging = folder / STAGING
+    staging = folder / ".extracting"
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     try:
         _extract(archive, staging / "new")
@@ -215,7 +213,8 @@ def unpack(archive: Path, folder: Path, last: tuple[str, ...]) -> None:
         top = top if top.is_dir() else top.parent
         names = sorted(entry.name for entry in top.iterdir())
         if not set(last) <= set(names):
-            raise ValueError(f"{archive} is another archive: expected {' and '.join(last)} in it, found {names}")
+            wanted = " and ".join(last)
+            raise ValueError(f"{archive} is another archive: expected {wanted} in it, found {names}")
         (staging / "old").mkdir()
         for name in [*(name for name in names if name not in last), *last]:
             if (folder / name).exists():
@@ -239,7 +238,7 @@ def _extract(archive: Path, folder: Path) -> None:
     except tarfile.FilterError as error:
         raise ValueError(f"{archive} is refused: {error}") from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f"{archive} is damaged or no archive ({error}); delete it and get it again") from error
+        raise ValueError(f"{archive} is damaged or no archive ({error}); get it again") from error
 
 
 def _files_and_folders(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:

@@ -139,7 +139,7 @@ class ResizedImages:
         try:
             from torchvision.transforms import v2
         except ImportError as error:
-            raise ImportError("loading photographs needs torchvision: pip install 'mdrlib[vision]'") from error
+            raise ImportError("photographs need torchvision: pip install 'mdrlib[vision]'") from error
 
         self.paths, self.edge = [str(path) for path in files.paths], edge
         self.kept = cache_file(files, edge) if cache else None

@@ -41,52 +41,44 @@ def in_memory(
     """Iterate over the batches from number `start` on, of images that stay in memory.
 
     Args:
-        images: (N, C, H, W) uint8 on the device of training.
-        labels: (N,) on the CPU, where the miners need them.
-        sampler: Draws the batches; it may be of one rank among several.
+        images: (N, C, H, W) uint8, on the device of training.
+        labels: (N,) int64, on the CPU, where the miners need them.
+        sampler: Draws the batches, for this rank.
         generator: Draws the changes of `random_affine`, on the device of the images.
         augment: Whether to change images at random.
         start: The number of the first batch.
 
     Yields:
-        Images (B / world_size, C, H, W) float32 in [0, 1] of this rank and labels (B,) of all ranks.
+        Images (B / world_size, C, H, W) float32 in [0, 1] of this rank, labels (B,) of all ranks.
     """
     for t in range(start, len(sampler)):
-        index = torch.tensor(sampler.batch(t))
+        chosen = sampler.batch(t)
+        index = torch.tensor(chosen)
         if images.is_cuda:  # from pinned memory, or the CPU waits for the copy
             index = index.pin_memory().to(images.device, non_blocking=True)
         batch = to_float(images[index])
         if augment:
             b = len(batch)
             batch = random_affine(batch, generator, first=sampler.rank * b, of=sampler.world_size * b)
-        yield batch, labels[sampler.whole(t)]
+        yield batch, labels[chosen if sampler.world_size == 1 else sampler.whole(t)]
 
 
 @dataclass(frozen=True)
 class Photographs:
     """Photographs on disk, read as they are needed.
 
-    Iterating gives batches (b, 3, size, size) uint8 in order, the middle of each stretched image. Indexing
-    with (M,) or a slice gives those photographs.
-
-    Attributes:
-        files: The data set.
-        indices: (N,) which of its images.
-        size: Pixels of a side that the network sees; images are stretched to 256 / 224 of it.
-        workers: Processes that read, see `default_workers`; 0 reads in this process. They are started, not
-            forked, so a script has to iterate below `if __name__ == "__main__":`.
-        cache: Whether to keep the stretched images on disk, so that each is decoded once.
-        device: Where batches of training go.
-        batch_size: Of the batches in order.
+    Iterating gives batches (b, 3, size, size) uint8 in order, of the middle of each image. Indexing with (M,)
+    or a slice gives those photographs. Worker processes are started, not forked, so a script has to iterate
+    below `if __name__ == "__main__":`. They end when the iterator is closed or dropped.
     """
 
     files: ImageFiles
-    indices: Tensor
-    size: int
-    workers: int
-    cache: bool
-    device: torch.device
-    batch_size: int = 128
+    indices: Tensor  #: (N,) which of `files`
+    size: int  #: pixels of a side; images are first stretched to 256 / 224 of it
+    workers: int  #: processes that read, see `default_workers`; 0 reads in this one
+    cache: bool  #: whether to keep stretched images on disk, so that each is decoded once
+    device: torch.device  #: where batches of training go
+    batch_size: int = 128  #: of the batches in order
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -110,30 +102,32 @@ class Photographs:
     ) -> Batches:
         """Iterate over the batches of training from number `start` on.
 
-        A part of each stretched image, with 0.16 to 1 of its area and 0.75 to 1.33 times as wide as high,
-        becomes size x size and is mirrored half the time: the authors' recipe, with the pixels of
-        torchvision's transforms. The changes of image j of batch t depend on (seed, t, j) alone, j counted
-        over all ranks, and not on `workers`.
+        A part of each image, with 0.16 to 1 of its area and 0.75 to 1.33 times as wide as high, becomes
+        size x size and is mirrored half the time: the authors' recipe, by torchvision's transforms. The
+        changes of image j of batch t depend on (seed, t, j) alone, j counted over all ranks.
 
         Args:
-            labels: (N,) the class of each photograph.
-            sampler: Draws positions in them; it may be of one rank among several.
+            labels: (N,) int64, on the CPU.
+            sampler: Draws positions in `indices`, for this rank.
             seed: Of the changes, 0 or more.
             augment: False takes the middle of each image.
             spent: Receives the seconds that a process spent on each batch.
             start: The number of the first batch.
 
         Yields:
-            Images (B / world_size, 3, size, size) float32 in [0, 1] of this rank and labels (B,) of all ranks.
+            Images (B / world_size, 3, size, size) float32 in [0, 1] of this rank, labels (B,) of all ranks.
 
         Raises:
             OSError: An image is missing or damaged; the message has its path.
         """
-        orders = (
-            (t, sampler.rank * len(sampler.batch(t)), self.indices[sampler.batch(t)].tolist())
-            for t in range(start, len(sampler))
-        )
-        for t, (images, seconds) in enumerate(self._read(orders, seed if augment else None), start):
+
+        def orders() -> Iterator[Order]:
+            for t in range(start, len(sampler)):
+                positions = sampler.batch(t)
+                yield t, sampler.rank * len(positions), self.indices[positions].tolist()
+
+        read = self._read(orders(), seed if augment else None)
+        for t, (images, seconds) in enumerate(read, start):
             if spent is not None:
                 spent.append(seconds)
             yield to_float(images.to(self.device, non_blocking=True)), labels[sampler.whole(t)]
@@ -156,7 +150,8 @@ class Photographs:
                     item = next(reader, None)
                 except (RuntimeError, OSError, EOFError) as error:
                     # DataLoader sees a worker's end, or the connection breaks while a batch comes over it.
-                    if not self.workers or isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                    own = isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
+                    if own or not self.workers:
                         raise
                     raise RuntimeError(ENDED) from error
                 if item is None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Return uint8 images in 0..255, of any shape, as float32 in [0, 1]; raise TypeError for another dtype."""
+    """Return uint8 images in 0..255, of any shape, as float32 in [0, 1]; refuse another dtype."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
         raise TypeError(f"images must be a uint8 tensor, got {kind}")
@@ -42,8 +42,8 @@ def random_affine(
     Returns:
         (N, C, H, W) in the dtype of the images.
     """
-    if not images.is_floating_point() or images.ndim != 4:
-        raise TypeError(f"images must be floating point (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating point, got {images.dtype}; convert with to_float")
     height, width = images.shape[2:]
     count = len(images) if of is None else of
     device = images.device if generator is None else generator.device

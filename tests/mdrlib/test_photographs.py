@@ -10,7 +10,7 @@ from PIL import Image
 
 from mdrlib import checkpoint, trainer
 from mdrlib.datasets import load
-from mdrlib.datasets.loader import eval_batches
+from mdrlib.datasets.loader import Photographs
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, run
 from mdrlib.models import build_embedder
@@ -41,6 +41,10 @@ def arrays(folder):
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
+def in_order(files):
+    return Photographs(files, torch.arange(len(files)), 32, 0, False, torch.device("cpu"), 3)
+
+
 def timeless(result):
     timed = ("seconds", "images_per_second", "loader_images_per_second")
     return [{key: value for key, value in row.items() if key not in timed} for row in result.history]
@@ -56,7 +60,7 @@ def test_a_run_trains_and_its_metrics_are_of_its_embeddings(make_tree, tmp_path,
         assert row["loss"] > 0 and 0 < row["images_per_second"] < row["loader_images_per_second"]
     found, test = arrays(tmp_path / "run"), load(layout, "test")
     model = build_embedder("squeezenet1_1", 8, weights=tmp_path / "run" / "checkpoint.pt")
-    expected = embed(model, eval_batches(test, torch.arange(len(test)), 3, size=32))
+    expected = embed(model, in_order(test))
     torch.testing.assert_close(found["embeddings"], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(found["labels"], test.labels)
     assert result.metrics == evaluate(found["embeddings"], test.labels, ks=(1, 3))
@@ -147,14 +151,14 @@ def test_a_checkpoint_in_the_authors_form_is_evaluated(make_tree, tmp_path):
     config = replace(CONFIG, dataset="inshop", backbone="bn_inception", dim=4, mode="evaluate")
     result = run(replace(config, weights=tmp_path / "authors.pth"), tmp_path / "run")
     query = load("inshop", "query")
-    x = embed(model, eval_batches(query, torch.arange(len(query)), 8, size=32))
+    x = embed(model, in_order(query))
     torch.testing.assert_close(arrays(tmp_path / "run")["embeddings"], x, rtol=1e-4, atol=1e-4)
     assert 0 <= result.metrics["recall@1"] <= 1
 
 
 def test_a_missing_set_or_image_ends_a_run_with_what_to_do(make_tree, tmp_path):
     folder = make_tree("cub")
-    with pytest.raises(FileNotFoundError, match="Stanford_Online_Products.*python -m mdrlib data sop"):
+    with pytest.raises(FileNotFoundError, match="Stanford_Online_Products.*mdrlib data sop"):
         run(replace(CONFIG, dataset="sop"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     path = next(folder.rglob("Bird_101_0002.jpg"))
