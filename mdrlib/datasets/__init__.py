@@ -26,7 +26,7 @@ def load(
     Args:
         name: In memory: "glyphs" (generated characters), "digits" (scans that come with scikit-learn) or
             "omniglot" (real drawings, downloaded if missing). On disk: "cub", "cars", "sop" or "inshop",
-            photographs that `mdrlib data NAME` brings to their place.
+            photographs that `python -m mdrlib data NAME` brings to their place.
         split: "train" or "test"; of "inshop" "train", "query" or "gallery".
         root: The folder of data sets; by default $MDR_DATA_ROOT, else data/ in the clone.
         transform: Applied to each image: a tensor of an `ImageSet`, an image of pillow of `ImageFiles`.

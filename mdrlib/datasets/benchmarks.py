@@ -210,7 +210,7 @@ def require(name: str, *paths: Path) -> None:
     if missing:
         raise FileNotFoundError(
             f"{BENCHMARKS[name].title} is not in {paths[0].parent}: {' and '.join(missing)} missing; run "
-            f"`mdrlib data {name}`, or set MDR_DATA_ROOT to the folder that has {BENCHMARKS[name].folder}"
+            f"`python -m mdrlib data {name}`, or set MDR_DATA_ROOT to the folder that has {BENCHMARKS[name].folder}"
         )
 
 

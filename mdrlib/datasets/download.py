@@ -74,7 +74,7 @@ def prepare(name: str, root: str | Path | None = None) -> bool:
     for archive in missing or archives:
         print(f"  put {archive.name} (md5 {archive.checksum or 'not published'})")
         print(f"  at  {folder / archive.name}")
-    print(f"and run `mdrlib data {name}` again: it checks and unpacks what is there.")
+    print(f"and run `python -m mdrlib data {name}` again: it checks and unpacks what is there.")
     return False
 
 

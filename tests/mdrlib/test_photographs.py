@@ -1,6 +1,5 @@
 """Runs on miniatures of the benchmarks: trained, interrupted, evaluated with each set's protocol."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mdrlib import checkpoint, trainer
+from mdrlib import checkpoint
 from mdrlib.datasets import load
 from mdrlib.datasets.loader import Photographs
 from mdrlib.evaluation import embed
@@ -86,19 +85,16 @@ def test_in_shop_is_searched_from_query_to_gallery(make_tree, tmp_path, layout):
 def test_an_interrupted_run_goes_on_with_the_same_bits_whatever_the_workers(make_tree, tmp_path, monkeypatch):
     make_tree("cub")
     expected = run(CONFIG, tmp_path / "whole")
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1)
-    move, left = os.replace, [3]
+    save = checkpoint.save
 
-    def move_or_stop(source, target):
-        left[0] -= str(target).endswith("checkpoint.pt")
-        if left[0] == 0:
+    def save_and_stop(path, state):
+        save(path, state)
+        if state["iteration"] == 2:
             raise KeyboardInterrupt
-        move(source, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", move_or_stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(CONFIG, tmp_path / "cut")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save", save_and_stop)
+        run(CONFIG, tmp_path / "cut")
     assert checkpoint.load(tmp_path / "cut" / "checkpoint.pt")["iteration"] == 2
     found = run(replace(CONFIG, workers=2, cache_images=True), tmp_path / "cut")
     assert timeless(found) == timeless(expected) and found.metrics == expected.metrics
@@ -158,7 +154,7 @@ def test_a_checkpoint_in_the_authors_form_is_evaluated(make_tree, tmp_path):
 
 def test_a_missing_set_or_image_ends_a_run_with_what_to_do(make_tree, tmp_path):
     folder = make_tree("cub")
-    with pytest.raises(FileNotFoundError, match="Stanford_Online_Products.*mdrlib data sop"):
+    with pytest.raises(FileNotFoundError, match="Stanford_Online_Products.*python -m mdrlib data sop"):
         run(replace(CONFIG, dataset="sop"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     path = next(folder.rglob("Bird_101_0002.jpg"))

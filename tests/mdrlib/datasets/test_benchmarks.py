@@ -239,7 +239,7 @@ def test_a_whole_cars_csv_has_the_published_sizes(tmp_path):
 def test_a_missing_annotation_is_named(make_tree, layout, file, message):
     folder = make_tree(layout)
     (folder / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"is not in {folder}: {message}; run `mdrlib data "):
+    with pytest.raises(FileNotFoundError, match=f"is not in {folder}: {message}; run `python -m mdrlib data "):
         load(layout.split()[0], "train")
 
 

@@ -278,6 +278,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks into /proc")
 def test_workers_end_with_a_process_that_is_killed_and_run_its_copy_of_mdrlib(files, tmp_path):
     script = tmp_path / "script.py"
