@@ -208,9 +208,10 @@ def require(name: str, *paths: Path) -> None:
     """Raise FileNotFoundError, saying what to do, unless all files of the annotation exist."""
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
+        title, folder = BENCHMARKS[name].title, BENCHMARKS[name].folder
         raise FileNotFoundError(
-            f"{BENCHMARKS[name].title} is not in {paths[0].parent}: {' and '.join(missing)} missing; run "
-            f"`python -m mdrlib data {name}`, or set MDR_DATA_ROOT to the folder that has {BENCHMARKS[name].folder}"
+            f"{title} is not in {paths[0].parent}: {' and '.join(missing)} missing; run `python -m "
+            f"mdrlib data {name}`, or set MDR_DATA_ROOT to the folder that has {folder}"
         )
 
 

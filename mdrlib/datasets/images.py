@@ -121,7 +121,7 @@ def open_image(path: Path) -> Any:
             clear = image.mode == "P" and "transparency" in image.info
             return (image.convert("RGBA") if clear else image).convert("RGB")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing; `python -m mdrlib data check` lists what is incomplete") from error
+        raise FileNotFoundError(f"{path} is missing; run `python -m mdrlib data check`") from error
     except Exception as error:  # pillow raises many kinds for a damaged file
         raise OSError(f"{path} cannot be read as an image ({error}); replace it") from error
 

@@ -239,8 +239,9 @@ def test_a_whole_cars_csv_has_the_published_sizes(tmp_path):
 def test_a_missing_annotation_is_named(make_tree, layout, file, message):
     folder = make_tree(layout)
     (folder / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"is not in {folder}: {message}; run `python -m mdrlib data "):
-        load(layout.split()[0], "train")
+    name = layout.split()[0]
+    with pytest.raises(FileNotFoundError, match=f"{folder}: {message}; run `python -m mdrlib data {name}`"):
+        load(name, "train")
 
 
 def test_a_missing_set_names_folder_command_and_variable(tmp_path, monkeypatch):
