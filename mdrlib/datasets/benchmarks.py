@@ -124,9 +124,10 @@ def _cars_mat(path: Path) -> list[Row]:
         expected = "a MATLAB file with annotations of relative_im_path and class"
         raise ValueError(f"{path}: expected {expected}, found {type(error).__name__}: {error}") from error
     names = list(content.get("class_names", []))
+    numbers = {str(number) for number in range(1, 197)}
     rows = []
     for line, (file, number) in enumerate(found, 1):
-        if not re.fullmatch(IMAGE, str(file)) or str(number) not in map(str, range(1, 197)):
+        if not re.fullmatch(IMAGE, str(file)) or str(number) not in numbers:
             expected = "a path car_ims/<name>.jpg and a class 1-196"
             raise ValueError(f"{path}, annotation {line}: expected {expected}, found {file!r}, {number!r}")
         rows.append(Row(file, int(number), names[number - 1] if number <= len(names) else f"{number:03d}"))
