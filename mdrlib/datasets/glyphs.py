@@ -247,8 +247,8 @@ def _render(points: Tensor, pen: Tensor) -> Tensor:
         nearest = x.new_full((len(part) * width * width,), torch.inf)
         nearest.scatter_reduce_(0, index.flatten(), (y[..., :, None] + x[..., None, :]).flatten(), "amin")
         nearest = nearest.view(-1, width, width)[:, REACH:-REACH, REACH:-REACH]
-        # CPUs differ in the last bit of float32 roots, so they are taken in float64 and rounded. The machine of
-        # the published results rounded two of them up, which decides two pixels.
+        # CPUs differ in the last bit of float32 roots, so take them in float64 and round. The machine of the
+        # published results rounded two of them up, which decides two pixels.
         root = nearest.double().sqrt().float()
         up = torch.nextafter(root, torch.tensor(torch.inf))
         root = torch.where((nearest == 4520) | (nearest == 4745), up, root)
