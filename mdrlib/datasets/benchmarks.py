@@ -67,14 +67,14 @@ def read_cub(folder: Path) -> tuple[Path, Rows]:
     images, labels = folder / "images.txt", folder / "image_class_labels.txt"
     require("cub", images, labels)
     classes: dict[str, int] = {}
-    for line, (key, number) in matches(labels, r"(\d+) (\d+)", "an image's id and its class 1-200"):
+    for line, (key, number) in matches(labels, (r"(\d+) (\d+)", "an image's id and its class 1-200")):
         if key in classes or not 1 <= int(number) <= 200:
             refuse(labels, line, "a new id and a class 1-200", f"{key} {number}")
         classes[key] = int(number)
     rows = []
     names: dict[int, str] = {}
-    expected = "an image's id and its path <class>/<name>.jpg"
-    for line, (key, path, name) in matches(images, rf"(\d+) ({IMAGE})", expected):
+    wanted = (rf"(\d+) ({IMAGE})", "an image's id and its path <class>/<name>.jpg")
+    for line, (key, path, name) in matches(images, wanted):
         number = classes.pop(key, 0)
         if not number or names.setdefault(number, name) != name:
             refuse(images, line, f"a new id, and the folder of its class in {labels.name}", f"{key} {path}")
@@ -97,13 +97,13 @@ def read_cars(folder: Path) -> tuple[Path, Rows]:
         return folder, _halves(_cars_mat(mat), 98)
     require("cars", *tables)
     # "/" is "-" in the folder of Ram C/V Cargo Van.
-    names = [name.replace("/", "-") for _, (name,) in matches(tables[0], r"(.*\S)", "the name of a class")]
+    names = [name.replace("/", "-") for _, (name,) in matches(tables[0], (r"(.*\S)", "the name of a class"))]
+    expected = "a file, four corners and a class 1-196 that names.csv has"
+    wanted = (r"([^,\\/\0]+\.(?i:jpe?g|png)),\d+,\d+,\d+,\d+,(\d+)", expected)
     rows = []
     for path in tables[1:]:
         images = f"car_data/car_data/{path.stem.removeprefix('anno_')}"
-        expected = "a file, four corners and a class 1-196 that names.csv has"
-        pattern = r"([^,\\/\0]+\.(?i:jpe?g|png)),\d+,\d+,\d+,\d+,(\d+)"
-        for line, (file, number) in matches(path, pattern, expected):
+        for line, (file, number) in matches(path, wanted):
             if not 1 <= int(number) <= min(196, len(names)):
                 refuse(path, line, expected, number)
             name = names[int(number) - 1]
@@ -149,10 +149,11 @@ def read_sop(folder: Path) -> tuple[Path, Rows]:
     """
     paths = {split: folder / f"Ebay_{split}.txt" for split in ("train", "test")}
     require("sop", *paths.values())
-    pattern, expected = rf"\d+ (\d+) \d+ ({IMAGE})", "three numbers and a path <kind>/<name>.JPG"
+    header = "image_id class_id super_class_id path"
+    wanted = (rf"\d+ (\d+) \d+ ({IMAGE})", "three numbers and a path <kind>/<name>.JPG")
     rows: Rows = {}
     for split, path in paths.items():
-        _, *found = matches(path, pattern, expected, "image_id class_id super_class_id path")
+        _, *found = matches(path, (header, f"the header {header}"), wanted)
         rows[split] = [
             Row(file, int(number), f"{kind.removesuffix('_final')}/{number}")
             for _, (number, file, kind) in found
@@ -170,10 +171,16 @@ def read_inshop(folder: Path) -> tuple[Path, Rows]:
     if not path.is_file():
         path = folder / PARTITION
     require("inshop", path)
-    pattern = rf"({IMAGE}) (id_(\d+)) (train|query|gallery)"
-    expected = "a path img/<...>.jpg, an item id_<number> and train, query or gallery"
-    headers = (r"(\d+)", "image_name item_id evaluation_status")
-    (_, (count,)), _, *found = matches(path, pattern, expected, *headers)
+    header = "image_name item_id evaluation_status"
+    wanted = [
+        (r"(\d+)", "the number of images"),
+        (header, f"the header {header}"),
+        (
+            rf"({IMAGE}) (id_(\d+)) (train|query|gallery)",
+            "a path img/<...>.jpg, an item id_<number> and train, query or gallery",
+        ),
+    ]
+    (_, (count,)), _, *found = matches(path, *wanted)
     if int(count) != len(found):
         refuse(path, 1, f"{len(found)}, the number of rows below", count)
     rows: Rows = {"train": [], "query": [], "gallery": []}
@@ -182,20 +189,21 @@ def read_inshop(folder: Path) -> tuple[Path, Rows]:
     return folder / "Img" if (folder / "Img" / "img").is_dir() else folder, rows
 
 
-def matches(path: Path, pattern: str, expected: str, *headers: str) -> list[tuple[int, tuple[str, ...]]]:
-    """Return number and groups of each line of an annotation; refuse one that is not as `expected`.
+def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
+    """Return number and groups of each line of an annotation.
 
-    The first lines have to match `headers`, the others `pattern`, where a space stands for any white space.
+    Line i has to match the i-th of `wanted`, all further lines the last: a pattern, where a space stands for
+    any white space, and what it is in words.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
-    lines += [""] * (len(headers) - len(lines))
-    patterns = [re.compile(text.replace(" ", r"\s+")) for text in (*headers, pattern)]
+    lines += [""] * (len(wanted) - 1 - len(lines))
+    patterns = [(re.compile(pattern.replace(" ", r"\s+")), words) for pattern, words in wanted]
     found = []
     for number, text in enumerate(lines, 1):
-        match = patterns[min(number, len(patterns)) - 1].fullmatch(text.strip())
+        pattern, words = patterns[min(number, len(patterns)) - 1]
+        match = pattern.fullmatch(text.strip())
         if match is None:
-            header = number <= len(headers)
-            refuse(path, number, f"the header {headers[number - 1]}" if header else expected, text)
+            refuse(path, number, words, text)
         found.append((number, match.groups()))
     return found
 
