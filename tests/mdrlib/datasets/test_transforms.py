@@ -77,9 +77,6 @@ def test_parts_of_a_batch_come_out_as_in_the_whole_and_draw_as_much():
         found = random_affine(images[first:stop], generator, first=first, of=7)
         assert torch.equal(found, expected[first:stop])
         assert torch.equal(generator.get_state(), whole.get_state())
-    for first, of in ((-1, 7), (5, 7), (0, 2)):
-        with pytest.raises(ValueError, match=f"3 images from {first} on do not lie in a batch of {of}"):
-            random_affine(images[:3], first=first, of=of)
 
 
 def test_each_image_of_a_batch_has_its_own_change():
@@ -123,35 +120,9 @@ def test_shear_moves_rows_against_each_other_and_keeps_columns():
     assert at[:, 0].abs().max() > 6
 
 
-@pytest.mark.parametrize("images", [torch.zeros(1, 1, 4, 4, dtype=torch.uint8), [[1.0]]])
-def test_images_must_be_floating_point(images):
+def test_images_must_be_floating_point():
     with pytest.raises(TypeError, match="to_float"):
-        random_affine(images)
-
-
-@pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32), (0, 1, 32, 32), (1, 0, 32, 32)])
-def test_images_must_be_a_batch(shape):
-    with pytest.raises(ValueError, match=r"\(N, C, H, W\)"):
-        random_affine(torch.zeros(shape))
-
-
-@pytest.mark.parametrize(
-    "amounts, name",
-    [
-        ({"degrees": -1.0}, "degrees"),
-        ({"degrees": math.nan}, "degrees"),
-        ({"degrees": 360.0}, "degrees"),
-        ({"translate": 1.0}, "translate"),
-        ({"shear": 90.0}, "shear"),
-        ({"scale": (0.0, 1.0)}, "scale"),
-        ({"scale": (1.2, 0.8)}, "scale"),
-        ({"scale": (1.0, math.inf)}, "scale"),
-        ({"scale": (math.nan, 1.0)}, "scale"),
-    ],
-)
-def test_amounts_out_of_range_are_named(amounts, name):
-    with pytest.raises(ValueError, match=name):
-        random_affine(torch.zeros(1, 1, 4, 4), **amounts)
+        random_affine(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,6 +1,5 @@
 """Runs on miniatures of the benchmarks: trained, interrupted, evaluated with each set's protocol."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mdrlib import checkpoint, trainer
+from mdrlib import checkpoint
 from mdrlib.datasets import load
-from mdrlib.datasets.loader import eval_batches
+from mdrlib.datasets.loader import Photographs
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, run
 from mdrlib.models import build_embedder
@@ -41,6 +40,10 @@ def arrays(folder):
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
+def in_order(files):
+    return Photographs(files, torch.arange(len(files)), 32, 0, False, torch.device("cpu"), 3)
+
+
 def timeless(result):
     timed = ("seconds", "images_per_second", "loader_images_per_second")
     return [{key: value for key, value in row.items() if key not in timed} for row in result.history]
@@ -56,7 +59,7 @@ def test_a_run_trains_and_its_metrics_are_of_its_embeddings(make_tree, tmp_path,
         assert row["loss"] > 0 and 0 < row["images_per_second"] < row["loader_images_per_second"]
     found, test = arrays(tmp_path / "run"), load(layout, "test")
     model = build_embedder("squeezenet1_1", 8, weights=tmp_path / "run" / "checkpoint.pt")
-    expected = embed(model, eval_batches(test, torch.arange(len(test)), 3, size=32))
+    expected = embed(model, in_order(test))
     torch.testing.assert_close(found["embeddings"], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(found["labels"], test.labels)
     assert result.metrics == evaluate(found["embeddings"], test.labels, ks=(1, 3))
@@ -82,19 +85,16 @@ def test_in_shop_is_searched_from_query_to_gallery(make_tree, tmp_path, layout):
 def test_an_interrupted_run_goes_on_with_the_same_bits_whatever_the_workers(make_tree, tmp_path, monkeypatch):
     make_tree("cub")
     expected = run(CONFIG, tmp_path / "whole")
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1)
-    move, left = os.replace, [3]
+    save = checkpoint.save
 
-    def move_or_stop(source, target):
-        left[0] -= str(target).endswith("checkpoint.pt")
-        if left[0] == 0:
+    def save_and_stop(path, state):
+        save(path, state)
+        if state["iteration"] == 2:
             raise KeyboardInterrupt
-        move(source, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", move_or_stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(CONFIG, tmp_path / "cut")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save", save_and_stop)
+        run(CONFIG, tmp_path / "cut")
     assert checkpoint.load(tmp_path / "cut" / "checkpoint.pt")["iteration"] == 2
     found = run(replace(CONFIG, workers=2, cache_images=True), tmp_path / "cut")
     assert timeless(found) == timeless(expected) and found.metrics == expected.metrics
@@ -147,7 +147,7 @@ def test_a_checkpoint_in_the_authors_form_is_evaluated(make_tree, tmp_path):
     config = replace(CONFIG, dataset="inshop", backbone="bn_inception", dim=4, mode="evaluate")
     result = run(replace(config, weights=tmp_path / "authors.pth"), tmp_path / "run")
     query = load("inshop", "query")
-    x = embed(model, eval_batches(query, torch.arange(len(query)), 8, size=32))
+    x = embed(model, in_order(query))
     torch.testing.assert_close(arrays(tmp_path / "run")["embeddings"], x, rtol=1e-4, atol=1e-4)
     assert 0 <= result.metrics["recall@1"] <= 1
 
