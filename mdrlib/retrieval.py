@@ -1,6 +1,7 @@
 """Nearest-neighbour search, exact unless an index is given, and the metrics of zero-shot retrieval."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -157,43 +158,47 @@ def _nearest(
     classes: those of query and gallery, where only the order of matches among other neighbours counts. It is
     exact; squared distances then come from products.
     """
-    kept = _first_copies(gallery, k + alone)  # more copies of a vector are never among the k nearest
-    vectors = gallery[kept]
-    # Centring changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small.
-    q, g = query - vectors.mean(0), vectors - vectors.mean(0)
+    centre = gallery.mean(0)  # changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small
+    q, g = query - centre, gallery - centre
     size = torch.linalg.vector_norm(q, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
     eps, dims = torch.finfo(q.dtype).eps, q.shape[1]
     # How far apart products must be to be in their true order: twice the largest error that was seen.
     rounding = 4 * dims**0.5 * eps * size.double().square()[:, None]
 
-    def ranked(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        count = min(count, len(g))
-        sq, indices = _candidates(q[rows], g, count)
+    @cache
+    def without_surplus() -> tuple[Tensor, Tensor]:
+        # More copies of a vector are never among the k nearest, and would cost Q x G x D where all are equal.
+        kept = _first_copies(gallery, k + alone)
+        return kept, g[kept]
+
+    def ranked(rows: Tensor, count: int, kept: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        sq, indices = _candidates(q[rows], g, min(count, len(g)))
+        indices = kept[indices]
         if alone:
-            sq, order = sq.masked_fill(kept[indices] == rows[:, None], torch.inf).sort(dim=1)
+            sq, order = sq.masked_fill(indices == rows[:, None], torch.inf).sort(dim=1)
             indices = indices.gather(1, order)
-        # Rounding may have put one of the k nearest behind all candidates.
+        # Rounding may have put one of the k nearest behind all candidates: these queries need more.
         doubtful = sq[:, -1 - alone] - sq[:, k - 1] <= rounding[rows, 0]
         if classes is None:
-            differences = squares(query, rows, [vectors], indices, q.dtype)
+            differences = squares(query, rows, [gallery], indices, q.dtype)
             sq, order = torch.where(sq == torch.inf, sq, differences).sort(dim=1)
             indices = indices.gather(1, order)
-            border = near = sq.diff(dim=1) <= (dims / 8 + 8) * eps * sq[:, 1:]
+            border = near = sq.diff(dim=1) <= (dims / 8 + 8) * eps * sq[:, :-1]
         else:
             near = sq.diff(dim=1) <= rounding[rows]
-            border = near & (classes[1][kept[indices]] == classes[0][rows, None]).diff(dim=1)
-        sq, indices = _settled(query, rows, vectors, sq.double(), indices, near, border)
+            border = near & (classes[1][indices] == classes[0][rows, None]).diff(dim=1)
+        sq, indices = _settled(query, rows, gallery, sq.double(), indices, near, border)
         sq, indices = sq[:, :k], indices[:, :k]
         if count < len(g):
             for some in doubtful.nonzero()[:, 0].split(max(1, CHUNK // 64 // count)):
-                sq[some], indices[some] = ranked(rows[some], 16 * count)
+                sq[some], indices[some] = ranked(rows[some], 16 * count, *without_surplus())
         return sq, indices
 
     count = k + k // 16 + SPARE + alone
+    whole = torch.arange(len(gallery), device=query.device), g
     # faiss wants many queries per call, and gets them as long as their neighbours need little memory.
     for rows in torch.arange(len(query), device=query.device).split(max(1, CHUNK // 4 // count)):
-        sq, indices = ranked(rows, count)
-        yield rows, sq, kept[indices]
+        yield rows, *ranked(rows, count, *whole)
 
 
 def _first_copies(x: Tensor, count: int) -> Tensor:
