@@ -174,11 +174,12 @@ def _handed(query: Tensor, k: int, count: int, index: Any, ivf: Any, own: Tensor
 def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[Shard]:
     """Return a gallery as a list of shards (G_i, D) of `dims` dimensions; values are not read."""
     shards = [gallery] if isinstance(gallery, Tensor) else gallery
-    if not isinstance(shards, list | tuple) or not shards:
+    if not isinstance(shards, list | tuple):
         raise TypeError(
-            "gallery must be a torch.Tensor (G, D) or a list of one shard (G_i, D) or more, "
-            f"got {'an empty list' if shards in ([], ()) else type(gallery).__name__}"
+            f"gallery must be a torch.Tensor (G, D) or a list of shards, got {type(shards).__name__}"
         )
+    if not shards:
+        raise ValueError("gallery is an empty list: give one shard or more")
     for i, shard in enumerate(shards):
         name = "gallery" if len(shards) == 1 else f"gallery[{i}]"
         if not isinstance(shard, Tensor | np.ndarray):
@@ -188,8 +189,8 @@ def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[
         if shard.ndim != 2 or 0 in shard.shape:
             raise ValueError(f"{name} must hold one vector or more, shape (N, D), got {tuple(shard.shape)}")
         if shard.shape[1] != (dims or shards[0].shape[1]):
-            other = f"query has {dims}" if dims else f"gallery[0] has {shards[0].shape[1]}"
-            raise ValueError(f"{other} dimensions and {name} {shard.shape[1]}; they must agree")
+            first = f"gallery[0] has {shards[0].shape[1]}" if dims is None else f"query has {dims}"
+            raise ValueError(f"{first} dimensions and {name} {shard.shape[1]}")
     return list(shards)
 
 

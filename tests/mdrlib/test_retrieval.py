@@ -146,19 +146,19 @@ def test_both_paths_agree(monkeypatch):
     assert first[1] == second[1]
 
 
-@pytest.mark.parametrize("x", [batch(3000, 2), small_integers(3000, 2, values=40)], ids=("random", "ties"))
-def test_chunks_of_queries_change_nothing(x):
+def test_chunks_of_queries_change_nothing():
     """With so many neighbours the queries are searched in several chunks."""
-    indices = search(x, k=2000)[1]
-    some = torch.arange(0, 3000, 100)
+    x = batch(2200, 2)
+    indices = search(x, k=2100)[1]
+    some = torch.arange(0, 2200, 100)
     d = torch.cdist(x[some].double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    d[torch.arange(30), some] = torch.inf
-    assert torch.equal(indices[some], d.square().sort(dim=1, stable=True).indices[:, :2000])
+    d[torch.arange(22), some] = torch.inf
+    assert torch.equal(indices[some], d.square().sort(dim=1, stable=True).indices[:, :2100])
 
 
 def test_many_copies_cost_neither_time_nor_memory():
-    """Q x G x D would be 10^11 numbers."""
-    constant = torch.full((40_000, 64), 1 / 3)
+    """Comparing all copies by differences would take minutes, and more memory than there is."""
+    constant = torch.full((6000, 512), 1 / 3)
     distances, indices = search(constant, k=5)
     assert (distances == 0).all() and indices[100:].unique().tolist() == [0, 1, 2, 3, 4]
     copies = batch(100, 16).repeat(60, 1)
