@@ -26,10 +26,9 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Find the k nearest gallery vectors of each query by Euclidean distance, nearest first.
 
-    Without an index the result is exact. Matrix products choose candidates, which are then ranked by their
-    differences, in float64 where float32 cannot separate two of them. Nothing of size Q x G is held; TF32
-    and autocast are off inside. With an index, a neighbour that the index does not return is missed; those
-    that it returns are ranked by their differences in float64.
+    The result is exact without an index: matrix products choose candidates, which are ranked by their
+    differences, in float64 where float32 cannot separate two. Nothing of size Q x G is held; TF32 and
+    autocast are off inside. With an index, a neighbour that the index does not return is missed.
 
     Args:
         query: (Q, D) floating point; half precision is computed in float32.
@@ -37,8 +36,8 @@ def search(
             64 MB at a time and numbered as one gallery; or None to search the queries among themselves, each
             left out of its own result by its index, so that its duplicates stay.
         k: Neighbours per query.
-        index: A string for `faiss.index_factory` ("IVF4096,Flat", "IVF4096,PQ32"), or a faiss index of this
-            gallery, for example from `sharded_search.build`.
+        index: A string for `faiss.index_factory` ("IVF4096,PQ32"), or a faiss index of this gallery, for
+            example from `sharded_search.build`.
         probes: Lists of an IVF index to search, by default its own nprobe. A query that finds fewer than k
             neighbours searches twice as many lists until it finds k.
         candidates: Vectors that the index returns per query, by default 10 k and at least 100.
@@ -73,11 +72,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Compute Recall@K, R-Precision and MAP@R of a retrieval by Euclidean distance.
 
-    Recall@K is the share of queries with a match among the K nearest. R-Precision is the share of matches
-    among the R nearest, where R is the number of the query's matches in the gallery. MAP@R is 1/R times the
-    sum over i <= R of the precision at i where the i-th neighbour is a match (Musgrave et al., "A Metric
-    Learning Reality Check", ECCV 2020). A query without a match in the gallery counts in no metric. Equal
-    distances are ordered by index.
+    Recall@K is the share of queries with a match among the K nearest. With R matches in the gallery,
+    R-Precision is the share of matches among the R nearest, and MAP@R is 1/R times the sum over i <= R of the
+    precision at i where the i-th is a match (Musgrave et al., "A Metric Learning Reality Check", ECCV 2020).
+    A query without a match in the gallery counts in no metric. Equal distances are ordered by index.
 
     Args:
         query: (Q, D), as in `search`.
@@ -136,7 +134,7 @@ def _inputs(query: Tensor, gallery: Any) -> tuple[Tensor, Any, bool]:
 
 
 def _through_shards(query: Tensor, shards: list[Shard], k: int) -> tuple[Tensor, Tensor]:
-    checks.neighbours(k, sum(len(shard) for shard in shards))
+    checks.neighbours(k, sum(map(len, shards)))
     everyone = torch.arange(len(query), device=query.device)
     sq = torch.empty(len(query), 0, dtype=torch.float64, device=query.device)
     indices = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)

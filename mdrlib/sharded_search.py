@@ -19,17 +19,14 @@ Shard = Tensor | np.ndarray
 
 
 def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
-    """Train an empty faiss index on a sample of a gallery.
-
-    The sample is drawn evenly from the whole gallery: 64 vectors for each list of an IVF index, and at least
-    16,384 or the whole gallery.
+    """Train an empty faiss index on a sample drawn evenly from a gallery.
 
     Args:
         gallery: (G, D), or a list of shards (G_i, D), tensors or arrays such as memory maps.
         index: A string for `faiss.index_factory`, such as "IVF4096,PQ32".
 
     Returns:
-        The trained `faiss.Index`, which holds no vectors.
+        The `faiss.Index`, trained on 64 vectors per list and at least 16,384, and without vectors.
 
     Raises:
         ImportError: faiss is not installed.
@@ -39,25 +36,22 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
     if not isinstance(index, str):
         raise TypeError(f"index must be a string for faiss.index_factory, got {type(index).__name__}")
     shards = checked(gallery)
-    count, dims = sum(len(shard) for shard in shards), shards[0].shape[1]
+    count, dims = sum(map(len, shards)), shards[0].shape[1]
     try:
         made = faiss.index_factory(dims, index)
         ivf = faiss.try_extract_index_ivf(made)
-        lists = 0 if ivf is None else ivf.nlist
-        if ivf is not None and not 1 <= lists <= count:
-            raise RuntimeError(f"it has {lists} lists for {count} vectors")
         if ivf is not None and hasattr(faiss.downcast_index(ivf), "do_polysemous_training"):
             # This takes minutes and serves a filter that no search here uses.
             faiss.downcast_index(ivf).do_polysemous_training = False
         if not made.is_trained:
+            lists = 0 if ivf is None else ivf.nlist
             sample = take(shards, _drawn(count, TRAINED * max(lists, 256)), torch.empty(0))
             made.train(checks.embeddings(sample, "gallery", at_least=1).numpy())
     except RuntimeError as error:  # what faiss raises, whatever the reason
-        reason = str(error).split(": ", 1)[-1]
         raise ValueError(
-            f"faiss cannot make the index {index!r} of {count} vectors of {dims} dimensions ({reason}): use "
+            f"faiss cannot make the index {index!r} of {count} vectors of {dims} dimensions: use "
             '"IVF<lists>,Flat" or "IVF<lists>,PQ<bytes>" with at most as many lists as vectors and bytes '
-            "that divide the dimensions"
+            f"that divide the dimensions ({error})"
         ) from error
     return made
 
@@ -65,9 +59,9 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
 def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = None) -> Any:
     """Add all vectors of a gallery to a faiss index, for `retrieval.search`; 64 MB are read at a time.
 
-    `faiss.write_index` stores the index. `faiss.contrib.ondisk.merge_ondisk` makes one index, with its lists
-    on disk, of the indices of several shards; these need `first`, because its `shift_ids` (faiss 1.15) gives
-    two vectors the same number when shards differ in size.
+    `faiss.write_index` stores it. `faiss.contrib.ondisk.merge_ondisk` makes one index, its lists on disk, of
+    the indices of several shards. These need `first`: its shift_ids (faiss 1.15) numbers shards of different
+    sizes wrongly.
 
     Args:
         gallery: As in `train`.
@@ -79,7 +73,7 @@ def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = Non
         The `faiss.Index`.
 
     Raises:
-        ImportError, TypeError, ValueError: As in `train`; ValueError for NaN or infinite values.
+        ImportError, TypeError, ValueError: As in `train`; ValueError also for NaN or infinite values.
     """
     shards = checked(gallery)
     made = train(shards, index) if isinstance(index, str) else index
@@ -104,7 +98,7 @@ def search(
     query = checks.embeddings(query, "query", at_least=1).detach()
     alone = gallery is None
     shards = checked(query if alone else gallery, query.shape[1])
-    count = sum(len(shard) for shard in shards)
+    count = sum(map(len, shards))
     checks.neighbours(k, count - alone)
     for name, value, least in (("probes", probes, 1), ("candidates", candidates, k)):
         integer = isinstance(value, int) and not isinstance(value, bool)
