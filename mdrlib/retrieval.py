@@ -165,7 +165,7 @@ def _nearest(
 
     @cache
     def without_surplus() -> tuple[Tensor, Tensor]:
-        # More copies of a vector are never among the k nearest, and would cost Q x G x D where all are equal.
+        # More copies of a vector are never among the k nearest; all of them would be candidates.
         kept = _first_copies(gallery, k + alone)
         return kept, g[kept]
 
@@ -187,7 +187,7 @@ def _nearest(
             border = near & (classes[1][indices] == classes[0][rows, None]).diff(dim=1)
         sq, indices = _settled(query, rows, gallery, sq.double(), indices, near, border)
         sq, indices = sq[:, :k], indices[:, :k]
-        if count < len(g):
+        if count < len(g) and doubtful.any():
             for some in doubtful.nonzero()[:, 0].split(max(1, CHUNK // 64 // count)):
                 sq[some], indices[some] = ranked(rows[some], 16 * count, *without_surplus())
         return sq, indices
@@ -231,8 +231,8 @@ def _settled(
 ) -> tuple[Tensor, Tensor]:
     """Sort the candidates of query[rows] by distance, equal ones by index.
 
-    sq (R, C) ascends but for rounding, where neighbours are `near` (R, C - 1). Runs of near ones that hold a
-    `border`, two whose order counts, are compared by differences in float64.
+    sq (R, C) ascends, except for rounding, where one and the next are `near` (R, C - 1). A run of near ones
+    with a `border` in it, between two whose order counts, is compared by differences in float64.
     """
     run = pad((~near).cumsum(1), (1, 0))
     unsure = torch.zeros_like(run).scatter_add_(1, run[:, 1:], border.long()).gather(1, run) > 0

@@ -107,7 +107,7 @@ def search(
     if isinstance(index, str):
         index = build(shards, index)
     if not isinstance(index, faiss.Index):
-        raise TypeError(f"index must be a string such as 'IVF4096,PQ32' or a faiss.Index, got {index!r}")
+        raise TypeError(f'index must be a string such as "IVF4096,PQ32" or a faiss.Index, got {index!r}')
     if (index.ntotal, index.d) != (count, query.shape[1]):
         raise ValueError(
             f"the index has {index.ntotal} vectors of {index.d} dimensions and the gallery {count} of "
@@ -119,7 +119,7 @@ def search(
     if probes is not None and ivf is None:
         raise ValueError(f"probes needs an IVF index, got {type(index).__name__}: leave probes out")
     handed = min(max(HANDED[0] * k, HANDED[1]) if candidates is None else candidates, count - alone)
-    before = ivf.nprobe if ivf is not None else None
+    before = None if ivf is None else ivf.nprobe
     results = []
     try:
         for rows in torch.arange(len(query)).split(max(1, HELD // (handed + 1))):
