@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdrlib import retrieval
 from mdrlib.retrieval import evaluate, search
 
 
@@ -147,45 +146,26 @@ def test_both_paths_agree(monkeypatch):
     assert first[1] == second[1]
 
 
-def test_the_path_taken_is_the_one_meant(path, monkeypatch):
-    if path == "faiss":
-        import faiss
-
-        calls = []
-        knn = faiss.knn
-        monkeypatch.setattr(faiss, "knn", lambda *a: calls.append(a[2]) or knn(*a))
-        search(batch(20, 3), k=2)
-        assert len(calls) == 1
-    else:
-        with pytest.raises(ImportError):
-            import faiss  # noqa: F401
+def test_chunks_of_queries_change_nothing():
+    """With so many neighbours the queries are searched in several chunks."""
+    x = batch(2200, 2)
+    indices = search(x, k=2100)[1]
+    some = torch.arange(0, 2200, 100)
+    d = torch.cdist(x[some].double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    d[torch.arange(22), some] = torch.inf
+    assert torch.equal(indices[some], d.square().sort(dim=1, stable=True).indices[:, :2100])
 
 
-def test_chunks_change_nothing(monkeypatch):
-    for x in (batch(70, 6), small_integers(70, 3), torch.ones(70, 2)):
-        whole = search(x, k=5), search(x[:9], x, k=70), search(x.double(), k=3)
-        monkeypatch.setattr(retrieval, "CHUNK", 200)
-        parts = search(x, k=5), search(x[:9], x, k=70), search(x.double(), k=3)
-        monkeypatch.undo()
-        for a, b in zip(whole, parts, strict=True):
-            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-
-
-def test_only_doubtful_queries_see_the_whole_gallery(monkeypatch):
-    compared = []
-    everything = retrieval._among_all
-
-    def spy(*arguments):
-        compared.extend(arguments[-1].tolist())
-        return everything(*arguments)
-
-    monkeypatch.setattr(retrieval, "_among_all", spy)
-    search(batch(500, 64), k=8)
-    search(1e3 + batch(500, 64), k=8)
-    assert not compared
-    x = torch.cat((batch(100, 64), torch.ones(20, 64)))
-    np.testing.assert_array_equal(search(x, k=3)[1], search_oracle(x, None, 3)[1])
-    assert compared == list(range(100, 120))
+def test_many_copies_cost_neither_time_nor_memory():
+    """Comparing all copies by differences would take minutes, and more memory than there is."""
+    constant = torch.full((6000, 512), 1 / 3)
+    distances, indices = search(constant, k=5)
+    assert (distances == 0).all() and indices[100:].unique().tolist() == [0, 1, 2, 3, 4]
+    copies = batch(100, 16).repeat(60, 1)
+    indices = search(copies, k=7)[1]
+    first = torch.arange(100)[:, None] + 100 * torch.arange(8)
+    for i in (0, 99, 350, 5999):
+        assert indices[i].tolist() == [j for j in first[i % 100].tolist() if j != i][:7]
 
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))

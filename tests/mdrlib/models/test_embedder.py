@@ -195,7 +195,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({"dim": 0}, "dim must be a positive integer, got 0"),
         ({"dim": 2.0}, "dim must be a positive integer, got 2.0"),
         ({"dim": True}, "dim must be a positive integer, got True"),
-        ({"pretrained": True}, "no pretrained weights; use pretrained=False or weights=FILE"),
+        ({"pretrained": True}, "no pretrained weights: use pretrained=False or weights=FILE"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
