@@ -1,6 +1,6 @@
-// Levels and lambda: mdrlib/live_levels.py describes the data.
+// Levels and lambda: levels.py describes the data.
 
-begin("live_levels", (box, data) => {
+begin("levels", (box, data) => {
   const bins = data.same.length, unit = data.step / 2, half = (bins - 2) / 2;
   const total = list => list.reduce((sum, n) => sum + n, 0);
   const pairs = { same: total(data.same), other: total(data.other) }, all = pairs.same + pairs.other;
