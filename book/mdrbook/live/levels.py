@@ -28,8 +28,8 @@ def levels_live(
 ) -> HTML:
     """Return distances by level with sliders for levels and lambda, which need no kernel.
 
-    The page holds counts and sums of z in bins of 0.025. No level and no middle between two lies inside a bin,
-    so that the mean of |z - nearest level| is exact.
+    The page holds counts and sums of z in bins of 0.025. No level and no middle between two lies inside a
+    bin, so that the mean of |z - nearest level| is exact.
 
     Args:
         distances: Of the pairs of a batch, (P,), P >= 2, normalized here by their own mean and deviation.
