@@ -110,7 +110,7 @@ def line_style(style: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image(figure: Figure, alt: str, label: str = "", shown: bool = True) -> str:
-    """Return the figure as an <img> that contains its PNG; the same figure gives the same bytes.
+    """Return the figure as an <img> that contains its PNG; the same drawing has the same bytes.
 
     Args:
         figure: Drawn at 144 dots per inch.

@@ -18,7 +18,7 @@ from mdrlib import MDR, normalize_by_mean_distance, pairwise_distances
 from mdrlib.losses import TripletLoss
 from mdrlib.miners import all_triplets
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HEAD = """<!doctype html><html data-theme="light"><head><meta charset="utf8"><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width"><style>
 html { --pst-color-background: #ffffff; --pst-color-text-base: #222832; }
