@@ -14,6 +14,7 @@ from mdrbook.live.levels import levels_live
 from mdrbook.live.training import training_live
 
 ROOT = Path(__file__).resolve().parents[2]
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 @pytest.fixture(params=["levels", "training", "map"])
@@ -40,7 +41,7 @@ def test_readable_in_both_themes_and_on_a_phone(show, picture):
         assert set(page.locator(".mdr-live svg").evaluate_all(filters)) == {"none"}
     assert page.evaluate(check_book.FAULTS) == []
     page.set_viewport_size({"width": 320, "height": 700})
-    page.wait_for_timeout(150)
+    page.evaluate(TWO_FRAMES)
     assert page.evaluate(check_book.WIDE) == []
     texts = "a => a.filter(n => n.getBoundingClientRect().right > innerWidth + 1).map(n => n.textContent)"
     assert page.locator("svg text").evaluate_all(texts) == []
