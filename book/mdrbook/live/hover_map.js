@@ -1,4 +1,4 @@
-// A map whose points show their drawings: mdrlib/hover_map.py describes the data.
+// A map whose points show their images: hover_map.py describes the data.
 
 begin("hover_map", (box, data) => {
   const count = data.index.length, { columns, size, source } = data.sprite, zoom = Math.max(1, Math.round(96 / size));
@@ -20,7 +20,7 @@ begin("hover_map", (box, data) => {
   });
   if (data.names.length < 2) tabs.hidden = true;
   const map = add(box, "div", { class: "live-map" });
-  const svg = put(picture(map, "Map of drawings. Arrow keys move from point to point, Escape chooses none."),
+  const svg = put(picture(map, "Map of images. Arrow keys move from point to point, Escape chooses none."),
     { tabindex: "0", role: "application", "data-lm-suppress-shortcuts": "" });
   const tip = add(map, "div", { class: "live-tip", "aria-hidden": "true" });
   tip.hidden = true;
@@ -48,7 +48,7 @@ begin("hover_map", (box, data) => {
     choose(kept);
   }
 
-  /** Show the drawing of point i beside it, and ring the others of its class; -1: none. */
+  /** Show the image of point i next to it, and ring the others of its class; -1: none. */
   function choose(i, speak = false) {
     chosen = i;
     tip.hidden = i < 0;

@@ -1,6 +1,6 @@
-// Distances through training: mdrlib/live_training.py describes the data.
+// Distances during training: training.py describes the data.
 
-begin("live_training", (box, data) => {
+begin("training", (box, data) => {
   const last = data.iterations.length - 1, [low, high] = data.limits;
   const wait = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1600 : 700; // milliseconds an evaluation
   let at = last, timer = null;
@@ -60,7 +60,7 @@ begin("live_training", (box, data) => {
       });
       draw(svg, "path", { class: "live-bar", d, fill: data.colors[k] });
     });
-    const levels = run.levels ? run.levels[at] : [];
+    const levels = run.levels[at];
     levels.forEach((level, k) => {
       draw(svg, "path", { class: "live-line", d: `M${x(level)} ${top}V${bottom}`, "stroke-dasharray": "2 3" });
       draw(svg, "path", { class: "live-mark", d: `M${x(level) - 6} ${top - 8}h12l-6 9z`, fill: run.colors[k], "data-level": level });

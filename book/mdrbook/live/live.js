@@ -1,4 +1,4 @@
-// What the live pictures share. mdrlib/live.py puts this before the script of a kind, within one function, so that
+// What the live pictures share. __init__.py puts this before the script of a kind, within one function, so that
 // nothing is global; `begin` finds pictures that no script has built yet, wherever a notebook has put them.
 
 const MINUS = "\u2212";
@@ -45,7 +45,7 @@ function axis(svg, x, low, high, y, name) {
   if (name) draw(svg, "text", { x: (x(low) + x(high)) / 2, y: y + 31, "text-anchor": "middle" }, name);
 }
 
-/** Build each new picture of a kind: build(box, data) returns a function that draws it anew at another width. */
+/** Build each new picture of a kind: build(box, data) returns a function that redraws it at another width. */
 function begin(kind, build) {
   for (const root of document.querySelectorAll(`.mdr-live[data-kind="${kind}"]:not([data-built])`)) {
     root.dataset.built = "";

@@ -1,6 +1,6 @@
-// Levels and lambda: mdrlib/live_levels.py describes the data.
+// Levels and lambda: levels.py describes the data.
 
-begin("live_levels", (box, data) => {
+begin("levels", (box, data) => {
   const bins = data.same.length, unit = data.step / 2, half = (bins - 2) / 2;
   const total = list => list.reduce((sum, n) => sum + n, 0);
   const pairs = { same: total(data.same), other: total(data.other) }, all = pairs.same + pairs.other;
@@ -150,7 +150,7 @@ begin("live_levels", (box, data) => {
       places.push([at, evaluate([...others, at].sort((a, b) => a - b)).value]);
     const most = Math.max(...places.map(([, value]) => value)), bottom = top + 76;
     const y = value => bottom - (value / most) * 66, here = evaluate(sorted).value;
-    draw(svg, "text", { x: left + 2, y: top - 2 }, `L_MDR, were level ${chosen} elsewhere`);
+    draw(svg, "text", { x: left + 2, y: top - 2 }, `L_MDR if level ${chosen} moves`);
     draw(svg, "text", { x: left - 6, y: bottom + 4, "text-anchor": "end" }, "0");
     draw(svg, "text", { x: left - 6, y: y(most) + 4, "text-anchor": "end" }, most.toFixed(1));
     draw(svg, "path", { class: "live-curve", fill: "none", stroke: colors[rank], "stroke-width": 2.5,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mdrlib import live_levels, mdr_loss, pairwise_distances
-from mdrlib.plots import nearest_level
+from mdrbook.live import levels as live_levels
+from mdrbook.plots import nearest_level
+from mdrlib import mdr_loss, pairwise_distances
 
 SETTINGS = [(0,), (-3, 0, 3), (-2, 0.5), (-1.5, -0.35, 0.4, 5)]
 
@@ -84,6 +85,22 @@ def test_the_pull_is_minus_the_gradient(show, pairs):
                 z = torch.tensor(at, requires_grad=True)
                 (0.45 * (z - levels).abs().min()).backward()
                 assert drawn == pytest.approx(-z.grad.item())
+
+
+def test_the_figure_and_its_description_are_of_mdrlib_too(pairs):
+    d, same, x = pairs
+    z, same = live_levels.normalized(d), same.numpy()
+    value = mdr_loss(x, (-1.0, 1.0), d.mean(), d.std(), backend="eager").item()
+    fig = live_levels.levels_figure(z, same, (-1.0, 1.0), weight=0.5)
+    assert f"= {value:.3f}" in fig.get_suptitle() and f"= {value / 2:.3f}" in fig.get_suptitle()
+    _, pull = fig.axes
+    for patch, level in zip(pull.patches, (-1.0, 1.0), strict=True):
+        values, edges, _ = patch.get_data()
+        assert values.tolist() == [0.5, -0.5] and edges[1] == level  # the pull changes sign at the level
+    assert pull.patches[0].get_data().edges[2] == pull.patches[1].get_data().edges[0] == 0
+    told = live_levels.describe(z, same, (-1.0, 1.0), 0.5)
+    assert f"L_MDR {value:.3f}, lambda times L_MDR {value / 2:.3f}" in told
+    assert "0% of pairs of one class" in live_levels.describe(z, np.zeros_like(same), (-1.0, 1.0), 0.5)
 
 
 def test_levels_refuse(pairs):

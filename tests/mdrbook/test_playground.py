@@ -18,7 +18,7 @@ from mdrlib import MDR, normalize_by_mean_distance, pairwise_distances
 from mdrlib.losses import TripletLoss
 from mdrlib.miners import all_triplets
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HEAD = """<!doctype html><html data-theme="light"><head><meta charset="utf8"><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width"><style>
 html { --pst-color-background: #ffffff; --pst-color-text-base: #222832; }
@@ -176,20 +176,26 @@ def test_the_mathematics_is_that_of_mdrlib(script, name):
 
 
 def test_a_step_is_quick(script):
-    """4 ms for the mathematics; with all drawing less than the 33 ms that a step has while it plays."""
+    """In units of a plain loop over all triplets: 0.6 for the mathematics, 15 with drawing."""
     step, all_of_it = script.evaluate("""() => {
       const best = work => Math.min(...Array.from({ length: 5 }, () => {
         const began = performance.now();
         for (let k = 0; k < 20; k++) work();
         return (performance.now() - began) / 20;
       }));
+      const plain = best(() => {
+        let sum = 0;
+        for (let i = 0; i < 21; i++)
+          for (let j = 0; j < 21; j++) for (let k = 0; k < 21; k++) sum += Math.hypot(i - j, j - k);
+        return sum;
+      });
       const { step, state, settings } = mdrPlayground, button = document.querySelector("[data-do=step]");
-      return [best(() => step(state(), settings)), best(() => button.click())];
+      return [best(() => step(state(), settings)) / plain, best(() => button.click()) / plain];
     }""")
-    assert step < 4 and all_of_it < 33
+    assert step < 10 and all_of_it < 100
 
 
-# What the page says one sees.
+# What the page says you see.
 
 
 def setup(script, name, steps, moved=(), **changes):
