@@ -15,18 +15,18 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def in_memory(
-    images: Tensor, labels: Tensor, sampler: PKBatchSampler, generator: Generator, augment: bool
+    images: Tensor, labels: Tensor, sampler: PKBatchSampler, generator: Generator, augment: bool, start: int = 0
 ) -> Batches:
-    """Batches float32 (B, C, H, W) in [0, 1] with their labels (B,), from where `sampler` stands.
+    """Batches float32 (B, C, H, W) in [0, 1] with their labels (B,): start, start + 1, ... of `sampler`.
 
     Of several processes each gets the images of its rank and the labels of all: B / world_size and B.
 
     images uint8 (N, C, H, W) on the device where they stay; generator, on the same, draws the changes of
     `random_affine` if augment. labels (N,) on the CPU, where the miners look at them: see `mdrlib.miners`.
     """
-    for chosen in sampler:
-        index = torch.tensor(chosen)
-        labels_of = labels[index if sampler.world_size == 1 else sampler.whole(sampler.position - 1)]
+    for t in range(start, len(sampler)):
+        index = torch.tensor(sampler.batch(t))
+        labels_of = labels[sampler.whole(t)]
         if images.is_cuda:  # from pinned memory, or the CPU waits for the copy
             index = index.pin_memory().to(images.device, non_blocking=True)
         batch = to_float(images[index])
@@ -69,11 +69,13 @@ class Photographs:
         seed: int,
         augment: bool = True,
         spent: list[float] | None = None,
+        start: int = 0,
     ) -> Batches:
-        """Batches float32 (B, 3, size, size) in [0, 1] with their labels, from where `sampler` stands.
+        """Batches float32 (B, 3, size, size) in [0, 1] with their labels, from number start on.
 
         The rest is as in `train_batches`.
         """
+        sampler.position = start
         options = self._reading() | {"seed": seed, "augment": augment, "spent": spent}
         for images, batch_labels in train_batches(self.files, self.indices, labels, sampler, **options):
             yield to_float(images.to(self.device, non_blocking=True)), batch_labels

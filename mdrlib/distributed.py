@@ -151,7 +151,7 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
-def shares(count: int, batch_size: int) -> list[int]:
+def shards(count: int, batch_size: int) -> list[int]:
     """How many of `count` rows each process takes, by rank: whole batches, the last of which may be short.
 
     So each batch is the one that a single process would have, and its results have the same bits. Shares
@@ -163,7 +163,7 @@ def shares(count: int, batch_size: int) -> list[int]:
 
 
 @torch.no_grad()
-def gather_shares(x: Tensor, sizes: list[int]) -> Tensor:
+def gather_shards(x: Tensor, sizes: list[int]) -> Tensor:
     """Rows (sizes[rank], ...) of each process -> all rows (sum of sizes, ...), by rank, without gradient."""
     if world_size() == 1:
         return x

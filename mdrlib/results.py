@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdrlib import distributed
 from mdrlib.checkpoint import write_atomically
 
 Row = dict[str, float | int | None]
@@ -99,7 +100,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
+    } | ({"processes": distributed.world_size()} if distributed.world_size() > 1 else {})
 
 
 def git() -> dict[str, Any] | None:
