@@ -16,7 +16,8 @@ from mdrlib.trainer import Trainer
 
 Images = Tensor | Photographs
 Measured = tuple[dict[str, float], dict[str, Tensor]]
-EDGES = torch.linspace(-6, 6, 121)  # of histograms of normalized distances; the end bins also hold what is beyond
+# Of histograms of normalized distances; the end bins also hold what lies beyond.
+EDGES = torch.linspace(-6, 6, 121)
 BATCH = 64  # images embedded at once
 WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole classes
 
@@ -43,14 +44,13 @@ def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int =
 
 
 def embed_all(model: nn.Module, images: Images) -> Tensor:
-    """Embed images as `embed`, each process its shard; every process gets all (N, D) in order."""
+    """Embed images as `embed` does, each process its shard; every process gets all (N, D) in order."""
     if distributed.world_size() == 1:
         return embed(model, images)
-    sizes = distributed.shards(len(images), getattr(images, "batch_size", BATCH))
-    mine, start = sizes[distributed.rank()], sum(sizes[: distributed.rank()])
-    # A process with an empty shard embeds one image all the same, to know the shape.
-    part = images[start : start + mine] if mine else images[:1]
-    return distributed.gather_shards(embed(model, part)[:mine], sizes)
+    part = images[distributed.shard(len(images), getattr(images, "batch_size", BATCH))]
+    x = embed(model, part).cpu() if len(part) else None
+    device = next(model.parameters()).device
+    return torch.cat([x for x in distributed.gather_objects(x) if x is not None]).to(device)
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,8 @@ class History:
         metrics, arrays = self.evaluate(trainer.model)
         self.rows.append(row | metrics)
         self.arrays.append(arrays)
-        if self.keep_best and (self.best < 0 or metrics[self.keep_best] > self.rows[self.best][self.keep_best]):
+        key = self.keep_best
+        if key and (self.best < 0 or metrics[key] > self.rows[self.best][key]):
             self.best = len(self.rows) - 1
             self.best_weights = {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
 

@@ -60,7 +60,6 @@ class Trainer:
         self.forward = distributed.parallel(model)
         if compile:
             self.forward = torch.compile(self.forward)
-        distributed.broadcast(loss, mdr, bank)
         self.iteration, self.seconds, self.training_seconds = 0, 0.0, 0.0
         # Sums of loss and regularizer since the last report, on the device: reading them would make it wait.
         self.sums = torch.zeros(2, dtype=torch.float64, device=next(model.parameters()).device)
