@@ -18,8 +18,7 @@ from mdrlib import comparison, distributed
 from mdrlib.datasets import prepare
 from mdrlib.experiment import Config, run
 
-# mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: the process keeps freed memory, which saves a fifth of
-# a training step on a CPU.
+# mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: keep freed memory, a fifth of a training step on a CPU.
 MALLOC = {-4: 0, -1: 2_000_000_000, -2: 2**28}
 
 
@@ -33,15 +32,11 @@ _Loader.add_implicit_resolver(
 
 
 def read_config(path: str, changes: Sequence[str]) -> Config:
-    """Read a Config.
-
-    Args:
-        path: Of a YAML or JSON mapping of Config fields.
-        changes: "key=value" each, the value read as YAML.
+    """Read a Config from a YAML or JSON file, with changes "key=value", each value read as YAML.
 
     Raises:
         OSError: For a file that cannot be read.
-        ValueError: For text that is not a Config; TypeError likewise.
+        TypeError, ValueError: For text that is not a Config.
     """
     values = _read_yaml(Path(path).read_text(), path) or {}
     if not isinstance(values, dict):
@@ -104,7 +99,9 @@ def _data(words: Sequence[str]) -> int:
     parser.add_argument("name", choices=[*prepare.NAMES, "check"], help=what)
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
-    return not (prepare.check(given.root) if given.name == "check" else prepare.prepare(given.name, given.root))
+    if given.name == "check":
+        return not prepare.check(given.root)
+    return not prepare.prepare(given.name, given.root)
 
 
 if __name__ == "__main__":

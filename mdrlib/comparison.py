@@ -1,14 +1,13 @@
 """Runs side by side: groups over seeds, differences paired by seed, their intervals, `mdrlib results`.
 
-Intervals are Student's t: right for means of roughly normal values, also of few of them. With five seeds a
-bootstrap would be too narrow, since it draws from five values alone. Among twenty comparisons of equals, about
-one 95 % interval leaves 0 out by chance.
+Intervals are Student's t, right for means of few, roughly normal values; a bootstrap of five seeds would be
+too narrow. Among twenty comparisons of equals, about one 95 % interval leaves 0 out by chance.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,11 +70,10 @@ class Row(NamedTuple):
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean of the values and its t interval: mean -+ t(n - 1) s / sqrt(n), s with divisor n - 1.
+    """Mean of the values (n,) and its t interval: mean -+ t(n - 1) s / sqrt(n), s with divisor n - 1.
 
-    Args:
-        values: (n,), n >= 2, finite, or a ValueError is raised.
-        confidence: In (0, 1).
+    Raises:
+        ValueError: For fewer than two values, for NaN or infinite ones, or a confidence outside (0, 1).
     """
     return _interval(values, confidence, 0)
 
@@ -272,19 +270,17 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus zero
 
 
-def percent(share: float) -> str:
-    """0.807 -> "80.7"."""
-    return signed(100 * share)
+def _percent(found: Interval) -> tuple[str, str]:
+    """Mean and interval as in a table: "80.7", "79.0 to 81.8"."""
+    mean, low, high = (signed(100 * value) for value in found)
+    return mean, f"{low} to {high}"
 
 
-def points(difference: float) -> str:
-    """Percentage points with their sign: 0.021 -> "+2.10"."""
-    text = signed(100 * difference, 2)
-    return text if text.startswith("\N{MINUS SIGN}") else f"+{text}"
-
-
-def _ends(found: Interval | Difference | None, form: Callable[[float], str] = percent) -> str:
-    return "" if found is None else f"{form(found.low)} to {form(found.high)}"
+def _points(found: Difference) -> tuple[str, str]:
+    """The same in percentage points with their sign: "+2.80", "+1.44 to +4.16"."""
+    texts = (signed(100 * value, 2) for value in found[:3])
+    mean, low, high = (text if text.startswith("\N{MINUS SIGN}") else f"+{text}" for text in texts)
+    return mean, f"{low} to {high}"
 
 
 def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> str:
@@ -301,8 +297,8 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
         elif d.n < row.n:
             verdict += f" ({d.n} shared seeds)"
         seeds = f"{row.n}{'*' if row.n < FEW else ' '}"
-        cells = [row.label, seeds, percent(row.mean), _ends(row.interval)]
-        lines.append([*cells, "" if d is None else points(d.difference), _ends(d, points), verdict])
+        own = _percent(row.interval) if row.interval else (signed(100 * row.mean), "")
+        lines.append([row.label, seeds, *own, *(_points(d) if d else ("", "")), verdict])
     first, *widths, _ = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for name, *cells, verdict in lines:
@@ -324,9 +320,10 @@ def compare(a: Group, b: Group, metric: str) -> str:
     width = max(map(len, [*names, "A - B"]))
     text = [f"{metric_name(metric)} in percent, {seeds}{few}"]
     for tag, name, group in zip("AB", names, (a, b), strict=True):
-        mean = interval([group.values[seed] for seed in shared])
-        text.append(f"  {tag} {name.ljust(width)}  {percent(mean.mean):>6}  {_ends(mean)}")
-    text.append(f"    {'A - B'.ljust(width)}  {points(found.difference):>6}  {_ends(found, points)}")
+        mean, ends = _percent(interval([group.values[seed] for seed in shared]))
+        text.append(f"  {tag} {name.ljust(width)}  {mean:>6}  {ends}")
+    mean, ends = _points(found)
+    text.append(f"    {'A - B'.ljust(width)}  {mean:>6}  {ends}")
     covers = found.verdict == "undecided"
     text.append("undecided: the interval covers 0" if covers else f"A is {found.verdict} than B")
     fields = ", ".join(differing([a.config, b.config])) or "no field of the config"

@@ -18,9 +18,9 @@ METHODS = {
     "triplet+l2": ("l2", False),
     "triplet+mdr": ("mean-distance", True),
 }
-#: What the head does by default for each loss. Losses of distances get embeddings with a mean distance of 1.
-#: Not so lifted structure, whose soft maximum finds the near negatives where distances are large and free to
-#: grow. Losses of cosines see directions alone, and get what their authors trained.
+#: What the head does by default for each loss. Losses of distances get embeddings with a mean distance of 1,
+#: except lifted structure, whose soft maximum finds near negatives where distances are free to grow. Losses of
+#: cosines get what their authors trained.
 LOSSES = {
     "triplet": "mean-distance",
     "contrastive": "mean-distance",
@@ -30,24 +30,12 @@ LOSSES = {
     "proxy-nca": "l2",
     "proxy-anchor": "l2",
 }
-MINERS = {
-    miner.__name__: miner
-    for miner in (
-        miners.distance_weighted,
-        miners.semihard_negatives,
-        miners.hard_negatives,
-        miners.random_negatives,
-        miners.all_triplets,
-    )
-}
+_MINERS = (miners.distance_weighted, miners.semihard_negatives, miners.hard_negatives)
+MINERS = {m.__name__: m for m in (*_MINERS, miners.random_negatives, miners.all_triplets)}
 # Fields that say where and how fast a run happens, not what it is: they may change when it is resumed.
 PLACE = ("device", "data_root", "workers", "cache_images")
-CHOICES = {
-    "mode": ("train", "evaluate"),
-    "pooling": POOLING,
-    "head": ("auto", *NORMALIZE),
-    "miner": tuple(MINERS),
-}
+CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": tuple(MINERS)}
+CHOICES |= {"pooling": POOLING}
 # Least values, and what values must be below.
 LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
 LEAST |= {"workers": -1} | dict.fromkeys(("seed", "memory_bank", "train_classes", "lr", "lr_decay"), 0)
@@ -67,7 +55,7 @@ class Config:
     """
 
     dataset: str = "glyphs"  #: See `mdrlib.datasets.load`.
-    method: str = "triplet+mdr"  #: A loss of LOSSES, then "+l2" for the L2 head, then "+mdr" for the regularizer.
+    method: str = "triplet+mdr"  #: A loss of LOSSES; then "+l2" for the L2 head; then "+mdr".
     mode: str = "train"  #: Or "evaluate", to measure `weights` without training.
     # The network: see `build_embedder`.
     backbone: str = "small"
@@ -109,7 +97,7 @@ class Config:
     # Evaluation.
     evaluate_every: int = 50  #: Iterations.
     recall_at: tuple[int, ...] = (1, 2, 4, 8)  #: The K of Recall@K.
-    validation: float = 0.0  #: Share of training classes held out, in [0, 1); the best Recall@1 on them is selected.
+    validation: float = 0.0  #: Share in [0, 1) of training classes on which to select the best Recall@1.
     select_by_test: bool = False  #: Select the best Recall@1 on the test set, as the paper's authors do.
     # Where it runs.
     device: str = "auto"  #: Or "cpu", "cuda", "cuda:1".

@@ -42,8 +42,8 @@ def processes() -> Iterator[None]:
 
             get_error_handler().record_exception(error)
         raise  # without leaving, for which all would have to be there
+    _wait()  # or one would be gone while another still listens to it
     if world_size() > 1:
-        _wait()  # or one would be gone while another still listens to it
         dist.destroy_process_group()
 
 
@@ -77,13 +77,13 @@ def gather_objects(value: T) -> list[T]:
 
 def from_first(function: Callable[[], T]) -> T:
     """Call `function` in the first process; return or raise in every process what it returned or raised."""
+    if world_size() == 1:
+        return function()
     value = error = None
     if rank() == 0:
         try:
             value = function()
         except Exception as raised:
-            if world_size() == 1:
-                raise
             error = raised
     value, error = gather_objects((value, error))[0]
     if error is not None:
@@ -93,10 +93,10 @@ def from_first(function: Callable[[], T]) -> T:
 
 def agree(name: str, value: Any) -> None:
     """Raise ValueError in every process unless `value`, called `name`, is the same in all."""
-    found = gather_objects(value)
-    for number, other in enumerate(found):
-        if other != found[0]:
-            raise ValueError(f"{name} differs: {found[0]} in process 0, {other} in process {number}")
+    first, *others = gather_objects(value)
+    for number, other in enumerate(others, 1):
+        if other != first:
+            raise ValueError(f"{name} differs: {first} in process 0, {other} in process {number}")
 
 
 @contextmanager
@@ -125,8 +125,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Every process has the gradient of the same loss by all rows. Those of the network's parameters have to
-        # be summed over the processes, and DistributedDataParallel averages them.
+        # Gradients of the network have to be summed over the processes; DistributedDataParallel averages them.
         return gradient.tensor_split(world_size())[rank()] * world_size()
 
 
@@ -199,13 +198,13 @@ class _GlobalBatchNorm(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(1, -1)  # channels last
-        dims = list(range(x.ndim - 1))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(1, -1)  # (N, ..., C)
+        others = list(range(x.ndim - 1))
         count = x.numel() // x.shape[1] * world_size()
-        mean = all_reduce(wide.sum(dims)) / count
+        mean = all_reduce(wide.sum(others)) / count
         centred = wide - mean
-        variance = all_reduce(centred.square().sum(dims)) / count
-        if self.running_mean is not None:
+        variance = all_reduce(centred.square().sum(others)) / count
+        if self.track_running_stats:
             self.num_batches_tracked += 1
             share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), share)

@@ -15,6 +15,7 @@ from mdrlib.retrieval import evaluate
 from mdrlib.trainer import Trainer
 
 Images = Tensor | Photographs
+Splits = dict[str, tuple[Images, Tensor]]
 Measured = tuple[dict[str, float], dict[str, Tensor]]
 # Of histograms of normalized distances; the end bins also hold what lies beyond.
 EDGES = torch.linspace(-6, 6, 121)
@@ -29,7 +30,7 @@ def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int =
     Args:
         model: Images float32 (B, C, H, W) in [0, 1] -> embeddings (B, D). Its mode is restored.
         images: uint8 (N, C, H, W), or an iterable of such batches.
-        batch_size: Images at once; not used for batches.
+        batch_size: Images at once, of a tensor.
 
     Returns:
         (N, D) float32 on the model's device.
@@ -54,14 +55,10 @@ def embed_all(model: nn.Module, images: Images) -> Tensor:
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Count normalized distances z = (d - mean) / std, with the mean and std of these pairs.
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,).
+    """Count normalized distances z = (d - mean) / std, with the mean and std of these very pairs i < j.
 
     Returns:
-        Counts (120,) int64 between EDGES of the positive pairs i < j, and of the negative ones.
+        Counts (120,) int64 between EDGES of the positive pairs, and of the negative ones.
     """
     i, j = torch.triu_indices(len(labels), len(labels), offset=1)
     d = pairwise_distances(embeddings)[i, j]
@@ -72,7 +69,7 @@ def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 
 def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
-    """Indices of the images of all classes, or of evenly spaced ones if there are more than `limit` images."""
+    """Indices of the images of every class, or of evenly spaced classes to have about `limit` images."""
     classes = labels.unique()  # those held out for validation have gaps
     count = len(classes)
     wanted = max(2, round(count * min(1.0, limit / len(labels))))
@@ -80,20 +77,18 @@ def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
     return torch.isin(labels, chosen).nonzero()[:, 0]
 
 
-def measure(
-    model: nn.Module, splits: dict[str, tuple[Images, Tensor]], ks: Sequence[int] = (1, 2, 4, 8)
-) -> Measured:
-    """Measure retrieval and distances of each split.
+def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) -> Measured:
+    """Measure retrieval and distances.
 
     Args:
         model: See `embed`.
-        splits: Images (N, ...) and labels (N,) of "test", and of "train", "validation" and "gallery" if there
-            are such. "test" is searched in "gallery", or else in itself, "validation" in itself.
+        splits: Images (N, ...) and labels (N,) of "test" and perhaps "train", "validation" and "gallery".
+            "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
         ks: The K of Recall@K.
 
     Returns:
-        Metrics of `retrieval.evaluate` by name, those of validation as "validation_recall@1" and so on; and
-        `distance_histograms` of whole classes as "train_positive", "train_negative" and so on.
+        Metrics by name, those of validation as "validation_recall@1" and so on; and `distance_histograms` of
+        `whole_classes` as "test_positive", "test_negative" and so on.
     """
     watched = {split: whole_classes(labels) for split, (_, labels) in splits.items()}
     embedded = {
@@ -103,20 +98,16 @@ def measure(
 
     def compare() -> Measured:
         metrics, histograms = {}, {}
-        for split, (_, labels) in splits.items():
-            x, chosen = embedded[split], watched[split]
-            if split in ("test", "validation"):
-                prefix, gallery = f"{split}_", (None, None)
-                if split == "test":
-                    prefix = ""
-                if split == "test" and "gallery" in splits:
-                    gallery = embedded["gallery"], splits["gallery"][1]
-                found = evaluate(x, labels, *gallery, ks=ks)
-                metrics |= {prefix + key: value for key, value in found.items()}
+        for split in [split for split in splits if split != "gallery"]:
+            x, labels, chosen = embedded[split], splits[split][1], watched[split]
+            if split != "train":
+                searched = split == "test" and "gallery" in splits
+                gallery = (embedded["gallery"], splits["gallery"][1]) if searched else (None, None)
+                prefix = "" if split == "test" else f"{split}_"
+                metrics |= {prefix + k: v for k, v in evaluate(x, labels, *gallery, ks=ks).items()}
                 x = x[chosen.to(x.device)]
-            if split != "gallery":
-                positive, negative = distance_histograms(x.cpu(), labels[chosen])
-                histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
+            positive, negative = distance_histograms(x.cpu(), labels[chosen])
+            histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
         return metrics, histograms
 
     return distributed.from_first(compare)
@@ -126,27 +117,24 @@ class History:
     """The evaluations of a run: of each a row of numbers and arrays; of the best one the weights.
 
     Args:
-        evaluate: Model -> metrics, and arrays to keep, as `measure` returns them.
+        evaluate: Model -> metrics and arrays, as `measure` returns them.
         keep_best: The metric whose largest value says which weights to keep; None keeps none.
-
-    Attributes:
-        rows: Per evaluation iteration, seconds, images_per_second, lr and the mean loss since the evaluation
-            before; with MDR the mean regularizer, running_mean and running_std, the levels, and of the last
-            batch the share of pairs nearest to each (occupancy); then the metrics. None for what does not
-            exist before the first iteration.
-        arrays: What `evaluate` returned besides.
-        best: Index of the best row, -1 without keep_best.
     """
 
     def __init__(self, evaluate: Callable[[nn.Module], Measured], keep_best: str | None = None) -> None:
         self.evaluate, self.keep_best = evaluate, keep_best
         self.rows: list[dict[str, float | int | None]] = []
         self.arrays: list[dict[str, Tensor]] = []
-        self.best, self.best_weights = -1, {}
+        self.best, self.best_weights = -1, {}  # index of the row, the last one without keep_best
 
     def add(self, trainer: Trainer, **more: float | None) -> None:
-        """Evaluate the model now; `more` are numbers to add to the row."""
-        row = _state_of_training(trainer) | more
+        """Evaluate the model now; `more` are further numbers for the row.
+
+        A row has iteration, seconds, images_per_second, lr and the mean loss since the row before; with MDR
+        the mean regularizer, its statistics and levels, and of the last batch the share of pairs nearest to
+        each level (occupancy); then the metrics. None is what does not exist before the first iteration.
+        """
+        row = _state_of(trainer) | more
         metrics, arrays = self.evaluate(trainer.model)
         self.rows.append(row | metrics)
         self.arrays.append(arrays)
@@ -155,8 +143,8 @@ class History:
             self.best = len(self.rows) - 1
             self.best_weights = {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
 
-    def select(self, model: nn.Module) -> dict[str, float]:
-        """Move the best weights into `model`, where they are kept; return the row that its weights made."""
+    def select(self, model: nn.Module) -> dict[str, float | int | None]:
+        """Move the best weights, where they are kept, into `model`; return the row of its weights."""
         if self.best_weights:
             model.load_state_dict(self.best_weights)
             self.best_weights = {}
@@ -164,8 +152,8 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
-        kept = {"best": self.best, "best_weights": self.best_weights}
-        return {"history": self.rows, "snapshots": self.arrays} | kept
+        best = {"best": self.best, "best_weights": self.best_weights}
+        return {"history": self.rows, "snapshots": self.arrays} | best
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
@@ -173,19 +161,18 @@ class History:
         self.best, self.best_weights = state["best"], state["best_weights"]
 
 
-def _state_of_training(trainer: Trainer) -> dict[str, float | int | None]:
+def _state_of(trainer: Trainer) -> dict[str, float | int | None]:
     trained, mdr = trainer.since > 0, trainer.mdr
     loss, regularizer = trainer.means()
-    row = {"iteration": trainer.iteration, "seconds": round(trainer.seconds, 3), "images_per_second": None}
+    seen = trainer.iteration * len(trainer.embeddings) if trained else 0
+    row = {"iteration": trainer.iteration, "seconds": round(trainer.seconds, 3)}
+    row["images_per_second"] = round(seen / trainer.training_seconds, 1) if trained else None
     row |= {"lr": trainer.optimizer.param_groups[0]["lr"], "loss": loss if trained else None}
-    if trained:
-        seen = trainer.iteration * len(trainer.embeddings)
-        row["images_per_second"] = round(seen / trainer.training_seconds, 1)
     if mdr is None:
         return row
-    statistics = {"regularizer": regularizer, "running_mean": mdr.running_mean.item()}
-    statistics |= {"running_std": mdr.running_std.item()}
-    row |= statistics if trained else dict.fromkeys(statistics)
+    of_mdr = {"regularizer": regularizer, "running_mean": mdr.running_mean.item()}
+    of_mdr["running_std"] = mdr.running_std.item()
+    row |= of_mdr if trained else dict.fromkeys(of_mdr)
     row |= {f"level_{k}": level for k, level in enumerate(mdr.levels.tolist())}
     if trained:
         nearest = mdr.assign(trainer.embeddings)

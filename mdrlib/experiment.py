@@ -21,7 +21,7 @@ from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.files import ImageFiles
 from mdrlib.datasets.loader import default_workers
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
-from mdrlib.evaluation import EDGES, History, Images, embed_all, measure
+from mdrlib.evaluation import EDGES, History, Images, Splits, embed_all, measure
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
@@ -32,27 +32,23 @@ from mdrlib.trainer import Trainer, progress
 NEIGHBOURS = 10  # kept of each test image, for galleries
 SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
+Sets = dict[str, ImageSet | ImageFiles]
 
 
 def run(config: Config, out_dir: str | Path) -> Result:
     """Train and evaluate, or continue an interrupted run, or return the Result of a finished one.
 
-    On a CPU an interrupted run ends with the same bits as an uninterrupted one. Started by torchrun, the
-    processes share each batch and end with the Result of one, within rounding; any number of processes
-    continues what another number left.
+    On a CPU an interrupted run ends with the same bits as an uninterrupted one. Processes started by torchrun
+    share each batch and end with the Result of one, within rounding; any number of them continues a run.
 
     Args:
         config: What to run. With mode "evaluate" nothing is trained.
         out_dir: Gets result.json, history.csv, checkpoint.pt (the weights that the result is of),
             distances.npz (histograms of normalized distances per evaluation) and embeddings.npz (of the test
-            images: embeddings, labels, nearest neighbours; In-Shop's gallery likewise).
-
-    Returns:
-        What result.json holds.
+            images: embeddings, labels, nearest neighbours; of a gallery: embeddings and labels).
 
     Raises:
-        ValueError: If out_dir holds another experiment (naming the fields that differ), or the data are not
-            those of the interrupted run.
+        ValueError: If out_dir holds another experiment, naming the fields, or one on other data.
     """
     distributed.join()
     out_dir = Path(out_dir)
@@ -99,10 +95,9 @@ def run(config: Config, out_dir: str | Path) -> Result:
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+    """The device "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"; ValueError if it is not there.
 
-    In a distributed run each process gets the GPU of its local rank. Raises ValueError if torch does not see
-    that many GPUs.
+    In a distributed run each process gets the GPU of its local rank.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
@@ -114,7 +109,7 @@ def pick_device(name: str) -> torch.device:
         count = distributed.local_world_size()
         if device.index is not None or count > gpus:
             raise ValueError(
-                f'device is {name!r}, with {count} processes and {gpus} GPU on this machine: start at most one '
+                f"device is {name!r}, with {count} processes on a machine with {gpus} GPU: start at most one "
                 'process per GPU, with device "auto" or "cuda", or use "cpu"'
             )
         device = torch.device("cuda", distributed.local_rank())
@@ -124,10 +119,10 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms if `wanted`; the settings before are restored.
+    """Let torch use deterministic algorithms if `wanted`, and restore its settings.
 
-    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory,
-    which is not needed for that, would take a sixth of a training step.
+    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory, a
+    sixth of a training step, is not needed for that.
     """
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -150,8 +145,8 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any]
         state = checkpoint.load(out_dir / CHECKPOINT)
     else:
         return None, None
-    there = Config.of(result.config if result else state.get("config", {}))
-    old, new = (json.loads(c.identity()) for c in (there, config))
+    there = result.config if result else state.get("config", {})
+    old, new = (json.loads(c.identity()) for c in (Config.of(there), config))
     differ = [f"{k}: {old[k]!r} there, {new[k]!r} now" for k in new if old[k] != new[k]]
     if differ:
         raise ValueError(
@@ -160,7 +155,7 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any]
     return result, state
 
 
-def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
+def _load(config: Config) -> tuple[Sets, dict[str, Any]]:
     """The splits by name, and their sizes and fingerprints."""
     names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
     with distributed.local_first():
@@ -176,7 +171,7 @@ def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, A
 class _Training:
     """What a Config trains with: a Trainer, its batches, and the History of evaluations."""
 
-    def __init__(self, config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> None:
+    def __init__(self, config: Config, sets: Sets, device: torch.device) -> None:
         self.config, self.device = config, device
         self.workers = config.workers
         if self.workers < 0:  # on a CPU all cores are busy with training
@@ -186,24 +181,22 @@ class _Training:
         self.iterations = config.iterations if config.mode == "train" else 0
         # Without iterations nothing is shared: any number of processes can evaluate.
         place = (distributed.rank(), distributed.world_size()) if self.iterations else (0, 1)
-        self.sampler = PKBatchSampler(
-            self.splits["train"][1], config.batch_size, config.per_class, self.iterations, config.seed, *place
-        )
-        self.spent: list[float] = []  # seconds a loading process took for each batch
+        labels, of_batches = self.splits["train"][1], (config.batch_size, config.per_class)
+        self.sampler = PKBatchSampler(labels, *of_batches, self.iterations, config.seed, *place)
+        self.spent: list[float] = []  # seconds that a loading process took for each batch
         self.trainer = self._trainer()
         keep = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
         self.history = History(lambda model: measure(model, self.splits, config.recall_at), keep)
 
-    def _splits(self, sets: dict[str, ImageSet | ImageFiles]) -> dict[str, tuple[Images, Tensor]]:
+    def _splits(self, sets: Sets) -> Splits:
         config, train = self.config, sets["train"]
         images: dict[str, Images] = {}
         for name, part in sets.items():
             if isinstance(part, ImageSet):
                 images[name] = part.images.to(self.device)
             else:
-                every = torch.arange(len(part))
                 reading = config.image_size, self.workers, config.cache_images, self.device
-                images[name] = Photographs(part, every, *reading)
+                images[name] = Photographs(part, torch.arange(len(part)), *reading)
         kept, held_out = split_classes(train.labels, config.validation, config.seed)
         if config.train_classes:
             kept = kept[some_classes(train.labels[kept], config.train_classes, config.seed)]
@@ -211,68 +204,48 @@ class _Training:
         if config.label_noise:
             labels = noisy_labels(labels, config.label_noise, config.seed)
         splits = {"train": (images["train"][kept], labels.unique(return_inverse=True)[1])}
-        for name, part in sets.items():
-            if name != "train":
-                splits["test" if name == "query" else name] = images[name], part.labels
+        for name in [name for name in sets if name != "train"]:
+            splits["test" if name == "query" else name] = images[name], sets[name].labels
         if config.validation:
             splits["validation"] = images["train"][held_out], train.labels[held_out]
         return splits
 
     def _trainer(self) -> Trainer:
-        config, device = self.config, self.device
-        checkpoint.seed_everything(config.seed)
+        c, device = self.config, self.device
+        checkpoint.seed_everything(c.seed)
         with distributed.local_first():
-            model = build_embedder(
-                config.backbone,
-                config.dim,
-                config.normalize,
-                pretrained=config.pretrained,
-                weights=config.weights,
-                freeze_batch_norm=config.freeze_batch_norm,
-                pooling=config.pooling,
-            ).to(device)
+            options = c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
+            model = build_embedder(c.backbone, c.dim, c.normalize, *options).to(device)
         mdr = bank = None
-        if config.with_mdr:
-            options = config.learn_levels, config.diagonal_in_stats, config.mdr_backend
-            mdr = MDR(config.levels, config.momentum, *options).to(device)
-        if config.with_mdr and config.memory_bank:
-            bank = MemoryBank(config.memory_bank, config.dim).to(device)
-        miner = MINERS[config.miner]
-        if config.loss == "triplet":
-            loss = TripletLoss(config.margin, miner, self.generator)
+        if c.with_mdr:
+            options = c.learn_levels, c.diagonal_in_stats, c.mdr_backend
+            mdr = MDR(c.levels, c.momentum, *options).to(device)
+        if c.with_mdr and c.memory_bank:
+            bank = MemoryBank(c.memory_bank, c.dim).to(device)
+        mining = MINERS[c.miner], self.generator
+        if c.loss == "triplet":
+            loss = TripletLoss(c.margin, *mining)
         else:
             from mdrlib.pml import build_loss  # an extra
 
             classes = int(self.splits["train"][1].max()) + 1
-            margins = config.margin, config.pair_margin
-            loss = build_loss(config.loss, classes, config.dim, *margins, miner, self.generator).to(device)
-        groups = [{"params": list(model.parameters()), "weight_decay": config.weight_decay}]
+            loss = build_loss(c.loss, classes, c.dim, c.margin, c.pair_margin, *mining).to(device)
+        groups = [{"params": list(model.parameters()), "weight_decay": c.weight_decay}]
         if mdr is not None:  # level_weight alone holds the levels back
             groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})
         if proxies := list(loss.parameters()):
-            groups.append({"params": proxies, "weight_decay": config.weight_decay, "lr": config.proxy_lr})
-        optimizer = torch.optim.Adam(groups, lr=config.lr)
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.lr_steps), config.lr_decay)
-        return Trainer(
-            model,
-            loss,
-            optimizer,
-            scheduler,
-            mdr,
-            bank,
-            config.mdr_weight,
-            config.level_weight,
-            bf16=config.bf16,
-            channels_last=config.channels_last,
-            compile=config.compile,
-        )
+            groups.append({"params": proxies, "weight_decay": c.weight_decay, "lr": c.proxy_lr})
+        optimizer = torch.optim.Adam(groups, lr=c.lr)
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay)
+        options = c.mdr_weight, c.level_weight, c.bf16, c.channels_last, c.compile
+        return Trainer(model, loss, optimizer, scheduler, mdr, bank, *options)
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of the iterations from `start` on."""
-        images, labels = self.splits["train"]
-        augment, seed = self.config.augment, self.config.seed
+        (images, labels), augment = self.splits["train"], self.config.augment
         if isinstance(images, Photographs):
-            return images.training(labels, self.sampler, seed, augment, self.spent, start=start)
+            seed, spent = self.config.seed, self.spent
+            return images.training(labels, self.sampler, seed, augment, spent, start=start)
         return in_memory(images, labels, self.sampler, self.generator, augment, start=start)
 
     def fit(self, out_dir: Path, about: dict[str, Any]) -> None:
@@ -283,7 +256,7 @@ class _Training:
             nonlocal saved
             due = trainer.iteration in (0, self.iterations) or trainer.iteration % config.evaluate_every == 0
             if due:
-                self.history.add(trainer, **self._loading_rate())
+                self.history.add(trainer, **self._loading())
             if distributed.rank() > 0:
                 return
             if due:
@@ -292,16 +265,15 @@ class _Training:
                 checkpoint.save(out_dir / CHECKPOINT, about | self.state_dict())
                 saved = time.perf_counter()
 
-        name = f"{config.dataset} {config.method}"
-        shown = progress(name, self.iterations, self.trainer.iteration)
+        shown = progress(f"{config.dataset} {config.method}", self.iterations, self.trainer.iteration)
         self.trainer.fit(self.batches, [shown, evaluate_and_save])
 
-    def _loading_rate(self) -> dict[str, float | None]:
+    def _loading(self) -> dict[str, float | None]:
         """Images per second that loading alone would give; nothing for images in memory."""
         if not isinstance(self.splits["train"][0], Photographs):
             return {}
-        loaded = self.config.batch_size * len(self.spent) * max(self.workers, 1)
-        return {"loader_images_per_second": round(loaded / sum(self.spent), 1) if self.spent else None}
+        images = self.config.batch_size * len(self.spent) * max(self.workers, 1)
+        return {"loader_images_per_second": round(images / sum(self.spent), 1) if self.spent else None}
 
     def state_dict(self) -> dict[str, Any]:
         random = {"generator": self.generator.get_state(), "rng": checkpoint.rng_state()}
@@ -316,17 +288,17 @@ class _Training:
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """What distances.npz and embeddings.npz hold, in the first process."""
-        model, splits, rows = self.trainer.model, self.splits, self.history.rows
-        x, labels = embed_all(model, splits["test"][0]).cpu(), splits["test"][1]
-        gallery = embed_all(model, splits["gallery"][0]).cpu() if "gallery" in splits else None
+        splits, rows, counts = self.splits, self.history.rows, self.history.arrays
+        model, names = self.trainer.model, [name for name in ("test", "gallery") if name in splits]
+        x, *gallery = (embed_all(model, splits[name][0]).cpu() for name in names)
         if distributed.rank():
             return {}
-        counts = self.history.arrays
         histograms = {"edges": EDGES.numpy(), "iterations": np.array([row["iteration"] for row in rows])}
         histograms |= {k: np.stack([evaluation[k].numpy() for evaluation in counts]) for k in counts[0]}
-        found = {"embeddings": x.numpy(), "labels": labels.numpy()}
-        if gallery is not None:
-            found |= {"gallery_embeddings": gallery.numpy(), "gallery_labels": splits["gallery"][1].numpy()}
-        there = len(x) - 1 if gallery is None else len(gallery)
-        found["neighbours"] = search(x, gallery, k=min(NEIGHBOURS, there))[1].numpy()
+        found = {"embeddings": x.numpy(), "labels": splits["test"][1].numpy()}
+        if gallery:
+            found |= {"gallery_embeddings": gallery[0].numpy()}
+            found |= {"gallery_labels": splits["gallery"][1].numpy()}
+        there = len(gallery[0]) if gallery else len(x) - 1
+        found["neighbours"] = search(x, *gallery, k=min(NEIGHBOURS, there))[1].numpy()
         return {"distances.npz": histograms, "embeddings.npz": found}

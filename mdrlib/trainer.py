@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,54 +16,39 @@ from tqdm.auto import tqdm
 from mdrlib import distributed
 from mdrlib.mdr import MDR, MemoryBank
 
-BAR_SECONDS, LINE_SECONDS = 0.5, 10  # between two updates: reading the loss makes a GPU finish its queue
+# Between two updates of what is shown: reading the loss makes a GPU finish its queue.
+BAR_SECONDS, LINE_SECONDS = 0.5, 10
 
 
+@dataclass(eq=False)
 class Trainer:
     """Minimize loss + mdr_weight * L_MDR + level_weight * sum of squared levels.
 
     Each process of a distributed run has a Trainer; loss and MDR see the global batch (`mdrlib.distributed`).
-
-    Args:
-        model: Images (B, C, H, W) -> embeddings (B, D), on the device of the batches.
-        loss: Embeddings (B, D) and labels (B,) -> scalar. May have parameters, such as proxies.
-        optimizer: Of the parameters of model, loss and mdr.
-        scheduler: Of the optimizer, stepped after every iteration.
-        mdr: The regularizer; None trains with the loss alone.
-        bank: Embeddings of past batches that MDR sees too.
-        mdr_weight: The paper's lambda.
-        level_weight: The paper's nu.
-        bf16: Run the network in bfloat16; losses and distances stay in float32.
-        channels_last: Memory layout of the images and the network.
-        compile: Run the network through torch.compile in training.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: nn.Module,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        mdr: MDR | None = None,
-        bank: MemoryBank | None = None,
-        mdr_weight: float = 0.0,
-        level_weight: float = 0.0,
-        bf16: bool = False,
-        channels_last: bool = False,
-        compile: bool = False,
-    ) -> None:
-        self.model, self.loss, self.optimizer, self.scheduler = model, loss, optimizer, scheduler
-        self.mdr, self.bank, self.mdr_weight, self.level_weight = mdr, bank, mdr_weight, level_weight
-        self.bf16 = bf16
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        if channels_last:
-            model.to(memory_format=torch.channels_last)
-        self.forward = distributed.parallel(model)
-        if compile:
+    model: nn.Module  #: Images (B, C, H, W) -> embeddings (B, D), on the device of the batches.
+    loss: nn.Module  #: Embeddings (B, D) and labels (B,) -> scalar; may have parameters, such as proxies.
+    optimizer: Optimizer  #: Of the parameters of model, loss and mdr.
+    scheduler: LRScheduler  #: Stepped after each iteration.
+    mdr: MDR | None = None
+    bank: MemoryBank | None = None  #: Embeddings of past batches that MDR sees too.
+    mdr_weight: float = 0.0  #: The paper's lambda.
+    level_weight: float = 0.0  #: The paper's nu.
+    bf16: bool = False  #: Run the network in bfloat16; losses and distances stay in float32.
+    channels_last: bool = False  #: Memory layout of images and network.
+    compile: bool = False  #: Run the network through torch.compile in training.
+
+    def __post_init__(self) -> None:
+        self.layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.forward = distributed.parallel(self.model)
+        if self.compile:
             self.forward = torch.compile(self.forward)
         self.iteration, self.seconds, self.training_seconds = 0, 0.0, 0.0
-        # Sums of loss and regularizer since the last report, on the device: reading them would make it wait.
-        self.sums = torch.zeros(2, dtype=torch.float64, device=next(model.parameters()).device)
+        # Sums of loss and L_MDR over the last iterations, on the device: reading them would make it wait.
+        self.sums = torch.zeros(2, dtype=torch.float64, device=next(self.model.parameters()).device)
         self.since = 0  # iterations in the sums
 
     def fit(
@@ -77,9 +63,8 @@ class Trainer:
             callbacks: Called with this Trainer after each iteration, and before the first one.
         """
         began = time.perf_counter() - self.seconds
-        if self.iteration == 0:
-            for callback in callbacks:
-                callback(self)
+        for callback in callbacks if self.iteration == 0 else ():
+            callback(self)
         started = time.perf_counter()
         for images, labels in batches(self.iteration):
             self.step(images, labels)
@@ -116,18 +101,16 @@ class Trainer:
         """Mean loss and mean L_MDR since the last call; FloatingPointError if the loss is not finite."""
         loss, regularizer = (self.sums / max(self.since, 1)).tolist()
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at iteration {self.iteration}: lower lr or check the images"
-            )
+            raise FloatingPointError(f"the loss is {loss} at iteration {self.iteration}: lower lr")
         self.sums.zero_()
         self.since = 0
         return loss, regularizer
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to continue as if the run had never stopped."""
-        state = {"iteration": self.iteration, "seconds": [self.seconds, self.training_seconds]}
-        state |= {"sums": self.sums, "since": self.since}
-        return state | {name: part.state_dict() for name, part in self._parts()}
+        state = {name: part.state_dict() for name, part in self._parts()}
+        seconds = [self.seconds, self.training_seconds]
+        return state | dict(iteration=self.iteration, seconds=seconds, sums=self.sums, since=self.since)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, on the same or another kind of device."""
@@ -143,15 +126,9 @@ class Trainer:
 
 
 def progress(name: str, total: int, done: int = 0) -> Callable[[Trainer], None]:
-    """Make the callback that shows progress, in the first process.
+    """Make the callback that shows `done` to `total` iterations, in the first process.
 
-    The environment variable MDR_PROGRESS chooses how: "bar" (the default), "lines" for a line on stdout
-    every 10 s, or "off".
-
-    Args:
-        name: Label.
-        total: Iterations of the whole run.
-        done: Iterations before this call.
+    The environment's MDR_PROGRESS says how: "bar" (default), "lines" on stdout every 10 s, or "off".
     """
     style = "off" if distributed.rank() else os.environ.get("MDR_PROGRESS", "bar")
     bar = tqdm(total=total, initial=done, desc=name, unit="it", disable=style != "bar")
@@ -160,18 +137,16 @@ def progress(name: str, total: int, done: int = 0) -> Callable[[Trainer], None]:
 
     def show(trainer: Trainer) -> None:
         nonlocal shown
-        ends = trainer.iteration == total
-        if style == "off" or not ends and time.perf_counter() - shown < pause:
+        if style == "off" or trainer.iteration < total and time.perf_counter() - shown < pause:
             return
         shown = time.perf_counter()
-        loss = trainer.sums[0].item() / max(trainer.since, 1)
+        loss = f"{trainer.sums[0].item() / max(trainer.since, 1):.4f}"
         if style == "lines":
             at = f"{name}  iteration {trainer.iteration}/{total}"
-            print(f"{at}  loss {loss:.4f}  {trainer.seconds:.0f} s", flush=True)
-            return
-        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            print(f"{at}  loss {loss}  {trainer.seconds:.0f} s", flush=True)
+        bar.set_postfix(loss=loss, refresh=False)
         bar.update(trainer.iteration - bar.n)
-        if ends:
+        if trainer.iteration == total:
             bar.close()
 
     return show

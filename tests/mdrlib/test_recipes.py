@@ -14,7 +14,7 @@ from mdrlib.datasets import PKBatchSampler
 from mdrlib.datasets.catalog import ON_DISK
 from mdrlib.experiment import Config, run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book/experiments/recipes"
 RECIPES = plan.recipes(ROOT)
 # The table of the authors' recipe, from README.md and run.py of github.com/kakaoenterprise/AAAI2021_MDR.
