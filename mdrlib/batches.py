@@ -15,7 +15,12 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def in_memory(
-    images: Tensor, labels: Tensor, sampler: PKBatchSampler, generator: Generator, augment: bool, start: int = 0
+    images: Tensor,
+    labels: Tensor,
+    sampler: PKBatchSampler,
+    generator: Generator,
+    augment: bool,
+    start: int = 0,
 ) -> Batches:
     """Batches float32 (B, C, H, W) in [0, 1] with their labels (B,): start, start + 1, ... of `sampler`.
 

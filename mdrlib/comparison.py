@@ -69,21 +69,14 @@ class Row(NamedTuple):
         return self.difference.verdict if self.difference else "undecided"
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def interval(values: Sequence[float], confidence: float = CONFIDENCE, new: int = 0) -> Interval:
     """Mean of the values (n,) and its t interval: mean -+ t(n - 1) s / sqrt(n), s with divisor n - 1.
 
-    Raises:
-        ValueError: For fewer than two values, for NaN or infinite ones, or a confidence outside (0, 1).
+    Args:
+        values: Two or more finite numbers.
+        confidence: In (0, 1).
+        new: 1 for the interval of one more value, as `prediction`.
     """
-    return _interval(values, confidence, 0)
-
-
-def prediction(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean of the values and the interval for one more: mean -+ t(n - 1) s sqrt(1 + 1/n); see `interval`."""
-    return _interval(values, confidence, 1)
-
-
-def _interval(values: Sequence[float], confidence: float, new: int) -> Interval:
     try:
         from scipy.stats import t
     except ImportError as error:
@@ -97,6 +90,11 @@ def _interval(values: Sequence[float], confidence: float, new: int) -> Interval:
     mean, s = (x[0], 0.0) if (x == x[0]).all() else (x.mean(), x.std(ddof=1))
     half = t.ppf((1 + confidence) / 2, len(x) - 1) * s * math.sqrt(new + 1 / len(x))
     return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def prediction(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean of the values and the interval for one more: mean -+ t(n - 1) s sqrt(1 + 1/n)."""
+    return interval(values, confidence, new=1)
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference:
@@ -116,8 +114,7 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
     """Collect runs that differ in seed and place alone, in the order in which they come.
 
     Raises:
-        ValueError: For a metric that a run lacks, the same config and seed twice, or one config on different
-            data.
+        ValueError: For a run without the metric, one config and seed twice, or one config on different data.
     """
     found: dict[str, Group] = {}
     for result in results:
@@ -138,25 +135,18 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
     made = []
     for group in found.values():
         alike = [g.config for g in found.values() if g.config["method"] == group.config["method"]]
-        made.append(group._replace(label=label(group.config, differing(alike))))
-    return made
-
-
-def label(config: Mapping[str, Any], fields: Iterable[str]) -> str:
-    """A short name: the method, then each of the other fields as field=value."""
-    words = [config["method"]]
-    for field in fields:
-        if field != "method":
-            value = config[field]
+        words = [group.config["method"]]
+        for field in differing(alike):
+            value = group.config[field]
             words.append(f"{field}={','.join(f'{v:g}' for v in value) if isinstance(value, list) else value}")
-    return " ".join(words)
+        made.append(group._replace(label=" ".join(words)))
+    return made
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The fields in which configs with the same fields differ, in the order of Config."""
-    first = configs[0]
-    order = [field for field in Config.__dataclass_fields__ if field in first]
-    return [field for field in order if any(config[field] != first[field] for config in configs)]
+    order = [field for field in Config.__dataclass_fields__ if field in configs[0]]
+    return [field for field in order if any(config[field] != configs[0][field] for config in configs)]
 
 
 def distinct(results: Iterable[Result]) -> list[Result]:
@@ -197,22 +187,18 @@ def _images(data: Mapping[str, Any]) -> str:
 
 
 def rows(found: Sequence[Group], baseline: str | None = None, confidence: float = CONFIDENCE) -> list[Row]:
-    """A row for each group, with its difference to the baseline over the seeds they share.
+    """A row for each group, with its difference to the `baseline` (see `pick`) over the seeds they share.
 
-    Args:
-        found: Groups on the same images, or a ValueError is raised.
-        baseline: A label; by default "triplet" if there is one, else the first.
-        confidence: In (0, 1).
+    Raises:
+        ValueError: For an unknown label, and for groups on different images.
     """
-    base = pick(found, baseline)
-    made = []
+    base, made = pick(found, baseline), []
     for group in found:
         refuse_other_images(group, base)
         of_seeds = list(group.values.values())
         own = interval(of_seeds, confidence) if len(of_seeds) > 1 else None
-        difference = None
-        if group is not base and len(group.values.keys() & base.values.keys()) > 1:
-            difference = paired(group.values, base.values, confidence)
+        alone = group is base or len(group.values.keys() & base.values.keys()) < 2
+        difference = None if alone else paired(group.values, base.values, confidence)
         made.append(Row(group.label, len(of_seeds), own.mean if own else of_seeds[0], own, difference))
     return made
 
@@ -239,9 +225,8 @@ def refuse_other_images(a: Group, b: Group) -> None:
 def read(paths: Iterable[str | Path]) -> list[Result]:
     """The runs of files and folders, in order; ValueError for a folder without runs.
 
-    Args:
-        paths: Lists of runs such as data/results/omniglot-seeds.json, a result.json, folders of lists (those
-            that begin with bench- are of speed and left out), the folder of a run or of several.
+    A file is a list of runs such as data/results/omniglot-seeds.json, or a result.json; a folder has lists
+    (without bench-*, which are of speed), or is that of one run or of several.
     """
     found = []
     for path in map(Path, paths):
@@ -270,16 +255,11 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus zero
 
 
-def _percent(found: Interval) -> tuple[str, str]:
-    """Mean and interval as in a table: "80.7", "79.0 to 81.8"."""
-    mean, low, high = (signed(100 * value) for value in found)
-    return mean, f"{low} to {high}"
-
-
-def _points(found: Difference) -> tuple[str, str]:
-    """The same in percentage points with their sign: "+2.80", "+1.44 to +4.16"."""
-    texts = (signed(100 * value, 2) for value in found[:3])
-    mean, low, high = (text if text.startswith("\N{MINUS SIGN}") else f"+{text}" for text in texts)
+def _cells(found: Sequence[float], digits: int = 1) -> tuple[str, str]:
+    """In percent "80.7" and "79.0 to 81.8"; in points, of two digits, "+2.80" and "+1.44 to +4.16"."""
+    texts = [signed(100 * value, digits) for value in found[:3]]
+    plus = "+" if digits == 2 else ""
+    mean, low, high = (text if text.startswith("\N{MINUS SIGN}") else plus + text for text in texts)
     return mean, f"{low} to {high}"
 
 
@@ -297,8 +277,8 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
         elif d.n < row.n:
             verdict += f" ({d.n} shared seeds)"
         seeds = f"{row.n}{'*' if row.n < FEW else ' '}"
-        own = _percent(row.interval) if row.interval else (signed(100 * row.mean), "")
-        lines.append([row.label, seeds, *own, *(_points(d) if d else ("", "")), verdict])
+        own = _cells(row.interval) if row.interval else (signed(100 * row.mean), "")
+        lines.append([row.label, seeds, *own, *(_cells(d, 2) if d else ("", "")), verdict])
     first, *widths, _ = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for name, *cells, verdict in lines:
@@ -320,9 +300,9 @@ def compare(a: Group, b: Group, metric: str) -> str:
     width = max(map(len, [*names, "A - B"]))
     text = [f"{metric_name(metric)} in percent, {seeds}{few}"]
     for tag, name, group in zip("AB", names, (a, b), strict=True):
-        mean, ends = _percent(interval([group.values[seed] for seed in shared]))
+        mean, ends = _cells(interval([group.values[seed] for seed in shared]))
         text.append(f"  {tag} {name.ljust(width)}  {mean:>6}  {ends}")
-    mean, ends = _points(found)
+    mean, ends = _cells(found, 2)
     text.append(f"    {'A - B'.ljust(width)}  {mean:>6}  {ends}")
     covers = found.verdict == "undecided"
     text.append("undecided: the interval covers 0" if covers else f"A is {found.verdict} than B")
@@ -352,7 +332,11 @@ def main(words: Sequence[str]) -> None:
     given = parser.parse_args(words[comparing:])
     metric = given.metric
     if comparing and Path(given.a).exists() and Path(given.b).exists():
-        blocks = [compare(_only_group(given.a, metric), _only_group(given.b, metric), metric)]
+        sides = [groups(read([side]), metric) for side in (given.a, given.b)]
+        if max(map(len, sides)) > 1:
+            names = [[group.label for group in side] for side in sides]
+            raise ValueError(f"A and B have groups {names}, not one each: name two of them with --from")
+        blocks = [compare(sides[0][0], sides[1][0], metric)]
     elif comparing:
         blocks = [
             f"{title}, {compare(pick(found, given.a), pick(found, given.b), metric)}"
@@ -366,14 +350,6 @@ def main(words: Sequence[str]) -> None:
         ]
     print("\n\n".join(blocks))
     print(f"\nIntervals: {100 * CONFIDENCE:.0f} %, {METHOD}; differences are paired by seed.")
-
-
-def _only_group(path: str, metric: str) -> Group:
-    found = groups(read([path]), metric)
-    if len(found) != 1:
-        names = [group.label for group in found]
-        raise ValueError(f"{path} has {len(found)} groups, not one: name two of {names} with --from {path}")
-    return found[0]
 
 
 def _parts(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:

@@ -19,8 +19,8 @@ METHODS = {
     "triplet+mdr": ("mean-distance", True),
 }
 #: What the head does by default for each loss. Losses of distances get embeddings with a mean distance of 1,
-#: except lifted structure, whose soft maximum finds near negatives where distances are free to grow. Losses of
-#: cosines get what their authors trained.
+#: except lifted structure, whose soft maximum finds near negatives where distances are free to grow. Losses
+#: of cosines get what their authors trained.
 LOSSES = {
     "triplet": "mean-distance",
     "contrastive": "mean-distance",
@@ -121,10 +121,8 @@ class Config:
         if self.validation and self.select_by_test:
             raise ValueError("select_by_test and validation both select the result: set one of them to zero")
         if self.dataset in ON_DISK and self.backbone in SMALL:
-            raise ValueError(
-                f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take; choose '
-                '"bn_inception", "resnet18", "resnet50" or another of torchvision or timm'
-            )
+            wrong = f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take'
+            raise ValueError(f'{wrong}; choose "bn_inception", "resnet50" or another of torchvision or timm')
         MDR(self.levels, self.momentum, backend=self.mdr_backend)  # checks them
 
     @classmethod
@@ -172,10 +170,8 @@ def method_parts(method: str) -> tuple[str, str, bool]:
     """Split "<loss>[+l2][+mdr]" into loss, head and whether MDR acts; ValueError for another text."""
     loss, *added = method.split("+")
     if loss not in LOSSES or added not in ([], ["l2"], ["mdr"], ["l2", "mdr"]):
-        raise ValueError(
-            f'method must be one of {sorted(LOSSES)}, then "+l2", "+mdr", both in this order, or nothing, '
-            f"got {method!r}"
-        )
+        expected = f'one of {sorted(LOSSES)}, then "+l2", "+mdr", both in this order, or nothing'
+        raise ValueError(f"method must be {expected}, got {method!r}")
     return loss, "l2" if "l2" in added else LOSSES[loss], "mdr" in added
 
 

@@ -125,7 +125,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Gradients of the network have to be summed over the processes; DistributedDataParallel averages them.
+        # The network's gradients are to be summed over processes; DistributedDataParallel averages them.
         return gradient.tensor_split(world_size())[rank()] * world_size()
 
 

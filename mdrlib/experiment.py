@@ -67,8 +67,8 @@ def run(config: Config, out_dir: str | Path) -> Result:
     training = _Training(config, sets, device)
     if state is not None:
         training.load_state_dict(state)
+    about = {"config": stored, "data": data}
     with deterministic(device.type == "cpu"):
-        about = {"config": stored, "data": data}
         training.fit(out_dir, about)
         row = training.history.select(training.trainer.model)
         arrays = training.arrays()
@@ -103,15 +103,15 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and (device.index or 0) >= gpus:
+    if device.type == "cpu":
+        return device
+    if (device.index or 0) >= gpus:
         raise ValueError(f'device is {name!r} but torch sees {gpus or "no"} GPU; use "auto" or "cpu"')
-    if device.type == "cuda" and distributed.world_size() > 1:
+    if distributed.world_size() > 1:
         count = distributed.local_world_size()
         if device.index is not None or count > gpus:
-            raise ValueError(
-                f"device is {name!r}, with {count} processes on a machine with {gpus} GPU: start at most one "
-                'process per GPU, with device "auto" or "cuda", or use "cpu"'
-            )
+            seen = f"device is {name!r}, with {count} processes on a machine with {gpus} GPU"
+            raise ValueError(f'{seen}: start at most one process per GPU, with "cuda", or use "cpu"')
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
     return device
@@ -145,13 +145,11 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any]
         state = checkpoint.load(out_dir / CHECKPOINT)
     else:
         return None, None
-    there = result.config if result else state.get("config", {})
-    old, new = (json.loads(c.identity()) for c in (Config.of(there), config))
+    there = Config.of(result.config if result else state.get("config", {}))
+    old, new = json.loads(there.identity()), json.loads(config.identity())
     differ = [f"{k}: {old[k]!r} there, {new[k]!r} now" for k in new if old[k] != new[k]]
     if differ:
-        raise ValueError(
-            f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder or delete it"
-        )
+        raise ValueError(f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder")
     return result, state
 
 

@@ -171,7 +171,7 @@ def test_compare_two_files_or_folders(tmp_path, capsys):
 def test_compare_refuses_what_cannot_be_compared(stored, tmp_path, capsys):
     path = store(tmp_path / "a.json", RUNS)
     one = store(tmp_path / "one.json", method("triplet", TRIPLET))
-    assert "has 3 groups, not one: name two of ['triplet', 'triplet+l2', 'triplet+mdr']" in refuse(
+    assert "have groups [['triplet', 'triplet+l2', 'triplet+mdr'], ['triplet']], not one each" in refuse(
         capsys, "compare", path, one
     )
     assert "no runs have the group(s) ['triplet', '" in refuse(capsys, "compare", "triplet", one)

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -253,7 +254,7 @@ class Killed(BaseException):
 
 
 def test_a_run_that_dies_before_any_of_its_writes_ends_with_the_same_bits(tmp_path, quick_model, monkeypatch):
-    config = replace(CONFIG, validation=0.3)
+    config = replace(CONFIG, validation=0.3, iterations=2, evaluate_every=2)
     expected = run(config, tmp_path / "whole")
     monkeypatch.setattr(experiment, "SAVE_SECONDS", -1)  # a checkpoint an iteration
     left, move = [0], os.replace
@@ -265,15 +266,16 @@ def test_a_run_that_dies_before_any_of_its_writes_ends_with_the_same_bits(tmp_pa
         move(source, target)
 
     monkeypatch.setattr(checkpoint.os, "replace", move_or_die)
-    run(config, tmp_path / "counted")
-    # 3 histories, 6 checkpoints; at the end one with the best weights, 2 files of arrays, history and result
-    assert left == [-14]
-    for write in range(1, 15):
+    for write in itertools.count(1):
         folder, left[0] = tmp_path / str(write), write
-        with pytest.raises(Killed):
+        try:
             run(config, folder)
-        assert_same_run(folder, run(config, folder), tmp_path / "whole", expected)
-        assert sorted(path.name for path in folder.iterdir()) == FILES
+        except Killed:
+            assert_same_run(folder, run(config, folder), tmp_path / "whole", expected)
+            assert sorted(path.name for path in folder.iterdir()) == FILES
+        else:
+            break
+    assert write > 8, "histories, checkpoints, arrays, the best weights, the result"
 
 
 PROCESS = """
@@ -309,6 +311,7 @@ def wait_for(happened, process):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
     config = replace(CONFIG, iterations=30, evaluate_every=12)
     expected = run(config, tmp_path / "whole")
@@ -422,6 +425,7 @@ def test_layout_and_precision_change_the_step_and_hardly_the_loss(tmp_path, swit
     assert plain.history[0] | {"seconds": 0} == other.history[0] | {"seconds": 0}, "evaluations stay float32"
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(tmp_path, monkeypatch):
     # Traced by torch.compile, then run as it is: generating code would take a minute and a half.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
