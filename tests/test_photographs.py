@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mdrlib import checkpoint, trainer
+from mdrlib import checkpoint, experiment
 from mdrlib.datasets import load
 from mdrlib.datasets.loader import eval_batches
 from mdrlib.evaluation import embed
@@ -82,7 +82,7 @@ def test_in_shop_is_searched_from_query_to_gallery(make_tree, tmp_path, layout):
 def test_an_interrupted_run_goes_on_with_the_same_bits_whatever_the_workers(make_tree, tmp_path, monkeypatch):
     make_tree("cub")
     expected = run(CONFIG, tmp_path / "whole")
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(experiment, "SAVE_SECONDS", -1)
     move, left = os.replace, [3]
 
     def move_or_stop(source, target):
