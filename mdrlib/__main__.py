@@ -63,12 +63,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if words is None else words
     commands = {"run": _run, "data": _data, "results": comparison.main}
+    parser = argparse.ArgumentParser("mdrlib", description="Multi-level distance regularization")
+    parser.add_argument("command", choices=commands, help="`mdrlib COMMAND --help` explains each")
+    command = parser.parse_args(words[:1]).command
     try:
-        if words[:1] and words[0] in commands:
-            return commands[words[0]](words[1:]) or 0
-        parser = argparse.ArgumentParser("mdrlib", description="Multi-level distance regularization")
-        parser.add_argument("command", choices=commands, help="`mdrlib COMMAND --help` explains each")
-        parser.parse_args(words[:1])
+        return commands[command](words[1:]) or 0
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
         count = distributed.world_size()
         process = f" (process {distributed.rank()} of {count})" if count > 1 else ""

@@ -206,12 +206,11 @@ def rows(found: Sequence[Group], baseline: str | None = None, confidence: float 
 def pick(found: Sequence[Group], name: str | None = None) -> Group:
     """The group labelled `name`, by default "triplet" or else the first; ValueError lists the labels."""
     labels = [group.label for group in found]
-    wanted = "triplet" if name is None and "triplet" in labels else name
-    if wanted is None and found:
-        return found[0]
-    if wanted not in labels:
+    if name is None and labels:
+        name = "triplet" if "triplet" in labels else labels[0]
+    if name not in labels:
         raise ValueError(f"no group of runs is called {name!r}; there are {labels}")
-    return found[labels.index(wanted)]
+    return found[labels.index(name)]
 
 
 def refuse_other_images(a: Group, b: Group) -> None:
@@ -333,7 +332,7 @@ def main(words: Sequence[str]) -> None:
     metric = given.metric
     if comparing and Path(given.a).exists() and Path(given.b).exists():
         sides = [groups(read([side]), metric) for side in (given.a, given.b)]
-        if max(map(len, sides)) > 1:
+        if {*map(len, sides)} != {1}:
             names = [[group.label for group in side] for side in sides]
             raise ValueError(f"A and B have groups {names}, not one each: name two of them with --from")
         blocks = [compare(sides[0][0], sides[1][0], metric)]

@@ -55,7 +55,7 @@ def embed_all(model: nn.Module, images: Images) -> Tensor:
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Count normalized distances z = (d - mean) / std, with the mean and std of these very pairs i < j.
+    """Count normalized distances z = (d - mean) / std, with the mean and std of these pairs i < j.
 
     Returns:
         Counts (120,) int64 between EDGES of the positive pairs, and of the negative ones.
@@ -82,7 +82,7 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
 
     Args:
         model: See `embed`.
-        splits: Images (N, ...) and labels (N,) of "test" and perhaps "train", "validation" and "gallery".
+        splits: Images (N, ...) and labels (N,) of "test" and, optionally, "train", "validation", "gallery".
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
         ks: The K of Recall@K.
 

@@ -137,7 +137,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any] | None]:
-    """The Result of a finished run, or the checkpoint of an interrupted one, of this very config."""
+    """The Result of a finished run, or the checkpoint of an interrupted one, of the same config."""
     result = state = None
     if (out_dir / "result.json").exists():
         result = results.load_run(out_dir)
