@@ -1,8 +1,6 @@
 """`python -m mdrlib results`, as a function and once as a process: what is read, printed and refused."""
 
-import os
 import re
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -210,17 +208,15 @@ def test_wrong_usage_shows_the_usage(words, capsys):
     assert caught.value.code == 2 and "usage: mdrlib results" in capsys.readouterr().err
 
 
-def test_the_stored_results_from_the_shell():
+def test_the_stored_results(capsys):
     """Every list of the clone; its means are those that one computes by hand."""
-    words = [sys.executable, "-m", "mdrlib", "results"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    text = say(capsys)
     lists = [path for path in (ROOT / "data/results").glob("*.json") if not path.stem.startswith("bench-")]
-    assert lists and all(f"{path.name}: " in done.stdout for path in lists)
+    assert lists and all(f"{path.name}: " in text for path in lists)
     runs = load_committed(ROOT / "data/results/omniglot-seeds.json")
     values = [run.metrics["recall@1"] for run in runs if run.config["method"] == "triplet"]
     mean = 100 * sum(values) / len(values)
-    assert re.search(rf"^triplet +{len(values)}.? +{mean:.1f} ", done.stdout, re.M)
+    assert re.search(rf"^triplet +{len(values)}.? +{mean:.1f} ", text, re.M)
 
 
 def test_the_table_of_the_readme_is_the_stored_one(capsys):

@@ -58,13 +58,6 @@ def test_a_run_from_the_shell_and_what_it_prints(config, tmp_path, capsys):
     assert "margin: 0.2 there, 0.3 now" in capsys.readouterr().err
 
 
-def test_an_unknown_key_is_one_line_on_stderr(config, tmp_path):
-    done = call("run", config, "learning_rate=0.1", "--out", tmp_path / "out")
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "mdrlib: unknown Config keys ['learning_rate']" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     "text, changes, words",
     [
