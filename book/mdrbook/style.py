@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from mdrlib.palette import metric_name as metric_name
-from mdrlib.palette import signed as signed
+from mdrlib.comparison import metric_name as metric_name
+from mdrlib.comparison import signed as signed
 
 # Each colour has a contrast of 3:1 or more with white, with DARK, and with DARK after the filter by which the
 # book's pages invert light figures in dark mode. Colours that meet in a figure stay apart for colour-blind

@@ -1,12 +1,13 @@
-"""Config, and run: what it leaves, what it refuses, and what a kill at any moment changes: nothing."""
+"""`run`: what it leaves, what it refuses, and what a kill at any moment changes: nothing."""
 
 import csv
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
 import time
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,18 @@ import pytest
 import torch
 from torch import nn
 
-from mdrlib import checkpoint, experiment, trainer
-from mdrlib.batches import in_memory
-from mdrlib.datasets import PKBatchSampler, glyphs, load, omniglot
-from mdrlib.datasets.sampling import split_classes
+from mdrlib import checkpoint, experiment
+from mdrlib.datasets import glyphs, load, omniglot
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, pick_device, run
-from mdrlib.losses import TripletLoss
 from mdrlib.models import Embedder, build_embedder
 from mdrlib.results import load_run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ["checkpoint.pt", "distances.npz", "embeddings.npz", "history.csv", "result.json"]
 METHODS = ["triplet", "triplet+l2", "triplet+mdr"]
 TINY = {"ALPHABETS": 2, "CHARACTERS": 5, "WRITERS": 8}  # of glyphs: 10 characters, 80 drawings in a split
-CONFIG = Config(dim=8, batch_size=16, iterations=6, evaluate_every=3, device="cpu")
+CONFIG = Config(backbone="tiny", dim=8, batch_size=16, iterations=6, evaluate_every=3, device="cpu")
 ROOTS = [os.environ.get("MDR_DATA_ROOT") or "data", ROOT.parent / "shared" / "data"]
 OMNIGLOT = next((r for r in ROOTS if (Path(r) / "omniglot" / omniglot.FILES["train"][0]).exists()), None)
 
@@ -56,7 +54,7 @@ def runs(tmp_path_factory):
 def quick_model(monkeypatch):
     """A network of milliseconds, with batch norm, in place of the small one."""
 
-    def build(backbone, dim, normalize, freeze_batch_norm, **_):
+    def build(backbone, dim, normalize, pretrained, weights, freeze_batch_norm, pooling):
         layers = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(64))
         return Embedder(layers, 64, dim, normalize, freeze_batch_norm)
 
@@ -119,7 +117,7 @@ def test_embeddings_are_of_the_checkpoint_and_give_the_metrics(runs, method):
     folder, result = runs[method]
     found, test = arrays(folder), load("glyphs", "test")
     normalize = "l2" if method == "triplet+l2" else "mean-distance"
-    model = build_embedder("small", 8, normalize, weights=folder / "checkpoint.pt")
+    model = build_embedder("tiny", 8, normalize, weights=folder / "checkpoint.pt")
     np.testing.assert_allclose(found["embeddings"], embed(model, test.images), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found["labels"], test.labels)
     if method == "triplet+l2":
@@ -242,8 +240,7 @@ def test_validation_selects_the_best_on_held_out_classes(tmp_path, quick_model):
     assert result.metrics == {key: result.history[best][key] for key in result.metrics}
     assert set(result.metrics) == {"recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"}
     found, saved = arrays(tmp_path), checkpoint.load(tmp_path / "checkpoint.pt")
-    assert saved["best"] == best
-    assert all(torch.equal(value, saved["best_weights"][key]) for key, value in saved["model"].items())
+    assert saved["best"] == best and saved["best_weights"] == {}, "they are the model's"
     d = distances(found["embeddings"])
     np.fill_diagonal(d, np.inf)
     right = (found["labels"][d.argmin(1)] == found["labels"]).mean()
@@ -252,33 +249,14 @@ def test_validation_selects_the_best_on_held_out_classes(tmp_path, quick_model):
     assert found["train_positive"].sum(1)[0] == 7 * 28 and found["validation_positive"].sum(1)[0] == 3 * 28
 
 
-@pytest.mark.parametrize("share, held", [(0.0, 0), (0.2, 2), (0.25, 2), (0.5, 5), (0.8, 8)])
-def test_held_out_classes_are_whole_and_disjoint(share, held):
-    labels = torch.arange(10).repeat(7)
-    splits = [split_classes(labels, share, seed) for seed in range(5)]
-    for kept, out in splits:
-        assert torch.cat([kept, out]).sort().values.tolist() == list(range(70))
-        inside, outside = set(labels[kept].tolist()), set(labels[out].tolist())
-        assert not inside & outside and len(outside) == held
-    again = split_classes(labels, share, 0)
-    assert all(torch.equal(a, b) for a, b in zip(again, splits[0], strict=True))
-    assert held == 0 or len({tuple(out.tolist()) for _, out in splits}) > 1
-
-
-@pytest.mark.parametrize("share", [0.1, 0.9, 0.01])
-def test_a_split_that_leaves_one_class_on_a_side_is_refused(share):
-    with pytest.raises(ValueError, match=f"validation={share} of 10 classes"):
-        split_classes(torch.arange(10).repeat(4), share, 0)
-
-
 class Killed(BaseException):
     """In place of the end of the process."""
 
 
 def test_a_run_that_dies_before_any_of_its_writes_ends_with_the_same_bits(tmp_path, quick_model, monkeypatch):
-    config = replace(CONFIG, validation=0.3)
+    config = replace(CONFIG, validation=0.3, iterations=2, evaluate_every=2)
     expected = run(config, tmp_path / "whole")
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1)  # a checkpoint an iteration
+    monkeypatch.setattr(experiment, "SAVE_SECONDS", -1)  # a checkpoint an iteration
     left, move = [0], os.replace
 
     def move_or_die(source, target):
@@ -288,25 +266,26 @@ def test_a_run_that_dies_before_any_of_its_writes_ends_with_the_same_bits(tmp_pa
         move(source, target)
 
     monkeypatch.setattr(checkpoint.os, "replace", move_or_die)
-    run(config, tmp_path / "counted")
-    # 3 histories, 6 checkpoints; at the end one with the best weights, 2 files of arrays, history and result
-    assert left == [-14]
-    for write in range(1, 15):
+    for write in itertools.count(1):
         folder, left[0] = tmp_path / str(write), write
-        with pytest.raises(Killed):
+        try:
             run(config, folder)
-        assert_same_run(folder, run(config, folder), tmp_path / "whole", expected)
-        assert sorted(path.name for path in folder.iterdir()) == FILES
+        except Killed:
+            assert_same_run(folder, run(config, folder), tmp_path / "whole", expected)
+            assert sorted(path.name for path in folder.iterdir()) == FILES
+        else:
+            break
+    assert write > 8, "histories, checkpoints, arrays, the best weights, the result"
 
 
 PROCESS = """
 import os, time
-from mdrlib import batches, trainer
+from mdrlib import batches, experiment
 from mdrlib.datasets import glyphs
 from mdrlib.experiment import Config, run
 for name, value in tiny.items():
     setattr(glyphs, name, value)
-trainer.SAVE_SECONDS = save_seconds
+experiment.SAVE_SECONDS = save_seconds
 # Slow enough for a kill to hit its moment on any machine.
 turn = batches.random_affine
 batches.random_affine = lambda *images, **part: time.sleep(0.03) or turn(*images, **part)
@@ -319,7 +298,7 @@ def start(config, folder, save_seconds):
     """A process of its own, forked from one that has imported torch and done nothing with it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mdrlib.experiment"])
-    given = {"tiny": TINY, "config": asdict(config), "folder": str(folder), "save_seconds": save_seconds}
+    given = {"tiny": TINY, "config": config.to_dict(), "folder": str(folder), "save_seconds": save_seconds}
     process = context.Process(target=exec, args=(PROCESS, given))
     process.start()
     return process
@@ -332,6 +311,7 @@ def wait_for(happened, process):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
     config = replace(CONFIG, iterations=30, evaluate_every=12)
     expected = run(config, tmp_path / "whole")
@@ -417,72 +397,6 @@ def test_a_run_without_its_device_or_data_set_leaves_nothing(tmp_path, monkeypat
         assert not (tmp_path / "run").exists()
 
 
-def test_config_is_frozen_and_takes_lists_and_whole_numbers():
-    config = Config(lr_steps=[10, 20], levels=[-1, 2], lr=1, data_root=Path("sets"))
-    assert config.lr_steps == (10, 20) and config.levels == (-1.0, 2.0) and config.lr == 1.0
-    assert type(config.lr) is float and type(config.levels[0]) is float and config.data_root == "sets"
-    assert config == Config.of(asdict(config)) and hash(config) == hash(Config.of(asdict(config)))
-    with pytest.raises(FrozenInstanceError):
-        config.lr = 2.0
-
-
-def test_fields_have_the_names_and_values_that_the_recipes_use():
-    names = """
-    dataset method backbone dim seed iterations batch_size per_class lr lr_steps weight_decay margin
-    mdr_weight level_weight levels momentum learn_levels freeze_batch_norm validation device data_root
-    """
-    assert set(names.split()) <= {field.name for field in fields(Config)}
-    config = Config()
-    assert config.levels == (-3.0, 0.0, 3.0) and config.level_weight == 0.01 and config.momentum == 0.9
-    assert config.margin == 0.2 and config.weight_decay == 1e-5 and config.per_class == 4
-
-
-def test_unknown_keys_are_named():
-    with pytest.raises(ValueError, match=r"keys \[1, 'learning_rate'\]; known are \['dataset', 'method', "):
-        Config.of({"learning_rate": 1, "dim": 8, 1: 2})
-    with pytest.raises(TypeError, match="learning_rate"):
-        Config(learning_rate=1)
-
-
-WRONG_TYPES = {
-    "dim seed iterations batch_size image_size workers train_classes": (1.0, "4", None, True),
-    "lr proxy_lr margin pair_margin momentum validation label_noise": ("0.1", None, False),
-    "learn_levels augment freeze_batch_norm pretrained compile bf16 channels_last": (1, "yes", None),
-    "dataset method backbone device head miner mdr_backend": (1, None, ["a"]),
-    "weights data_root": (1, True, ["a"]),
-    "lr_steps recall_at": (10, [1.5], ["1"], [True], None, "12"),
-    "levels": (1.0, ["a"], [None], [False], None, "12"),
-}
-OUT_OF_RANGE = {
-    "dim iterations batch_size per_class evaluate_every": (0, -1),
-    "image_size": (31,),
-    "workers": (-2,),
-    "memory_bank train_classes": (-1,),
-    "recall_at": ([], [0, 1], [2, 4]),
-    "mode pooling head miner": ("no such",),
-    "per_class": (1,),
-    "batch_size": (3,),
-    "seed": (-1,),
-    "lr lr_decay proxy_lr weight_decay margin pair_margin mdr_weight level_weight": (
-        -1e-9,
-        float("nan"),
-        float("inf"),
-    ),
-    "momentum validation label_noise": (1, -0.1, float("nan")),
-    "levels": ([], [float("nan")], [float("inf"), 0]),
-    "method": ("mdr",),
-}
-
-
-@pytest.mark.parametrize("cases, error", [(WRONG_TYPES, TypeError), (OUT_OF_RANGE, ValueError)])
-def test_other_types_and_values_out_of_range_are_refused_by_name(cases, error):
-    for names, values in cases.items():
-        for name in names.split():
-            for value in values:
-                with pytest.raises(error, match=f"{name} must be "):
-                    Config(**{name: value})
-
-
 def test_the_authors_way_is_to_select_by_the_test_set(tmp_path, quick_model):
     result = run(replace(CONFIG, select_by_test=True, iterations=24, lr=0.05, seed=3), tmp_path)
     scores = [row["recall@1"] for row in result.history]
@@ -493,8 +407,6 @@ def test_the_authors_way_is_to_select_by_the_test_set(tmp_path, quick_model):
     np.fill_diagonal(d, np.inf)
     right = (found["labels"][d.argmin(1)] == found["labels"]).mean()
     assert right == pytest.approx(max(scores), abs=0.013)
-    with pytest.raises(ValueError, match="select_by_test and validation both choose"):
-        replace(CONFIG, select_by_test=True, validation=0.5)
 
 
 def test_the_learning_rate_falls_by_its_factor(tmp_path, quick_model):
@@ -513,33 +425,7 @@ def test_layout_and_precision_change_the_step_and_hardly_the_loss(tmp_path, swit
     assert plain.history[0] | {"seconds": 0} == other.history[0] | {"seconds": 0}, "evaluations stay float32"
 
 
-def test_a_network_is_laid_out_channels_last_when_asked(tmp_path):
-    seen = []
-
-    class Watched(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Conv2d(3, 4, 3)
-
-        def forward(self, x):
-            seen.append((x.is_contiguous(memory_format=torch.channels_last), self.layer.weight.stride(1)))
-            return self.layer(x).mean((2, 3))
-
-    for on in (False, True):
-        generator = torch.Generator()
-        labels = torch.arange(4).repeat_interleave(2)
-        pictures = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
-        sampler = PKBatchSampler(labels, 8, 2, 1)
-        batches = in_memory(pictures, labels, sampler, generator, False)
-        model, loss = Watched(), TripletLoss(0.2, generator=generator)
-        evaluate = lambda model: ({"recall@1": 0.0}, {})  # noqa: E731
-        made = trainer.Trainer(
-            model, loss, None, batches, sampler, evaluate, generator, lr=0.1, channels_last=on
-        )
-        made.fit(tmp_path / "c.pt", "a run", {}, lambda history: None)
-    assert seen == [(False, 9), (True, 1)]
-
-
+@pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(tmp_path, monkeypatch):
     # Traced by torch.compile, then run as it is: generating code would take a minute and a half.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))

@@ -1,7 +1,5 @@
-"""The package from outside: what it imports, the names that are fixed, which file may import which."""
+"""The package from outside: what it imports, and the names that are fixed."""
 
-import ast
-import graphlib
 import inspect
 import subprocess
 import sys
@@ -15,78 +13,26 @@ import mdrlib
 from mdrlib import datasets, losses, miners, models, retrieval
 
 PACKAGE = Path(mdrlib.__file__).parent
-OPTIONAL = (
-    "triton torchvision timm pytorch_metric_learning faiss matplotlib umap "
-    "ipywidgets IPython papermill sklearn scipy PIL yaml pandas"
-).split()
-
-# DESIGN.md, from the ground up. A file imports from its own floor and those below.
-FLOORS = (
-    ("checks",),
-    ("distances", "datasets", "models", "retrieval", "parts", "approximate", "checkpoint", "distributed",
-     "results", "statistics", "allocator"),
-    ("mdr", "miners", "losses", "pml", "plots", "palette", "pictures", "diagrams", "intervals", "player",
-     "tables", "listing"),
-    ("trainer", "progress", "evaluation", "explorers", "config", "comparison", "batches", "live",
-     "live_training", "live_levels", "hover_map"),
-    ("experiment", "report"),
-    ("__init__", "__main__"),
-)  # fmt: skip
+OPTIONAL = "triton torchvision timm pytorch_metric_learning faiss matplotlib IPython sklearn scipy PIL pandas"
 
 
-def files():
-    return {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
-
-
-def imports(path, names):
-    """Files of mdrlib that one imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            wanted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            wanted = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in wanted:
-            parts = name.split(".")
-            if parts[0] == "mdrlib":
-                # The longest part of a.b.c that is a file: what is left is a name in it.
-                tried = ["/".join(parts[1:end]) for end in range(len(parts), 0, -1)]
-                yield next(n for t in tried for n in (t, f"{t}/__init__".lstrip("/")) if n in names)
-
-
-def floor(name):
-    top = name.split("/")[0]
-    found = [number for number, names in enumerate(FLOORS) if top in names]
-    assert len(found) == 1, f"mdrlib/{name}.py is on no floor: add it to FLOORS"
-    return found[0]
-
-
-def test_a_file_imports_from_no_floor_above_it_and_not_in_circles():
-    names = files()
-    graph = {name: set(imports(path, names)) for name, path in names.items()}
-    assert "distances" in graph["miners"] and "mdr/eager" in graph["mdr/module"]
-    above = [(a, b) for a, used in graph.items() for b in used if floor(b) > floor(a)]
-    assert not above, f"imports from a floor above: {above}"
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
-
-
-def test_importing_needs_torch_and_numpy_alone_and_what_trains_tqdm_too():
-    device_code = {"mdr/triton_kernels"}  # needs triton: `mdr/fused` loads it when it is launched
-    names = [
-        f"mdrlib.{name.replace('/', '.')}".removesuffix(".__init__")
-        for name in sorted(files().keys() - device_code)
-    ]
+def test_importing_needs_torch_numpy_tqdm_and_pyyaml_alone():
+    names = [path.relative_to(PACKAGE.parent).with_suffix("").parts for path in PACKAGE.rglob("*.py")]
+    names = [".".join(parts).removesuffix(".__init__") for parts in names]
+    names.remove("mdrlib.mdr.triton_kernels")  # loaded when it is launched
     code = (
-        f"import importlib, sys; sys.modules.update(dict.fromkeys({(*OPTIONAL, 'tqdm')}))\n"
-        "import mdrlib, mdrlib.datasets, mdrlib.losses, mdrlib.models, mdrlib.retrieval\n"
-        "del sys.modules['tqdm']\n"
-        f"for name in {names}: importlib.import_module(name)\n"
+        f"import importlib, sys; sys.modules.update(dict.fromkeys({OPTIONAL.split()}))\n"
+        f"for name in {sorted(names)}: importlib.import_module(name)\n"
     )
-    assert {"mdrlib", "mdrlib.trainer", "mdrlib.experiment", "mdrlib.plots"} <= set(names)
+    assert {"mdrlib", "mdrlib.trainer", "mdrlib.comparison"} <= set(names)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_in_mdrlib_draws():
+    for path in PACKAGE.rglob("*"):
+        assert path.suffix not in (".js", ".css", ".html")
+        assert path.suffix != ".py" or "import matplotlib" not in path.read_text(), path
 
 
 def parameters(function):

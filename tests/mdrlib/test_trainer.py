@@ -1,6 +1,8 @@
 """The loop against an update by hand, its history, and stopping and going on at every iteration."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
@@ -9,11 +11,12 @@ from torch import nn
 from mdrlib import MDR, checkpoint, trainer
 from mdrlib.batches import in_memory
 from mdrlib.datasets import PKBatchSampler
+from mdrlib.evaluation import History
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MemoryBank
 from mdrlib.miners import all_triplets
 from mdrlib.models import build_embedder
-from mdrlib.trainer import Trainer
+from mdrlib.trainer import Trainer, progress
 
 CLASSES, EACH, SIZE = 6, 5, 8
 LABELS = torch.arange(CLASSES).repeat_interleave(EACH)
@@ -51,29 +54,64 @@ def small_model():
 
 
 def make(
-    model=None, loss=None, mdr=None, iterations=6, evaluate=None, augment=False, images=IMAGES, **settings
+    model=None,
+    loss=None,
+    mdr=None,
+    iterations=6,
+    evaluate=None,
+    evaluate_every=100,
+    augment=False,
+    images=IMAGES,
+    keep_best=None,
+    lr=0.01,
+    lr_steps=(),
+    loss_lr=0.01,
+    weight_decay=0.0,
+    **settings,
 ):
-    """A Trainer of a linear model on images, 4 classes x 3 a batch, without augmentation."""
+    """A Trainer of a linear model on images, 4 classes x 3 a batch; its batches and its History."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     sampler = PKBatchSampler(LABELS, 12, 3, iterations)
     if loss is None:
         loss = TripletLoss(0.2, generator=generator)
-    return Trainer(
-        model=model or Linear(),
-        loss=loss if isinstance(loss, nn.Module) else Loss(loss),
-        mdr=mdr,
-        batches=in_memory(images, LABELS, sampler, generator, augment),
-        sampler=sampler,
-        evaluate=evaluate or (lambda model: ({"recall@1": 0.5}, {"count": torch.tensor([1])})),
-        generator=generator,
-        **({"lr": 0.01} | settings),
-    )
-
-
-def fit(made, folder):
-    made.fit(folder / "checkpoint.pt", "a run", {"config": "mine"}, lambda history: None)
+    loss, model = loss if isinstance(loss, nn.Module) else Loss(loss), model or Linear()
+    groups = [{"params": list(model.parameters()), "weight_decay": weight_decay}]
+    if mdr is not None:
+        groups.append({"params": list(mdr.parameters())})
+    if list(loss.parameters()):
+        groups.append({"params": list(loss.parameters()), "lr": loss_lr})
+    optimizer = torch.optim.Adam(groups, lr=lr)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(lr_steps), 0.2)
+    made = Trainer(model, loss, optimizer, scheduler, mdr, **settings)
+    made.batches = lambda start: in_memory(images, LABELS, sampler, generator, augment, start=start)
+    made.generator, made.every, made.last = generator, evaluate_every, iterations
+    evaluate = evaluate or (lambda model: ({"recall@1": 0.5}, {"count": torch.tensor([1])}))
+    made.history = History(evaluate, keep_best)
     return made
+
+
+def evaluate_now_and_then(made):
+    if made.iteration in (0, made.last) or made.iteration % made.every == 0:
+        made.history.add(made)
+
+
+def fit(made, *callbacks):
+    made.fit(made.batches, [evaluate_now_and_then, *callbacks])
+    return made
+
+
+def state_of(made):
+    """All that goes on; copies, as a file has."""
+    random = {"generator": made.generator.get_state(), "rng": checkpoint.rng_state()}
+    return copy.deepcopy(made.state_dict() | made.history.state_dict() | random)
+
+
+def restore(made, state):
+    made.load_state_dict(state)
+    made.history.load_state_dict(state)
+    made.generator.set_state(state["generator"])
+    checkpoint.set_rng_state(state["rng"])
 
 
 class Oracle:
@@ -115,7 +153,7 @@ class Oracle:
         return loss.item(), regularizer.item()
 
 
-def test_steps_follow_the_equations(tmp_path):
+def test_steps_follow_the_equations():
     mdr = MDR((-1.0, 0.2, 2.0), momentum=0.75).double()
     settings = {"mdr_weight": 0.7, "level_weight": 0.3, "weight_decay": 0.5}
     made = make(
@@ -126,9 +164,11 @@ def test_steps_follow_the_equations(tmp_path):
         **settings,
     )
     oracle = Oracle(made.model.layer, mdr.levels, margin=0.4, momentum=0.75, **settings)
-    batches = [made.sampler.batch(t) for t in range(6)]
-    fit(made, tmp_path)
-    for batch, lr, row in zip(batches, (0.01, 0.01, 2e-3, 2e-3, 4e-4, 4e-4), made.history[1:], strict=True):
+    batches = [PKBatchSampler(LABELS, 12, 3, 6).batch(t) for t in range(6)]
+    fit(made)
+    for batch, lr, row in zip(
+        batches, (0.01, 0.01, 2e-3, 2e-3, 4e-4, 4e-4), made.history.rows[1:], strict=True
+    ):
         loss, regularizer = oracle.step(IMAGES[batch], LABELS[batch], lr)
         assert row["loss"] == pytest.approx(loss, rel=1e-9)
         assert row["regularizer"] == pytest.approx(regularizer, rel=1e-9)
@@ -140,34 +180,36 @@ def test_steps_follow_the_equations(tmp_path):
         torch.testing.assert_close(found.detach(), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_weight_decay_leaves_the_levels_alone(tmp_path):
+def test_weight_decay_leaves_the_levels_alone():
     mdr = MDR()
-    made = fit(make(mdr=mdr, weight_decay=10.0, mdr_weight=0.0, level_weight=0.0), tmp_path)
+    made = fit(make(mdr=mdr, weight_decay=10.0, mdr_weight=0.0, level_weight=0.0))
     assert mdr.levels.tolist() == [-3.0, 0.0, 3.0]
     assert made.model.layer.weight.norm() < make().model.layer.weight.norm()
     fixed = MDR(learn_levels=False)
-    fit(make(mdr=fixed, mdr_weight=1.0, level_weight=1.0), tmp_path)
+    fit(make(mdr=fixed, mdr_weight=1.0, level_weight=1.0))
     assert fixed.levels.tolist() == [-3.0, 0.0, 3.0]
 
 
-def test_without_mdr_the_weights_of_its_terms_do_nothing(tmp_path):
-    plain, weighted = (fit(make(**w), tmp_path) for w in ({}, {"mdr_weight": 5.0, "level_weight": 5.0}))
+def test_without_mdr_the_weights_of_its_terms_do_nothing():
+    plain, weighted = (fit(make(**w)) for w in ({}, {"mdr_weight": 5.0, "level_weight": 5.0}))
     assert torch.equal(plain.model.layer.weight, weighted.model.layer.weight)
-    assert not [key for key in plain.history[-1] if key.startswith(("level", "occupancy", "running", "reg"))]
+    assert not [
+        key for key in plain.history.rows[-1] if key.startswith(("level", "occupancy", "running", "reg"))
+    ]
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_frozen_batch_norm_keeps_its_statistics(tmp_path, frozen):
+def test_a_frozen_batch_norm_keeps_its_statistics(frozen):
     model = build_embedder("small", 4, "mean-distance", freeze_batch_norm=frozen)
     made = make(model=model, iterations=1, images=torch.nn.functional.interpolate(IMAGES, size=32))
     before = {key: value.clone() for key, value in model.named_buffers()}
-    fit(made, tmp_path)
+    fit(made)
     assert len(before) == 12
     assert [torch.equal(value, before[key]) for key, value in model.named_buffers()] == [frozen] * 12
 
 
-def test_the_history_is_of_the_iterations_since_the_row_before(tmp_path):
-    losses, batches, reports = [], [], []
+def test_the_history_is_of_the_iterations_since_the_row_before():
+    losses, batches = [], []
 
     def loss(x, y):
         losses.append(x.square().mean())
@@ -176,9 +218,9 @@ def test_the_history_is_of_the_iterations_since_the_row_before(tmp_path):
 
     mdr = MDR((-1.0, 0.0, 1.0))
     made = make(loss=loss, mdr=mdr, iterations=7, evaluate_every=3)
-    made.fit(tmp_path / "c.pt", "a run", {}, lambda history: reports.append(len(history)))
-    first, *rows = made.history
-    assert [row["iteration"] for row in made.history] == [0, 3, 6, 7] and reports == [1, 2, 3, 4]
+    fit(made)
+    first, *rows = made.history.rows
+    assert [row["iteration"] for row in made.history.rows] == [0, 3, 6, 7]
     for row, part in zip(rows, (slice(0, 3), slice(3, 6), slice(6, 7)), strict=True):
         assert row["loss"] == pytest.approx(torch.stack(losses[part]).mean().item(), rel=1e-6)
     columns = ["iteration", "seconds", "images_per_second", "lr", "loss", "regularizer", "running_mean"]
@@ -191,14 +233,14 @@ def test_the_history_is_of_the_iterations_since_the_row_before(tmp_path):
         assert sum(row[f"occupancy_{k}"] for k in range(3)) == pytest.approx(1, abs=1e-6)
         assert row["images_per_second"] > 0 and row["recall@1"] == 0.5
         assert all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
-    assert [row["seconds"] for row in made.history] == sorted(row["seconds"] for row in made.history)
-    assert made.seconds >= made.history[-1]["seconds"]
+    seconds = [row["seconds"] for row in made.history.rows]
+    assert seconds == sorted(seconds) and made.seconds >= seconds[-1]
     # Of the last batch: the share of its pairs nearest to each level.
     d = torch.pdist(batches[-1])
     z = (d - mdr.running_mean) / mdr.running_std
     nearest = (z[:, None] - mdr.levels.detach()).abs().argmin(1)
     shares = (nearest.bincount(minlength=3) / len(d)).tolist()
-    assert [made.history[-1][f"occupancy_{k}"] for k in range(3)] == pytest.approx(shares)
+    assert [made.history.rows[-1][f"occupancy_{k}"] for k in range(3)] == pytest.approx(shares)
 
 
 def test_all_time_spent_is_counted_and_the_time_between_two_calls_is_not(tmp_path, monkeypatch):
@@ -216,39 +258,39 @@ def test_all_time_spent_is_counted_and_the_time_between_two_calls_is_not(tmp_pat
         return spend(1, x.square().mean())
 
     settings = {"loss": loss, "evaluate": evaluate, "iterations": 4, "evaluate_every": 2}
-    made = fit(make(**settings), tmp_path)
+    made = fit(make(**settings))
     assert made.seconds == 4 + 3 * 100 and made.training_seconds == 4
-    assert [row["images_per_second"] for row in made.history] == [None, 12.0, 12.0]
+    state = state_of(made)
+    assert [row["images_per_second"] for row in made.history.rows] == [None, 12.0, 12.0]
     spend(1000)
     again = make(**settings)
-    again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt"))
-    assert fit(again, tmp_path).history == made.history and again.seconds == 204
+    restore(again, state)
+    assert fit(again).history.rows == made.history.rows and again.seconds == 304
 
 
-def test_the_best_evaluation_is_remembered_with_its_weights(tmp_path):
+def test_the_best_weights_are_kept_until_the_model_has_them():
     scores, seen = [0.2, 0.9, 0.4, 0.9], []
 
     def evaluate(model):
-        assert not model.training and not torch.is_grad_enabled()
         seen.append(model.layer.weight.clone())
         return {"recall@1": 0.0, "validation_recall@1": scores[len(seen) - 1]}, {}
 
-    made = make(evaluate=evaluate, keep_best="validation_recall@1", evaluate_every=2)
-    fit(made, tmp_path)
-    assert made.best == 1 and torch.equal(made.best_weights["layer.weight"], seen[1])
+    made = fit(make(evaluate=evaluate, keep_best="validation_recall@1", evaluate_every=2))
+    assert made.history.best == 1 and torch.equal(made.history.best_weights["layer.weight"], seen[1])
     assert not torch.equal(seen[1], seen[3])
-    saved = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert saved["best"] == 1 and torch.equal(saved["best_weights"]["layer.weight"], seen[1])
+    for _ in range(2):  # again after a stop between the last checkpoint and the result
+        assert made.history.select(made.model) is made.history.rows[1]
+        assert torch.equal(made.model.layer.weight, seen[1]) and made.history.best_weights == {}
+    assert fit(make()).history.select(None)["iteration"] == 6, "the last one where none is kept"
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice():
     made = make(loss=lambda x, y: x.sum() * float("nan"), evaluate_every=2)
     with pytest.raises(FloatingPointError, match="the loss is nan at iteration 2: lower lr"):
-        fit(made, tmp_path)
-    assert not (tmp_path / "checkpoint.pt").exists(), "what is broken is not kept"
+        fit(made)
     # With the triplet loss, embeddings that blow up are met first, and say the same.
     with pytest.raises(ValueError, match="NaN or infinite values.* learning rate"):
-        fit(make(model=small_model(), mdr=MDR(), mdr_weight=0.1, lr=1e30), tmp_path)
+        fit(make(model=small_model(), mdr=MDR(), mdr_weight=0.1, lr=1e30))
 
 
 def same(a, b):
@@ -272,7 +314,7 @@ def timeless(state):
 def resumable(bank=None):
     def evaluate(model):
         score = sum(p.abs().sum().item() for p in model.parameters())
-        return {"validation_recall@1": math.sin(50 * score)}, {"x": model[2].bias.clone()}
+        return {"validation_recall@1": math.sin(50 * score)}, {"x": model[2].bias.detach().clone()}
 
     return make(
         model=small_model(),
@@ -291,7 +333,7 @@ def resumable(bank=None):
     )
 
 
-def test_mdr_sees_the_embeddings_of_past_batches(tmp_path):
+def test_mdr_sees_the_embeddings_of_past_batches():
     seen = []
 
     class Watched(MDR):
@@ -299,73 +341,57 @@ def test_mdr_sees_the_embeddings_of_past_batches(tmp_path):
             seen.append((x.detach().clone(), bank.clone()))
             return super().forward(x, bank)
 
-    made = fit(make(mdr=Watched(), bank=MemoryBank(30, 4), mdr_weight=0.1), tmp_path)
+    made = fit(make(mdr=Watched(), bank=MemoryBank(30, 4), mdr_weight=0.1))
     past = torch.cat([x for x, _ in seen]).float()
     for t, (_, bank) in enumerate(seen):
         assert len(bank) == min(12 * t, 30)
         assert same(sorted(bank.tolist()), sorted(past[max(0, 12 * t - 30) : 12 * t].tolist()))
-    assert not same(
-        made.model.layer.weight, fit(make(mdr=MDR(), mdr_weight=0.1), tmp_path).model.layer.weight
-    )
+    assert not same(made.model.layer.weight, fit(make(mdr=MDR(), mdr_weight=0.1)).model.layer.weight)
 
 
 @pytest.mark.parametrize("bank", [0, 20])
-def test_a_run_goes_on_at_every_iteration_with_the_same_bits(tmp_path, monkeypatch, bank):
+def test_a_run_continues_at_every_iteration_with_the_same_bits(bank):
     def begin():
         return resumable(MemoryBank(bank, 4) if bank else None)
 
-    whole = timeless(fit(begin(), tmp_path).state_dict())
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1)
     kept = []
-    monkeypatch.setattr(checkpoint, "save", lambda path, state: kept.append(state))
-    path = tmp_path / "checkpoint.pt"
-    for stop in range(1, 10):
-        first, count = begin(), len(kept)
-        first.sampler.iterations, first.sampler.__class__ = stop, Stopping
-        with pytest.raises(KeyboardInterrupt):
-            fit(first, tmp_path)
-        assert len(kept) == count + stop and kept[-1]["config"] == "mine"
-        torch.save(kept[-1], path)
-        second = begin()
+    whole = timeless(state_of(fit(begin(), lambda made: kept.append(state_of(made)))))
+    assert [state["iteration"] for state in kept] == list(range(10))
+    for state in kept[1:]:
+        again = begin()
         torch.manual_seed(1234)  # another process has drawn other numbers
-        second.load_state_dict(checkpoint.load(path))
-        assert second.iteration == stop
-        assert same(timeless(fit(second, tmp_path).state_dict()), whole), stop
+        restore(again, state)
+        assert same(timeless(state_of(fit(again))), whole), state["iteration"]
 
 
-class Stopping(PKBatchSampler):
-    """Ctrl-C instead of the batch after the last; its length stays that of the whole run."""
-
-    def __len__(self):
-        return 9
-
-    def __iter__(self):
-        yield from super().__iter__()
-        raise KeyboardInterrupt
+def test_callbacks_come_before_the_first_iteration_and_after_each():
+    seen = []
+    fit(make(iterations=3), lambda made: seen.append(made.iteration))
+    assert seen == [0, 1, 2, 3]
 
 
-def test_a_checkpoint_is_written_at_evaluations_and_when_time_has_passed(tmp_path, monkeypatch):
-    clock, saved = [0.0], []
-    monkeypatch.setattr(trainer.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(checkpoint, "save", lambda path, state: saved.append(state["iteration"]))
+def test_progress_in_lines_for_logs(monkeypatch, capsys):
+    monkeypatch.setenv("MDR_PROGRESS", "lines")
+    monkeypatch.setattr(trainer, "LINE_SECONDS", -1)
+    made = make(iterations=2)
+    fit(made, progress("glyphs triplet", 2))
+    said = capsys.readouterr()
+    assert said.err == "" and re.fullmatch(
+        r"(glyphs triplet  iteration \d/2  loss \d\.\d{4}  \d+ s\n){3}", said.out
+    )
+    monkeypatch.setattr(trainer, "LINE_SECONDS", 1000)
+    fit(make(iterations=5), progress("a run", 5))
+    assert capsys.readouterr().out.startswith("a run  iteration 5/5"), "the last one always"
 
-    def loss(x, y):
-        clock[0] += 4
-        return x.square().mean()
 
-    fit(make(loss=loss, iterations=13, evaluate_every=6), tmp_path)
-    assert trainer.SAVE_SECONDS == 15 and saved == [4, 6, 10, 12, 13]
-
-
-def test_a_state_of_another_kind_of_device_is_taken_but_for_its_generator(tmp_path):
-    made = fit(make(), tmp_path)
-    state = checkpoint.load(tmp_path / "checkpoint.pt")
-    gpus = torch.zeros(16, dtype=torch.uint8)  # seed and offset are all there is to a GPU's generator
-    other = make()
-    before = other.generator.get_state()
-    other.load_state_dict(state | {"generator": gpus})
-    assert other.iteration == 6 and torch.equal(other.model.layer.weight, made.model.layer.weight)
-    assert torch.equal(other.generator.get_state(), before)
+def test_progress_as_a_bar_and_not_at_all(monkeypatch, capfd):
+    monkeypatch.setenv("MDR_PROGRESS", "off")
+    fit(make(iterations=2), progress("a run", 2))
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.delenv("MDR_PROGRESS")
+    fit(make(iterations=2), progress("a run", 2))
+    said = capfd.readouterr()
+    assert said.out == "" and "a run" in said.err and "2/2" in said.err and "loss=" in said.err
 
 
 class Proxies(nn.Module):
@@ -379,21 +405,24 @@ class Proxies(nn.Module):
         return (x - self.proxies[y]).square().mean()
 
 
-def test_proxies_learn_with_their_own_rate_and_are_kept(tmp_path):
-    settings = {"iterations": 4, "lr": 0.01, "lr_steps": (2,), "lr_decay": 0.5, "loss_lr": 0.1}
-    whole = fit(make(loss=Proxies(), **settings), tmp_path)
-    # Adam's steps are the learning rate while the gradient's sign stays: 2 of 0.1, then 2 of 0.05.
-    moved = (whole.loss.proxies - 1).abs().max().item()
-    assert moved == pytest.approx(0.3, rel=0.1)
-    half = make(loss=Proxies(), **settings)
-    for _, (images, labels) in zip(range(2), half.batches, strict=False):
-        half._step(images, labels)
-        half.iteration += 1
-    again = make(loss=Proxies(), **settings)
-    again.load_state_dict(half.state_dict())
-    assert torch.equal(again.loss.proxies, half.loss.proxies)
-    fit(again, tmp_path)
-    assert torch.equal(again.loss.proxies, whole.loss.proxies)
-    old = make().state_dict()
-    del old["loss"]  # a checkpoint of before losses had parameters
-    make().load_state_dict(old)
+def test_proxies_learn_with_their_own_rate():
+    made = fit(make(loss=Proxies(), iterations=4, lr=0.01, lr_steps=(2,), loss_lr=0.1))
+    # Adam's steps are the learning rate while the gradient's sign stays: 2 of 0.1, then 2 of 0.02.
+    assert (made.loss.proxies - 1).abs().max().item() == pytest.approx(0.24, rel=0.1)
+
+
+def test_images_and_network_are_laid_out_channels_last_when_asked():
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            seen.append((x.is_contiguous(memory_format=torch.channels_last), self.layer.weight.stride(1)))
+            return self.layer(x).mean((2, 3))
+
+    for on in (False, True):
+        fit(make(model=Watched(), images=IMAGES.expand(-1, 3, -1, -1), iterations=1, channels_last=on))
+    assert seen == [(False, 9), (True, 1)]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mdrlib.datasets import load
-from mdrlib.evaluation import EDGES, Evaluation, distance_histograms, embed, whole_classes
+from mdrlib.evaluation import EDGES, distance_histograms, embed, measure, whole_classes
 from mdrlib.retrieval import evaluate
 
 
@@ -101,7 +101,7 @@ def test_whole_classes_work_with_gaps_between_the_labels():
 def test_evaluation_names_metrics_and_histograms_by_split():
     model, labels = network(), torch.arange(20).repeat_interleave(4)
     given = {name: (images(80), labels) for seed, name in enumerate(("train", "test", "validation"))}
-    metrics, histograms = Evaluation(given)(model)
+    metrics, histograms = measure(model, given)
     names = ["recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"]
     assert list(metrics) == names + [f"validation_{name}" for name in names]
     assert set(histograms) == {f"{split}_{kind}" for split in given for kind in ("positive", "negative")}
@@ -120,7 +120,7 @@ def test_evaluation_counts_distances_of_some_classes_and_searches_all(monkeypatc
     test = load("digits", "test")
     pictures, labels = test.images[::9, :, ::8, ::8], test.labels[::9]
     monkeypatch.setattr(evaluation.whole_classes, "__defaults__", (40,))
-    metrics, histograms = Evaluation({"test": (pictures, labels)})(network())
+    metrics, histograms = measure(network(), {"test": (pictures, labels)})
     x = embed(network(), pictures)
     assert metrics == evaluate(x, labels)
     some = (labels == 0) | (labels == 4)
@@ -130,7 +130,7 @@ def test_evaluation_counts_distances_of_some_classes_and_searches_all(monkeypatc
 def test_the_test_split_is_searched_in_the_gallery_where_there_is_one():
     model, labels = network(), torch.arange(20).repeat_interleave(4)
     query, gallery = (images(80), labels), (images(100, 5), torch.arange(100) % 25)
-    metrics, histograms = Evaluation({"test": query, "gallery": gallery}, ks=(1, 10, 50))(model)
+    metrics, histograms = measure(model, {"test": query, "gallery": gallery}, ks=(1, 10, 50))
     found = [embed(model, part) for part, _ in (query, gallery)]
     assert metrics == evaluate(found[0], labels, found[1], gallery[1], ks=(1, 10, 50))
     assert list(metrics) == ["recall@1", "recall@10", "recall@50", "r_precision", "map@r"]

@@ -16,7 +16,7 @@ from mdrlib.datasets import glyphs
 from mdrlib.experiment import Config, run
 from mdrlib.results import Result, load_committed, load_run, load_runs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"config", "metrics", "selected_by", "seconds", "environment", "git", "data", "history"}
 METRICS = {"recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"}
 ENVIRONMENT = {"python", "torch", "numpy", "system", "cpu_cores", "threads", "device"}
@@ -48,7 +48,7 @@ def result():
 def check(entry):
     """The form of one result, as JSON has it."""
     assert set(entry) == KEYS
-    # Fields that are newer than a stored list may lack: `config.completed` knows them. None is unknown.
+    # A stored list may lack newer fields, and none is unknown.
     assert Config.of(entry["config"]) and set(entry["config"]) <= {field.name for field in fields(Config)}
     assert set(entry["metrics"]) == METRICS and all(0 <= value <= 1 for value in entry["metrics"].values())
     assert entry["selected_by"] == ("validation" if entry["config"]["validation"] else "last")

@@ -112,7 +112,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, write):
     evil.folder = str(tmp_path / "run")
     path = tmp_path / "checkpoint.pt"
     write({"model": evil}, path)
-    with pytest.raises(ValueError, match="checkpoint.pt is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged or not a checkpoint"):
         checkpoint.load(path)
     assert names(tmp_path) == ["checkpoint.pt"]
 
@@ -136,7 +136,7 @@ def test_a_file_cut_or_changed_anywhere_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("content", [torch.zeros(3), [1, 2]])
 def test_another_thing_of_torch_is_no_checkpoint(tmp_path, content):
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match="weights.pt is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match="weights.pt is damaged or not a checkpoint"):
         checkpoint.load(tmp_path / "weights.pt")
 
 
