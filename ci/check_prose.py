@@ -1,8 +1,8 @@
-"""Refuse misspelt words in the prose of the book and of the texts beside it, and results typed into the book.
+"""Find misspelt words in the prose of the book and the README files, and results typed into the book.
 
-A word must be in the dictionary of pyspellchecker or in ci/words.txt, one word a line, without regard to
-case. A number that looks like a result (a decimal fraction, or one with a unit, a percent sign or "times")
-must come from `glue`, unless ci/typed_numbers.yml allows it and says why.
+A word must be in the dictionary of pyspellchecker or in ci/words.txt, one word per line; case does not
+matter. A number that looks like a result (a decimal fraction, or one with a unit, a percent sign or "times")
+must come from `glue`, unless ci/typed_numbers.yml allows it and gives the reason.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RESULT = re.compile(rf"(?<![\w.@-])(?:\d[\d,]*\.\d+(?![\w.-]*\d)|{NUMBER}\s?(?:{
 
 
 def misspelt(root: Path) -> list[str]:
-    """A line for each unknown word of a page, and for each word of ci/words.txt that no page has any more."""
+    """Return a line for each unknown word of a page, and each word of ci/words.txt that no page has."""
     path = root / "ci/words.txt"
     ours = [line.strip() for line in path.read_text(encoding="utf8").splitlines() if line.strip()]
     own, used, lines = {word.lower() for word in ours}, set(), []
@@ -43,18 +43,18 @@ def misspelt(root: Path) -> list[str]:
                     unknown.add(found)
         name = page.relative_to(root)
         lines += [f"{name}: got {word!r}, expected a word of the dictionary" for word in sorted(unknown)]
-    lines += [f"ci/words.txt: {word!r} is on no page, take it out" for word in sorted(own - used)]
+    lines += [f"ci/words.txt: {word!r} is on no page: remove it" for word in sorted(own - used)]
     return lines
 
 
 @cache
 def dictionary() -> WordFrequency:
-    """English words, British and American; takes a second to load."""
+    """Load the English words, British and American; takes a second."""
     return SpellChecker().word_frequency
 
 
 def typed_numbers(root: Path) -> list[str]:
-    """A line for each number in prose that looks like a result, and for each allowance that nothing uses."""
+    """Return a line for each number in prose that looks like a result, and each unused allowance."""
     allowed = yaml.safe_load((root / "ci/typed_numbers.yml").read_text(encoding="utf8")) or {}
     used, lines = set(), []
     for page in readable(root):
@@ -73,17 +73,17 @@ def typed_numbers(root: Path) -> list[str]:
     for name in allowed:
         for phrase in phrases_of(allowed, name):
             if (name, phrase) not in used:
-                lines.append(f"ci/typed_numbers.yml: {phrase!r} is not in {name}, take it out")
+                lines.append(f"ci/typed_numbers.yml: {phrase!r} is not in {name}: remove it")
     return lines
 
 
 def phrases_of(allowed: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
-    """All phrases of a page in ci/typed_numbers.yml."""
+    """Return all phrases of a page in ci/typed_numbers.yml."""
     return [phrase for group in allowed.get(name, []) for phrase in group["phrases"]]
 
 
 def flat(text: str) -> str:
-    """One line, with one blank between words."""
+    """Return a text as one line, with one blank between words."""
     return " ".join(text.split())
 
 
@@ -91,7 +91,7 @@ def main() -> int:
     """Check from the command line; 1 if there is a fault."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     faults = [*misspelt(ROOT), *typed_numbers(ROOT)]
-    print(*faults or ["the prose has no word unknown and no result typed"], sep="\n")
+    print(*faults or ["no misspelt word and no typed result in the prose"], sep="\n")
     return bool(faults)
 
 

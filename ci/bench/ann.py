@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.measuring import Row, in_a_process, side_by_side
 from mdrlib.retrieval import search
 
-DIM, PER_CLASS, K, QUERIES, PARTS = 128, 50, 10, 1000, 8
+DIM, PER_CLASS, K, QUERIES, SHARDS = 128, 50, 10, 1000, 8
 FALL = {"between": 16, "within": 32}  # axes over which variances fall by e
 WITHIN = 0.8  # variance within a class over that of the centres
 SIZES = {"full": (1_000_000, 1024, 2), "quick": (4_000, 32, 1)}  # vectors, lists, repetitions
@@ -169,7 +169,7 @@ print(json.dumps({"seconds": round(seconds, 2), "cpu_s": round(cpu, 2), "peak_mb
 
 
 def shards(count: int) -> list[Row]:
-    """Measure exact search in one gallery in memory, and in PARTS memory-mapped files of it.
+    """Measure exact search in one gallery in memory, and in SHARDS memory-mapped files of it.
 
     peak_mb is the peak of resident memory above that before. It counts pages of mapped files, which the
     system takes back when it needs them; peak_own_mb leaves these out.
@@ -179,11 +179,11 @@ def shards(count: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = []
-        for i, part in enumerate(gallery.numpy().reshape(PARTS, -1, DIM)):
+        for i, part in enumerate(gallery.numpy().reshape(SHARDS, -1, DIM)):
             files.append(str(folder / f"part{i}.npy"))
             np.save(files[-1], part)
         np.save(folder / "query.npy", query.numpy())
-        for what, mapped in (("one gallery in memory", False), (f"{PARTS} mapped files", True)):
+        for what, mapped in (("one gallery in memory", False), (f"{SHARDS} mapped files", True)):
             told = {"files": files, "mapped": mapped, "k": K, "query": str(folder / "query.npy")}
             told["out"] = str(folder / f"out{mapped:d}.npz")
             rows.append(

@@ -51,7 +51,8 @@ def test_rows_of_a_small_gallery(monkeypatch):
         assert row["cpu_s"] > 0 and row["median_s"] > 0 and row["what"] in ann.line(row)
 
 
-def test_parts_find_what_one_gallery_finds(monkeypatch):
+@pytest.mark.slow
+def test_shards_find_what_one_gallery_finds(monkeypatch):
     monkeypatch.setattr(ann, "QUERIES", 20)
     one, many = ann.shards(800)
     assert many["same_indices"] and many["largest_relative_difference"] < 1e-6

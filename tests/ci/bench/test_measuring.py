@@ -1,6 +1,5 @@
 """Times, peak memory and rows are what ci/bench/measuring.py says."""
 
-import time
 
 import pytest
 

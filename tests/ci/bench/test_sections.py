@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bench import measuring, retrieval, triplets
+from bench import measuring, retrieval, step, triplets
 from mdrlib.retrieval import evaluate
 
 KEYS = {*measuring.TIMES, "what", "size", "ratio_to", "memory_mb", "accuracy", "target", "met"}
@@ -53,3 +53,10 @@ def test_a_section_gives_rows(section, installed, monkeypatch):
 def test_the_code_whose_memory_is_measured_runs():
     assert retrieval.memory({**retrieval.SOP, "images": 1500}, "cpu", 500) > 3
     assert triplets.memory("ours", "all_triplets", 64, "cpu") < 100
+
+
+def test_the_parts_of_a_step_of_the_small_network(monkeypatch):
+    monkeypatch.setattr(step, "_paper", lambda *_: [])  # BN-Inception takes seconds a step
+    rows = step.measure(quick=True)
+    assert [row["part"] for row in rows] == ["data", "network", "triplet loss", "MDR"]
+    assert all(row["median_s"] > 0 for row in rows) and rows[-1]["images_per_second"] > 0
