@@ -10,7 +10,6 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 from spellchecker import SpellChecker, WordFrequency
@@ -55,14 +54,16 @@ def dictionary() -> WordFrequency:
 
 def typed_numbers(root: Path) -> list[str]:
     """Return a line for each number in prose that looks like a result, and each unused allowance."""
-    allowed = yaml.safe_load((root / "ci/typed_numbers.yml").read_text(encoding="utf8")) or {}
+    listed = yaml.safe_load((root / "ci/typed_numbers.yml").read_text(encoding="utf8")) or {}
+    allowed = {name: [p for group in groups for p in group["phrases"]] for name, groups in listed.items()}
     used, lines = set(), []
     for page in readable(root):
         if page.parent.name != "book":  # nothing can be glued into the others
             continue
         name = page.relative_to(root).as_posix()
-        phrases = [phrase for key in (name, "everywhere") for phrase in phrases_of(allowed, key)]
-        for text in map(flat, prose(page)):
+        phrases = [*allowed.get(name, []), *allowed.get("everywhere", [])]
+        for text in prose(page):
+            text = " ".join(text.split())
             for phrase in phrases:
                 if phrase in text:
                     used |= {(name, phrase), ("everywhere", phrase)}
@@ -70,21 +71,8 @@ def typed_numbers(root: Path) -> list[str]:
             for match in RESULT.finditer(text):
                 about = text[max(match.start() - 30, 0) : match.end() + 30]
                 lines.append(f"{name}: got {match.group()!r} in {about!r}, expected glue")
-    for name in allowed:
-        for phrase in phrases_of(allowed, name):
-            if (name, phrase) not in used:
-                lines.append(f"ci/typed_numbers.yml: {phrase!r} is not in {name}: remove it")
-    return lines
-
-
-def phrases_of(allowed: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
-    """Return all phrases of a page in ci/typed_numbers.yml."""
-    return [phrase for group in allowed.get(name, []) for phrase in group["phrases"]]
-
-
-def flat(text: str) -> str:
-    """Return a text as one line, with one blank between words."""
-    return " ".join(text.split())
+    unused = [(name, p) for name, phrases in allowed.items() for p in phrases if (name, p) not in used]
+    return lines + [f"ci/typed_numbers.yml: {phrase!r} is not in {name}: remove it" for name, phrase in unused]
 
 
 def main() -> int:

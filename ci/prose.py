@@ -4,13 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
-from mdit_py_plugins.amsmath import amsmath_plugin
-from mdit_py_plugins.colon_fence import colon_fence_plugin
-from mdit_py_plugins.deflist import deflist_plugin
-from mdit_py_plugins.dollarmath import dollarmath_plugin
-from mdit_py_plugins.myst_role import myst_role_plugin
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
 
 # Directives whose content is prose; that of others is code or mathematics.
 SPOKEN = (
@@ -18,9 +15,8 @@ SPOKEN = (
     "{important}", "{margin}", "{note}", "{seealso}", "{sidebar}", "{tip}", "{warning}",
 )  # fmt: skip
 
-PARSER = MarkdownIt("commonmark").enable("table")
-for plugin in (amsmath_plugin, colon_fence_plugin, deflist_plugin, dollarmath_plugin, myst_role_plugin):
-    PARSER.use(plugin)
+EXTENSIONS = {"amsmath", "colon_fence", "deflist", "dollarmath"}  # of _config.yml
+PARSER = create_md_parser(MdParserConfig(enable_extensions=EXTENSIONS), RendererHTML)
 
 
 def prose(path: Path) -> Iterator[str]:
