@@ -72,7 +72,7 @@ def typed_numbers(root: Path) -> list[str]:
                 about = text[max(match.start() - 30, 0) : match.end() + 30]
                 lines.append(f"{name}: got {match.group()!r} in {about!r}, expected glue")
     unused = [(name, p) for name, phrases in allowed.items() for p in phrases if (name, p) not in used]
-    return lines + [f"ci/typed_numbers.yml: {phrase!r} is not in {name}: remove it" for name, phrase in unused]
+    return lines + [f"ci/typed_numbers.yml: {p!r} is not in {name}: remove it" for name, p in unused]
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import check_book
-from mdrbook import style as palette
+from mdrbook import style
 
 pytestmark = pytest.mark.usefixtures("chromium")
 
@@ -163,8 +163,8 @@ def test_finds_each_fault(html, capsys, tmp_path):
 
 def test_palette_stands_out_in_the_themes_pages(tmp_path, browser):
     """Every colour of figures, drawn in a page with the theme's real stylesheets and those of the book."""
-    colors = {palette.POSITIVE, palette.NEGATIVE, *palette.LEVELS, *palette.GROUPS}
-    colors |= {style[1] for style in palette.METHODS.values()}
+    colors = {style.POSITIVE, style.NEGATIVE, *style.LEVELS, *style.GROUPS}
+    colors |= {method[1] for method in style.METHODS.values()}
     dots = "".join(
         f'<circle class="{color}" r="9" cx="9" cy="9" fill="{color}"/>' for color in sorted(colors)
     )
@@ -185,14 +185,14 @@ def test_palette_stands_out_in_the_themes_pages(tmp_path, browser):
         page = browser.new_page()
         page.goto(f"{address}/page.html")
         for theme, back, filtered in (
-            ("light", palette.LIGHT, "none"),
-            ("dark", palette.DARK, "invert(0.93) hue"),
+            ("light", style.LIGHT, "none"),
+            ("dark", style.DARK, "invert(0.93) hue"),
         ):
             check_book.set_theme(page, theme)
             shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert shown == f"rgb({', '.join(str(int(back[i : i + 2], 16)) for i in (1, 3, 5))})"
-            style = page.evaluate("getComputedStyle(document.querySelector('.cell_output svg')).filter")
-            assert style.startswith(filtered)
+            found = page.evaluate("getComputedStyle(document.querySelector('.cell_output svg')).filter")
+            assert found.startswith(filtered)
             assert check_book.look(page, "marks", **check_book.LEAST) == []
             assert check_book.look(page, "marks", least=6) != []  # it sees them
 
