@@ -1,34 +1,28 @@
-"""The regularizer, forward and backward, beside the authors' formulation and beside bare matrix products.
+"""The regularizer, forward and backward, next to the authors' formulation and to bare matrix products.
 
-The authors' formulation is written afresh from the paper and what is known of their code: the full distance
+The authors' formulation is our own code, after the paper and what is known of theirs: the full distance
 matrix by products, its mean and standard deviation, every pair against every level, autograd. "Products" are
-what no formulation does without, one after another in float32: E E^T twice (N x D by D x N) and W E (N x N by
-N x D). Embeddings are random, four to a class. Every candidate takes mean and standard deviation over the
-full matrix, as the authors do, so that all of them compute the same numbers; the reference for their accuracy
-is computed in float64, from differences where products would not do.
+what every formulation needs, one after another in float32: E E^T twice (N x D by D x N) and W E (N x N by
+N x D). Embeddings are random, four per class. Every candidate takes mean and standard deviation over the
+full matrix, as the authors do, so that all of them compute the same numbers. The reference for their accuracy
+is computed in float64.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
+from torch import Tensor, nn
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from bench.measuring import Row, gpu_memory, peak_memory, row, side_by_side
+from mdrlib import MDR
 
-import bench  # noqa: E402
-from mdrlib import MDR  # noqa: E402
-
-Row = dict[str, Any]
 DIM = 512
 SIZES = {"cpu": (128, 256, 1024, 2048, 4096), "cuda": (128, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536)}
 MEMORY_SIZE = 8192  # on a CPU, where it needs processes of its own
 BUDGET = 12.0  # seconds of the slowest candidate, where a repetition of it takes more than 0.2
-LARGE = 2048  # beyond it the CPU does not run eager, which is slower than all others
+LARGE = 2048  # above it the CPU does not run eager, which is slower than all others
 TARGETS = {  # by device and N: at least so many times faster than these
     ("cpu", 1024): {"authors": 3, "products": 1 / 2.5},
     ("cpu", 4096): {"authors": 5, "products": 1 / 2.5},
@@ -59,7 +53,7 @@ class Authors(nn.Module):
 
 
 def embeddings(n: int, device: str = "cpu", per_class: int = 4) -> Tensor:
-    """Random clusters (n, DIM), the pairs of a class at about half the distance of others."""
+    """Return random clusters (n, DIM); pairs of a class are at about half the distance of others."""
     generator = torch.Generator().manual_seed(n)
     centres = torch.randn(-(-n // per_class), DIM, generator=generator)
     spread = 0.6 * torch.randn(n, DIM, generator=generator)
@@ -67,7 +61,7 @@ def embeddings(n: int, device: str = "cpu", per_class: int = 4) -> Tensor:
 
 
 def step(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Forward and backward: loss and dL/dx."""
+    """Return loss and dL/dx of one forward and backward pass."""
     leaf = x.detach().requires_grad_()
     loss = module(leaf)
     loss.backward()
@@ -75,7 +69,7 @@ def step(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reference(x: Tensor, levels: tuple[float, ...] = (-3.0, 0.0, 3.0)) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of a first batch in float64, in blocks of rows, from the equations."""
+    """Return loss and gradient of a first batch in float64, in blocks of rows, from the equations."""
     x, n = x.double() - x.double().mean(0), len(x)
     s = torch.tensor(levels, dtype=torch.float64, device=x.device)
     blocks = torch.arange(n, device=x.device).split(max(1, min(512, 2**25 // n)))
@@ -102,7 +96,7 @@ def reference(x: Tensor, levels: tuple[float, ...] = (-3.0, 0.0, 3.0)) -> tuple[
 
 
 def candidates(n: int, device: str, backends: tuple[str, ...]) -> dict[str, nn.Module]:
-    """The modules to measure by name."""
+    """Return the modules to measure by name."""
     made: dict[str, nn.Module] = {"authors": Authors()}
     if device == "cuda":
         torch._dynamo.reset()  # or the compiler would give up after a few sizes
@@ -112,7 +106,7 @@ def candidates(n: int, device: str, backends: tuple[str, ...]) -> dict[str, nn.M
 
 
 def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
-    """Rows by size and candidate; on a GPU memory beside the times, on a CPU rows of its own."""
+    """Measure all sizes; on a GPU rows have times and memory, on a CPU memory has rows of its own."""
     backends = ("eager", "tiled")
     if device == "cuda" and find_spec("triton"):
         backends += ("triton",)
@@ -128,7 +122,7 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
 
 
 def at(n: int, device: str, backends: tuple[str, ...], quick: bool = False) -> list[Row]:
-    """Times of all candidates that fit at batch size n, side by side, with memory (GPU) and accuracy."""
+    """Measure all candidates that fit at batch size n, with memory (GPU) and accuracy."""
     x = embeddings(n, device)
     want = reference(x)
     calls: dict[str, Callable[[], object]] = {}
@@ -137,7 +131,7 @@ def at(n: int, device: str, backends: tuple[str, ...], quick: bool = False) -> l
         try:
             if device == "cuda":
                 step(module, x)  # compiled now
-                held[name] = bench.gpu_memory(lambda module=module: step(module, x))
+                held[name] = gpu_memory(lambda module=module: step(module, x))
             start = time.perf_counter()
             accuracy[name] = errors(step(module, x), want)
             slowest = max(slowest, time.perf_counter() - start)
@@ -147,14 +141,14 @@ def at(n: int, device: str, backends: tuple[str, ...], quick: bool = False) -> l
         except Exception as error:
             if "compiled" not in name:
                 raise
-            notes[name] = f"did not compile: {type(error).__name__}"  # a compiler's own troubles are not ours
+            notes[name] = f"did not compile: {type(error).__name__}"
         if name in notes and device == "cuda":
             torch.cuda.empty_cache()
     if n * n * 4 < 2**33:
         w = torch.randn(n, n, device=x.device)
         calls["products"] = lambda: (x @ x.T, x @ x.T, w @ x)
     repetitions = 2 if quick else 20 if slowest < 0.2 else max(3, min(20, int(BUDGET / slowest)))
-    times = bench.side_by_side(calls, repetitions, warmup=2 if slowest < 0.2 else 1, device=device)
+    times = side_by_side(calls, repetitions, warmup=2 if slowest < 0.2 else 1, device=device)
     rows = []
     where = {"threads": torch.get_num_threads()} if device == "cpu" else {}
     for name in (*calls, *notes):
@@ -164,18 +158,18 @@ def at(n: int, device: str, backends: tuple[str, ...], quick: bool = False) -> l
             more["note"] = notes[name]
         if name == ("triton" if device == "cuda" else "tiled"):
             more |= verdict(n, device, name, times, held)
-        rows.append(bench.row(what, f"{n} x {DIM}", times.get(name), times, **more))
+        rows.append(row(what, f"{n} x {DIM}", times.get(name), times, **more))
     return rows
 
 
 def errors(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Relative errors of loss and of gradient, the latter as a vector."""
+    """Return the relative errors of loss and gradient, the latter as a vector."""
     parts = zip(("loss", "gradient"), got, want, strict=True)
     return {name: float(f"{float((a.double() - b).norm() / b.norm()):.1e}") for name, a, b in parts}
 
 
 def verdict(n: int, device: str, name: str, times: dict[str, Row], held: Row) -> Row:
-    """The target at this size, if there is one, and whether it is met; None where a peer did not run."""
+    """Return the target at this size, if any, and whether it is met; None where a peer did not run."""
     if device == "cuda" and n == SIZES["cuda"][-1]:
         fits = held.get(name) is not None and held[name] < 4000
         return {"target": "under 4 GB more where the authors' formulation runs out", "met": fits}
@@ -195,9 +189,9 @@ def verdict(n: int, device: str, name: str, times: dict[str, Row], held: Row) ->
 
 
 def memory(n: int, backends: tuple[str, ...]) -> list[Row]:
-    """What a step takes on a CPU above embeddings and imports, each in a process of its own."""
+    """Measure what a step takes on a CPU above embeddings and imports, each in its own process."""
     setup = (
-        "import bench_regularizer as section\n"
+        "from bench import regularizer as section\n"
         f"modules = section.candidates({n}, 'cpu', {backends!r})\n"
         "for module in modules.values(): section.step(module, section.embeddings(64))\n"
         "for module in modules.values(): vars(module).update(statistics=None)\n"
@@ -205,16 +199,7 @@ def memory(n: int, backends: tuple[str, ...]) -> list[Row]:
     )
     rows = []
     for name in ("authors", *backends):
-        held = bench.peak_memory(f"section.step(modules[{name!r}], x)", setup)
+        held = peak_memory(f"section.step(modules[{name!r}], x)", setup)
         told = {"target": "under 100 MB more", "met": held < 100} if name == "tiled" else {}
-        rows.append(bench.row(f"memory of MDR, {name}", f"{n} x {DIM}", memory_mb=held, **told))
+        rows.append(row(f"memory of MDR, {name}", f"{n} x {DIM}", memory_mb=held, **told))
     return rows
-
-
-def main() -> int:
-    """This section alone, as a table; `--quick`, `--device cuda` and `--out` as for ci/bench.py."""
-    return bench.main(["--only", "regularizer", *sys.argv[1:]])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-import bench
-import bench_ann
+from bench import ann
 
 
 def test_the_mixture_is_as_its_docstring_says():
-    x, labels, query, query_labels = bench_ann.generate("mixture", 20_000, 50)
+    x, labels, query, query_labels = ann.generate("mixture", 20_000, 50)
     assert x.shape == (20_000, 128) and query.shape == (50, 128) and x.dtype == torch.float32
     assert (torch.bincount(labels) == 50).all() and len(torch.bincount(labels)) == 400
     assert query_labels.max() < 400
@@ -26,22 +25,22 @@ def test_the_mixture_is_as_its_docstring_says():
 
 
 def test_the_gaussian_has_no_structure():
-    x = bench_ann.generate("gaussian", 5000, 10)[0]
+    x = ann.generate("gaussian", 5000, 10)[0]
     assert np.cov(x.T.numpy()) == pytest.approx(np.eye(128), abs=0.1)
 
 
 def test_recalls_by_hand():
     exact = torch.tensor([[0, 1], [2, 3]])
     found = torch.tensor([[0, 9], [3, 2]])
-    got = bench_ann.recalls(found, exact, torch.tensor([5, 5, 6, 6]), torch.tensor([5, 7]))
+    got = ann.recalls(found, exact, torch.tensor([5, 5, 6, 6]), torch.tensor([5, 7]))
     assert got == {"recall_of_nearest": 0.5, "recall_of_10": 0.75, "label_recall@1": 0.5}
 
 
 def test_rows_of_a_small_gallery(monkeypatch):
     pytest.importorskip("faiss")
-    monkeypatch.setattr(bench_ann, "QUERIES", 40)
-    monkeypatch.setattr(bench_ann, "INDICES", {"mixture": {"Flat": [(1, None), (8, None)], "SQ8": [(8, 10)]}})
-    rows = bench_ann.searches("mixture", 1000, 8, 1)
+    monkeypatch.setattr(ann, "QUERIES", 40)
+    monkeypatch.setattr(ann, "INDICES", {"mixture": {"Flat": [(1, None), (8, None)], "SQ8": [(8, 10)]}})
+    rows = ann.searches("mixture", 1000, 8, 1)
     assert [row["what"] for row in rows[:2]] == ["search", "faiss.knn"] and len(rows) == 5
     for row in rows[:2] + rows[3:4]:  # exact, and all lists of whole vectors
         assert row["recall_of_nearest"] == row["recall_of_10"] == 1
@@ -49,22 +48,12 @@ def test_rows_of_a_small_gallery(monkeypatch):
     assert (rows[4]["index"], rows[4]["candidates"]) == ("IVF8,SQ8", 10)
     assert 128 < rows[4]["bytes_per_vector"] < 160 < 512 < rows[3]["bytes_per_vector"] < 540
     for row in rows:
-        assert row["cpu_s"] > 0 and row["median_s"] > 0 and row["what"] in bench_ann.line(row)
+        assert row["cpu_s"] > 0 and row["median_s"] > 0 and row["what"] in ann.line(row)
 
 
-def test_parts_find_what_one_gallery_finds(monkeypatch):
-    monkeypatch.setattr(bench_ann, "QUERIES", 20)
-    one, many = bench_ann.shards(800)
+@pytest.mark.slow
+def test_shards_find_what_one_gallery_finds(monkeypatch):
+    monkeypatch.setattr(ann, "QUERIES", 20)
+    one, many = ann.shards(800)
     assert many["same_indices"] and many["largest_relative_difference"] < 1e-6
     assert {"seconds", "cpu_s", "peak_mb", "peak_own_mb"} <= set(one)
-
-
-def test_nothing_is_stored_from_uncommitted_code(monkeypatch, capsys):
-    monkeypatch.setattr(bench_ann, "git", lambda: {"commit": "0", "dirty": True})
-    monkeypatch.setattr(bench_ann, "measure", lambda quick: pytest.fail("measured"))
-    monkeypatch.setattr("sys.argv", ["bench_ann.py", "--store"])
-    assert bench_ann.main() == 1 and "commit, then measure" in capsys.readouterr().err
-
-
-def test_it_is_no_part_of_what_make_bench_runs():
-    assert "ann" not in bench.sections(bench.ROOT / "ci") and "retrieval" in bench.sections(bench.ROOT / "ci")

@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from bench import Row, row, side_by_side
+from bench.measuring import Row, row, side_by_side
 from mdrlib import MDR
-from mdrlib.batches import in_memory
 from mdrlib.datasets import PKBatchSampler, load
+from mdrlib.datasets.loader import in_memory
 from mdrlib.losses import TripletLoss
 from mdrlib.models import build_embedder
 
-PAPER = ((128, 4), (256, 3))  # batch and images a class of its four benchmarks
+PAPER = ((128, 4), (256, 3))  # batch size and images per class of its benchmarks
 
 
 def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
-    """Rows for the book's small network on glyphs, and for MDR beside BN-Inception at the paper's sizes."""
+    """Measure the small network on glyphs, and MDR next to BN-Inception at the paper's sizes."""
     rows = _small(device, quick)
     for batch_size, per_class in PAPER[:1] if quick or device == "cpu" else PAPER:
         rows += _paper(device, quick, batch_size, per_class)
@@ -57,7 +57,7 @@ def _small(device: str, quick: bool) -> list[Row]:
 
 
 def _paper(device: str, quick: bool, batch_size: int, per_class: int) -> list[Row]:
-    """BN-Inception at 224 x 224. On a CPU its step is measured at 16 images and taken in proportion."""
+    """BN-Inception at 224 x 224. On a CPU its step is measured at 16 images and scaled in proportion."""
     measured = 16 if device == "cpu" else batch_size
     model = build_embedder("bn_inception", 512, "mean-distance", freeze_batch_norm=True).to(device)
     images = torch.rand(measured, 3, 224, 224, device=device)
@@ -77,7 +77,7 @@ def _paper(device: str, quick: bool, batch_size: int, per_class: int) -> list[Ro
     size, share = f"BN-Inception, batch {batch_size}", times["median_s"] / step
     note = {}
     if measured != batch_size:
-        note = {"note": f"the network's step was measured at {measured} images and taken in proportion"}
+        note = {"note": f"the network's step was measured at {measured} images and scaled in proportion"}
     target = {"target": "under 2 % of the network's step", "met": share < 0.02} if device != "cpu" else {}
     return [
         row("a step of the network", f"BN-Inception, batch {measured}", slow["network"]),

@@ -4,29 +4,28 @@ import io
 import os
 
 import numpy as np
-import pytest
 
-import bench_loader
-from bench_loader import COLD, NONE, PLAIN, WARM
+from bench import loader
+from bench.loader import COLD, NONE, PLAIN, WARM
 
 
 def test_a_generated_photograph_is_as_large_a_file_as_those_of_cub():
     sizes = []
     for seed in range(3):
         file = io.BytesIO()
-        bench_loader.photograph(seed).save(file, "JPEG", quality=bench_loader.QUALITY)
+        loader.photograph(seed).save(file, "JPEG", quality=loader.QUALITY)
         sizes.append(len(file.getvalue()))
     assert 90_000 < np.mean(sizes) < 102_000 and len(set(sizes)) == 3
 
 
 def test_all_candidates_are_measured_and_load_the_same_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_loader, "BATCH", 8)
-    monkeypatch.setattr(bench_loader, "WIDTH", 60)
-    monkeypatch.setattr(bench_loader, "HEIGHT", 45)
+    monkeypatch.setattr(loader, "BATCH", 8)
+    monkeypatch.setattr(loader, "WIDTH", 60)
+    monkeypatch.setattr(loader, "HEIGHT", 45)
     monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
-    rows = bench_loader._measure(tmp_path, 16, 2, [], 1)
+    rows = loader._measure(tmp_path, 16, 2, [], 1)
     assert [(row["what"], row["loader"]) for row in rows] == [
-        (what, loader) for what in ("training", "evaluation") for loader in (PLAIN, NONE, COLD, WARM)
+        (what, name) for what in ("training", "evaluation") for name in (PLAIN, NONE, COLD, WARM)
     ]
     for row in rows:
         assert row["largest_pixel_difference"] == 0 and row["repetitions"] == 2 and row["workers"] == 0
@@ -39,14 +38,7 @@ def test_candidates_take_turns_and_ratios_are_of_one_repetition():
     calls = []
     speed = {PLAIN: (10, 20, 40), WARM: (30, 40, 200)}
     candidates = {name: lambda r, n=name: calls.append((r, n)) or speed[n][r] for name in speed}
-    rates = bench_loader.compare(candidates, 3)
+    rates = loader.compare(candidates, 3)
     assert calls == [(0, PLAIN), (0, WARM), (1, WARM), (1, PLAIN), (2, PLAIN), (2, WARM)]
-    row = bench_loader.rows("training", 3, rates, 0)[1]
+    row = loader.rows("training", 3, rates, 0)[1]
     assert (row["ratio"], row["images_per_second"], row["workers"]) == (3, 40, 3)
-
-
-def test_nothing_is_stored_from_uncommitted_code(monkeypatch, capsys):
-    monkeypatch.setattr(bench_loader, "git", lambda: {"commit": "0", "dirty": True})
-    monkeypatch.setattr(bench_loader, "measure", lambda quick: pytest.fail("measured"))
-    monkeypatch.setattr("sys.argv", ["bench_loader.py", "--store"])
-    assert bench_loader.main() == 1 and "commit, then measure" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""Retrieval at the sizes of CUB-200-2011 and Stanford Online Products, beside what it replaces.
+"""Retrieval at the sizes of CUB-200-2011 and Stanford Online Products, next to what it replaces.
 
-The peers: the authors' loop (written afresh: a row of distances by differences, topk, labels compared),
+The peers: the authors' loop in our own code (a row of distances by differences, topk, labels compared),
 `faiss.knn` alone, which ranks by rounded products, and the AccuracyCalculator of pytorch-metric-learning.
 Embeddings are random clusters, about as hard to tell apart as a trained network's.
 """
@@ -10,20 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bench
+from bench.measuring import Row, gpu_memory, peak_memory, peer, row, side_by_side
 from mdrlib.retrieval import evaluate, search
 
-Row = dict[str, Any]
 DIM = 512
 CUB = {"images": 5924, "per_class": 59.24, "spread": 0.22, "ks": (1, 2, 4, 8)}
 SOP = {"images": 60502, "per_class": 60502 / 11316, "spread": 0.3, "ks": (1, 10, 100, 1000)}
 LOOPED = 64  # queries that the authors' loop is measured on
 SAMPLED = 1024  # and SOP's time, on all of its gallery; both are scaled from them
-CHUNKED = 4096  # and SOP's memory: as many as are searched for at once, and more
+CHUNKED = 4096  # and SOP's memory: more than are searched for at once
 
 
 def clusters(images: int, per_class: float, spread: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Embeddings (images, DIM) around the centres of their classes, and labels."""
+    """Return embeddings (images, DIM) around the centres of their classes, and labels (images,)."""
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(images) / per_class).long()
     centres = torch.randn(int(labels.max()) + 1, DIM, generator=generator)
@@ -31,7 +30,7 @@ def clusters(images: int, per_class: float, spread: float, seed: int = 0) -> tup
 
 
 def loop(x: Tensor, labels: Tensor, ks: tuple[int, ...], queries: int) -> dict[str, float]:
-    """Recall@K as the authors measure it, of the first queries."""
+    """Return Recall@K of the first queries as the authors measure it."""
     found = []
     for i in range(queries):
         d = (x[i] - x).square().sum(dim=1)
@@ -43,10 +42,10 @@ def loop(x: Tensor, labels: Tensor, ks: tuple[int, ...], queries: int) -> dict[s
 
 
 def calculator(x: Tensor, labels: Tensor) -> dict[str, float]:
-    """The metrics of pytorch-metric-learning, by the names of mdrlib.
+    """Return the metrics of pytorch-metric-learning under the names of mdrlib.
 
-    Its mean_average_precision_at_r and r_precision are those of mdrlib; both leave lone queries out. It has
-    no Recall@K beyond 1.
+    Its mean_average_precision_at_r and r_precision are those of mdrlib; both leave out queries without
+    another image of their class. It has no Recall@K for K > 1.
     """
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
@@ -61,40 +60,40 @@ def calculator(x: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def measure(device: str = "cpu", quick: bool = False, full: bool = False) -> list[Row]:
-    """Rows for CUB's size and SOP's. quick: tiny ones. full: all of SOP's queries too, once."""
+    """Measure the sizes of CUB and SOP; quick: tiny sizes; full: all of SOP's queries as well, once."""
     cub = {**CUB, "images": 600} if quick else CUB
     sop = {**SOP, "images": 1500} if quick else SOP
     repetitions = 2 if quick else 20
     rows = searches(cub, repetitions, device) + evaluations(cub, repetitions, device)
     rows += at_sop_size(sop, min(repetitions, 5), device, full or device == "cuda")
-    return rows + (threads(cub, repetitions) if device == "cpu" and bench.peer("faiss") else [])
+    return rows + (threads(cub, repetitions) if device == "cpu" and peer("faiss") else [])
 
 
 def searches(set_: Row, repetitions: int, device: str) -> list[Row]:
-    """Neighbours among the queries themselves; on a CPU beside faiss, which ranks by rounded products."""
+    """Measure the search among the queries themselves; on a CPU side by side with faiss."""
     x = clusters(set_["images"], set_["per_class"], set_["spread"])[0].to(device)
     size = f"{len(x)} x {DIM}"
     rows = []
     for k in (max(set_["ks"]), 60):
         names: dict[str, Any] = {"search": lambda k=k: search(x, k=k)}
-        if device == "cpu" and bench.peer("faiss"):
+        if device == "cpu" and peer("faiss"):
             import faiss
 
             names["faiss.knn"] = lambda k=k: faiss.knn(x.numpy(), x.numpy(), k)
-        times = bench.side_by_side(names, repetitions, device=device)
+        times = side_by_side(names, repetitions, device=device)
         wanted: Row = {}
         if "faiss.knn" in times:
             share = times["search"]["median_s"] / times["faiss.knn"]["median_s"]
             wanted = {"target": "at most 1.2 x faiss.knn alone", "met": share <= 1.2}
         accuracy = {"as float64 ranks": exact(x, k)}
-        rows.append(bench.row(f"search, k = {k}", size, times["search"], times, accuracy=accuracy, **wanted))
+        rows.append(row(f"search, k = {k}", size, times["search"], times, accuracy=accuracy, **wanted))
         if "faiss.knn" in times:
-            rows.append(bench.row(f"faiss.knn, k = {k}", size, times["faiss.knn"]))
+            rows.append(row(f"faiss.knn, k = {k}", size, times["faiss.knn"]))
     return rows
 
 
 def exact(x: Tensor, k: int, queries: int = 200) -> float:
-    """Share of the neighbours of the first queries that float64 differences rank the same."""
+    """Return the share of neighbours of the first queries that float64 differences rank the same."""
     found = search(x, k=k)[1][:queries].cpu()
     x = x.cpu().double()
     d = torch.cdist(x[:queries], x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
@@ -102,17 +101,17 @@ def exact(x: Tensor, k: int, queries: int = 200) -> float:
 
 
 def evaluations(set_: Row, repetitions: int, device: str) -> list[Row]:
-    """Metrics of the queries among themselves, and of embeddings that are all the same."""
+    """Measure the metrics of queries among themselves, and of embeddings that are all equal."""
     x, labels = (part.to(device) for part in clusters(set_["images"], set_["per_class"], set_["spread"]))
     ks, size, looped = set_["ks"], f"{len(x)} x {DIM}", min(LOOPED, len(x))
     own = {"evaluate": lambda: evaluate(x, labels, ks=ks)}
-    times = bench.side_by_side(
+    times = side_by_side(
         {**own, "the authors' loop": lambda: loop(x, labels, ks, looped)}, repetitions, device=device
     )
     scaled = _scaled(times["the authors' loop"], len(x) / looped)
     met = scaled["median_s"] >= 10 * times["evaluate"]["median_s"]
     rows = [
-        bench.row(
+        row(
             "evaluate",
             size,
             times["evaluate"],
@@ -122,7 +121,7 @@ def evaluations(set_: Row, repetitions: int, device: str) -> list[Row]:
             target="at least 10 x faster than the authors' loop",
             met=met,
         ),
-        bench.row(
+        row(
             "the authors' loop",
             size,
             scaled,
@@ -130,23 +129,19 @@ def evaluations(set_: Row, repetitions: int, device: str) -> list[Row]:
             note=f"time scaled from {looped} queries, accuracy of these",
         ),
     ]
-    if bench.peer("pytorch_metric_learning"):
+    if peer("pytorch_metric_learning"):
         fewer = min(repetitions, 5)
-        times = bench.side_by_side(
-            {**own, "AccuracyCalculator": lambda: calculator(x, labels)}, fewer, 1, device
-        )
+        times = side_by_side({**own, "AccuracyCalculator": lambda: calculator(x, labels)}, fewer, 1, device)
         against = {"AccuracyCalculator": times["AccuracyCalculator"]}
-        rows.append(bench.row("evaluate", size, times["evaluate"], against))
+        rows.append(row("evaluate", size, times["evaluate"], against))
         accuracy = calculator(x, labels)
-        rows.append(bench.row("AccuracyCalculator", size, against["AccuracyCalculator"], accuracy=accuracy))
+        rows.append(row("AccuracyCalculator", size, against["AccuracyCalculator"], accuracy=accuracy))
     else:
-        rows.append(bench.row("AccuracyCalculator", size, note="pytorch-metric-learning is not installed"))
+        rows.append(row("AccuracyCalculator", size, note="pytorch-metric-learning is not installed"))
     same = torch.full_like(x, 1 / 3)
-    constant = bench.side_by_side(
-        {"evaluate": lambda: evaluate(same, labels)}, min(repetitions, 3), 1, device
-    )
+    constant = side_by_side({"evaluate": lambda: evaluate(same, labels)}, min(repetitions, 3), 1, device)
     accuracy = evaluate(same, labels)
-    rows.append(bench.row("evaluate, constant embeddings", size, constant["evaluate"], accuracy=accuracy))
+    rows.append(row("evaluate, constant embeddings", size, constant["evaluate"], accuracy=accuracy))
     return rows
 
 
@@ -155,18 +150,18 @@ def _scaled(times: Row, factor: float) -> Row:
 
 
 def at_sop_size(set_: Row, repetitions: int, device: str, full: bool) -> list[Row]:
-    """Evaluation of evenly spaced queries against the whole set, and of all queries once."""
+    """Measure evenly spaced queries against the whole set, and with `full` all queries once."""
     x, labels = (part.to(device) for part in clusters(set_["images"], set_["per_class"], set_["spread"]))
     size, ks = f"{len(x)} x {DIM}, K to {max(set_['ks'])}", set_["ks"]
     some = slice(None, None, max(1, len(x) // SAMPLED))
     count = len(x[some])
-    times = bench.side_by_side(
+    times = side_by_side(
         {"evaluate": lambda: evaluate(x[some], labels[some], x, labels, ks=ks)}, repetitions, 1, device
     )
     memory_mb = memory(set_, device, None if full else CHUNKED)
     note = f"time scaled from {count} queries against all"
     rows = [
-        bench.row(
+        row(
             "evaluate",
             size,
             _scaled(times["evaluate"], len(x) / count),
@@ -178,26 +173,24 @@ def at_sop_size(set_: Row, repetitions: int, device: str, full: bool) -> list[Ro
     ]
     if full:
         found: dict[str, float] = {}
-        times = bench.side_by_side(
-            {"evaluate": lambda: found.update(evaluate(x, labels, ks=ks))}, 1, 0, device
-        )
-        rows.append(bench.row("evaluate, every query", size, times["evaluate"], accuracy=found))
+        times = side_by_side({"evaluate": lambda: found.update(evaluate(x, labels, ks=ks))}, 1, 0, device)
+        rows.append(row("evaluate, every query", size, times["evaluate"], accuracy=found))
     return rows
 
 
 def memory(set_: Row, device: str, queries: int | None = None) -> float:
-    """Peak memory in MB of an evaluation; on a CPU with the embeddings and as they are made."""
+    """Return the peak memory in MB of an evaluation; on a CPU with the making of the embeddings."""
     if device == "cuda":
         x, labels = (part.cuda() for part in clusters(set_["images"], set_["per_class"], set_["spread"]))
-        return bench.gpu_memory(lambda: evaluate(x, labels, ks=set_["ks"]))
-    code = f"x, y = bench_retrieval.clusters({set_['images']}, {set_['per_class']}, {set_['spread']})\n"
+        return gpu_memory(lambda: evaluate(x, labels, ks=set_["ks"]))
+    code = f"x, y = retrieval.clusters({set_['images']}, {set_['per_class']}, {set_['spread']})\n"
     arguments = "x, y" if queries is None else f"x[:{queries}], y[:{queries}], x, y"
     code += f"evaluate({arguments}, ks={set_['ks']})"
-    return bench.peak_memory(code, "import bench_retrieval\nfrom mdrlib.retrieval import evaluate")
+    return peak_memory(code, "from bench import retrieval\nfrom mdrlib.retrieval import evaluate")
 
 
 def threads(set_: Row, repetitions: int) -> list[Row]:
-    """Whether faiss and torch, each with an OpenMP runtime, are in each other's way when they take turns."""
+    """Measure whether the OpenMP runtimes of faiss and torch slow each other down when they take turns."""
     import faiss
 
     x = clusters(set_["images"], set_["per_class"], set_["spread"])[0]
@@ -211,11 +204,11 @@ def threads(set_: Row, repetitions: int) -> list[Row]:
         faiss.knn(x.numpy(), x.numpy(), 8)
 
     names = {"faiss.knn": lambda: faiss.knn(x.numpy(), x.numpy(), 8), "after a torch product": after}
-    times = bench.side_by_side({**names, "the product": product}, repetitions)
+    times = side_by_side({**names, "the product": product}, repetitions)
     both = times["faiss.knn"]["median_s"] + times["the product"]["median_s"]
     cost = times["after a torch product"]["median_s"] / both
     return [
-        bench.row(
+        row(
             "faiss.knn after a torch product",
             f"{len(x)} x {DIM}, {torch.get_num_threads()} threads",
             times["after a torch product"],

@@ -1,15 +1,13 @@
-"""How fast photographs are loaded, by mdrlib's loader and by torchvision's transforms in a plain DataLoader.
+"""Loader throughput: mdrlib's loader next to torchvision's transforms in a plain DataLoader.
 
 The photographs are generated: colour noise whose amplitude falls with frequency as that of photographs does,
 saved as JPEG at a quality that gives files as large as CUB-200-2011's, about 95 kB. The system has all of
-them in memory. Every candidate loads the same batches, one after the other in each repetition; ratios are to
-the plain DataLoader of the same repetition.
+them in memory. Every candidate loads the same batches, in turn in each repetition. Ratios are to the plain
+DataLoader of the same repetition.
 """
 
-import argparse
 import io
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,10 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mdrlib.datasets import ImageFiles, PKBatchSampler
-from mdrlib.datasets.loader import eval_batches, image_seed, train_batches
-from mdrlib.results import environment, git, write_json
+from mdrlib.datasets.loader import Photographs, image_seed
 
-ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 FALL = 1.2  # the exponent by which amplitude falls with frequency
 BATCH, PER_CLASS = 128, 4  # the recipe's
@@ -39,7 +35,7 @@ PLAIN, COLD, NONE, WARM = (
 
 
 def photograph(seed: int) -> Any:
-    """A picture with the power spectrum of a photograph, less colour than brightness."""
+    """Return a picture with the power spectrum of a photograph, in brightness more than in colour."""
     from PIL import Image
 
     random = np.random.default_rng(seed)
@@ -54,7 +50,7 @@ def photograph(seed: int) -> Any:
 
 
 def make_files(folder: Path, count: int) -> ImageFiles:
-    """`count` photographs in `folder`, PER_CLASS of each class."""
+    """Write `count` photographs to `folder`, PER_CLASS of each class."""
     names = [f"{k}.jpg" for k in range(count)]
     for k, name in enumerate(names):
         photograph(k).save(folder / name, quality=QUALITY)
@@ -63,7 +59,7 @@ def make_files(folder: Path, count: int) -> ImageFiles:
 
 
 class Plain:
-    """What a DataLoader of this recipe is usually made of: pillow and torchvision, float32."""
+    """The usual data set for a DataLoader of this recipe: pillow and torchvision, float32."""
 
     def __init__(self, files: ImageFiles, train: bool) -> None:
         from torchvision import transforms as T
@@ -81,6 +77,11 @@ class Plain:
             return self.transform(image.convert("RGB")), int(self.labels[index])
 
 
+def ours(files: ImageFiles, cache: bool = True, workers: int = 0) -> Photographs:
+    """Return mdrlib's reader of all files."""
+    return Photographs(files, torch.arange(len(files)), 224, workers, cache, torch.device("cpu"), BATCH)
+
+
 @contextmanager
 def cache_in(folder: Path) -> Iterator[None]:
     """Keep resized images in `folder`."""
@@ -95,7 +96,7 @@ def cache_in(folder: Path) -> Iterator[None]:
 
 
 def rate(batches: Iterable[Any], skip: int) -> float:
-    """Images per second, from the end of the first `skip` batches on."""
+    """Return images per second after the first `skip` batches."""
     count, start = 0, time.perf_counter()
     for k, batch in enumerate(batches, 1):
         images = batch if isinstance(batch, Tensor) else batch[0]
@@ -106,7 +107,7 @@ def rate(batches: Iterable[Any], skip: int) -> float:
 
 
 def compare(candidates: dict[str, Callable[[int], float]], repetitions: int) -> dict[str, list[float]]:
-    """The rates of every candidate; each repetition calls all of them, in turn from another one on."""
+    """Return the rates of every candidate, which take turns; each repetition begins with another one."""
     rates: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for r in range(repetitions):
@@ -116,7 +117,7 @@ def compare(candidates: dict[str, Callable[[int], float]], repetitions: int) -> 
 
 
 def rows(what: str, workers: int, rates: dict[str, list[float]], difference: int) -> list[dict[str, Any]]:
-    """A row a candidate. The ratio is the median of those of the repetitions."""
+    """Return a row per candidate. Its ratio is the median of those of the repetitions."""
     return [
         {
             "what": what,
@@ -133,7 +134,7 @@ def rows(what: str, workers: int, rates: dict[str, list[float]], difference: int
 
 
 def measure(quick: bool = False, full: bool = False) -> list[dict[str, Any]]:
-    """Rates of training and evaluation in this process, one core, and of training with workers.
+    """Measure training and evaluation in this process, on one core, and training with workers.
 
     quick: a few photographs and repetitions, to see that it works. full: thousands, which take minutes.
     """
@@ -150,7 +151,6 @@ def measure(quick: bool = False, full: bool = False) -> list[dict[str, Any]]:
 def _measure(folder: Path, count: int, repetitions: int, workers: list[int], length: int) -> list[dict]:
     (folder / "images").mkdir()
     files = make_files(folder / "images", count)
-    everything = torch.arange(count)
     sampler = PKBatchSampler(files.labels, BATCH, PER_CLASS, repetitions + length)
     plain_train, plain_test = Plain(files, True), Plain(files, False)
 
@@ -160,20 +160,17 @@ def _measure(folder: Path, count: int, repetitions: int, workers: list[int], len
 
     def train(r: int, cache: bool, batches: int = 1, workers: int = 0, skip: int = 0) -> float:
         part = PKBatchSampler(files.labels, BATCH, PER_CLASS, r + batches)
-        part.position = r
-        made = train_batches(files, everything, files.labels, part, workers=workers, cache=cache)
-        return rate(made, skip)
+        return rate(ours(files, cache, workers).training(files.labels, part, 0, start=r), skip)
 
     def test(indices: list[int], cache: bool) -> float:
-        return rate(eval_batches(files, indices, BATCH, cache=cache), 0)
+        return rate(ours(files, cache)[torch.tensor(indices)], 0)
 
     def cold(load: Callable[[], float]) -> float:
         with tempfile.TemporaryDirectory(dir=folder) as empty, cache_in(Path(empty)):
             return load()
 
-    # What is kept where is no news here.
-    with cache_in(folder), redirect_stderr(io.StringIO()):
-        for _ in eval_batches(files, everything, BATCH):  # fills the cache, and the system's own of the files
+    with cache_in(folder), redirect_stderr(io.StringIO()):  # without the line that names the cache
+        for _ in ours(files):  # fills this cache, and the system's own cache of the files
             pass
         pieces = [sampler.batch(t) for t in range(len(sampler))]
         one = compare(
@@ -211,31 +208,24 @@ def _measure(folder: Path, count: int, repetitions: int, workers: list[int], len
 
 
 def _difference(files: ImageFiles, data: Plain, indices: list[int], train: bool) -> int:
-    """The largest difference of a pixel, 0 to 255, of the first batch, from the plain recipe's."""
+    """Return the largest difference of a pixel, 0 to 255, of the first batch, from the plain recipe's."""
     if train:
         sampler = PKBatchSampler(files.labels, BATCH, PER_CLASS, 1)
-        (images, _), *_ = train_batches(files, range(len(files)), files.labels, sampler)
+        (images, _), *_ = ours(files).training(files.labels, sampler, 0)
+        images = images * 255
     else:
-        (images,) = eval_batches(files, indices, BATCH)
+        (images,) = ours(files)[torch.tensor(indices)]
     largest = 0
     for j, index in enumerate(indices):
         torch.manual_seed(image_seed(0, 0, j))
         want = (data[index][0] * 255).round().to(torch.int16)
-        largest = max(largest, int((images[j].to(torch.int16) - want).abs().max()))
+        largest = max(largest, int((images[j].round().to(torch.int16) - want).abs().max()))
     return largest
 
 
-def main() -> int:
-    """Measure and print a table; --store keeps it with its provenance, and refuses uncommitted code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few images and repetitions")
-    parser.add_argument("--store", action="store_true", help="write data/results/bench-loader.json")
-    words = parser.parse_args()
-    commit = git()
-    if words.store and (commit is None or commit["dirty"]):
-        print("there are uncommitted changes: commit, then measure", file=sys.stderr)
-        return 1
-    found = measure(words.quick, full=not words.quick)
+def record(quick: bool = False) -> dict[str, Any]:
+    """Measure, print a table, and return what data/results/bench-loader.json holds."""
+    found = measure(quick, full=not quick)
     print(f"{'what':12} {'loader':22} {'workers':>7} {'images/s':>9} {'p10 .. p90':>17} {'ratio':>6}")
     for row in found:
         low, high = row["spread"]
@@ -243,16 +233,5 @@ def main() -> int:
             f"{row['what']:12} {row['loader']:22} {row['workers']:7} {row['images_per_second']:9.1f} "
             f"{low:7.1f} .. {high:6.1f} {row['ratio']:6.2f}"
         )
-    if words.store:
-        value = {
-            "images": f"generated, {WIDTH} x {HEIGHT}, amplitude ~ frequency^-{FALL}, JPEG quality {QUALITY}",
-            "rows": found,
-            "environment": environment(torch.device("cpu")),
-            "git": commit,
-        }
-        write_json(ROOT / "data/results/bench-loader.json", value)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    images = f"generated, {WIDTH} x {HEIGHT}, amplitude ~ frequency^-{FALL}, JPEG quality {QUALITY}"
+    return {"images": images, "rows": found}

@@ -1,18 +1,15 @@
-"""Search in 1,000,000 vectors: exact, through indices of faiss, and in memory-mapped parts.
+"""Search in 1,000,000 vectors: exact, through indices of faiss, and in memory-mapped shards.
 
-Two galleries of 128 dimensions in float32. "mixture": 20,000 classes of 50; the variance of the centres of
-the classes falls along the axes as exp(-j / 16), that within a class as exp(-j / 32), of which all together
-have 0.8 times as much. (The embeddings of this book's runs on glyphs fall alike, along half as many axes;
-here are many more classes.) "gaussian": independent normal numbers, no structure at all, the hardest
-case. Queries are new members of the same classes. A time is that of all queries in one call, k = 10, over
-their number; searches take turns. Beside each stands the CPU time, summed over threads, which other work on
-the machine disturbs less.
+Two galleries of 128 dimensions in float32. "mixture": 20,000 classes of 50. The variance of the centres of
+the classes falls along the axes as exp(-j / 16), that within a class as exp(-j / 32); all axes together have
+0.8 times as much within a class as between centres. (In the embeddings of this book's runs on glyphs it falls
+alike, along half as many axes; here are many more classes.) "gaussian": independent normal numbers, no
+structure at all, the hardest case. Queries are new members of the same classes. A time is that of all queries
+in one call, k = 10, divided by their number; searches take turns. Each time comes with the CPU time, summed
+over threads, which other work on the machine disturbs less.
 """
 
-import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,16 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from mdrlib.sharded_search import build, train
 from torch import Tensor
 
-import bench
-from mdrlib.approximate import build, library, train
-from mdrlib.results import environment, git, write_json
+from bench.measuring import Row, in_a_process, side_by_side
 from mdrlib.retrieval import search
 
-Row = dict[str, Any]
-ROOT = Path(__file__).resolve().parents[1]
-DIM, PER_CLASS, K, QUERIES, PARTS = 128, 50, 10, 1000, 8
+DIM, PER_CLASS, K, QUERIES, SHARDS = 128, 50, 10, 1000, 8
 FALL = {"between": 16, "within": 32}  # axes over which variances fall by e
 WITHIN = 0.8  # variance within a class over that of the centres
 SIZES = {"full": (1_000_000, 1024, 2), "quick": (4_000, 32, 1)}  # vectors, lists, repetitions
@@ -51,7 +45,7 @@ INDICES = {
 
 
 def generate(kind: str, count: int, queries: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gallery (count, DIM) and queries, with the labels of both."""
+    """Return a gallery (count, DIM) and its labels, queries (queries, DIM) and theirs."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count + queries, DIM, generator=generator)
     classes = count // PER_CLASS
@@ -67,7 +61,7 @@ def generate(kind: str, count: int, queries: int, seed: int = 0) -> tuple[Tensor
 
 
 def measure(quick: bool = False) -> Row:
-    """{"rows", "shards"} of all galleries. quick: few vectors, to see that it works."""
+    """Measure all galleries: {"rows", "shards"}. quick: few vectors, a trial."""
     count, lists, repetitions = SIZES["quick" if quick else "full"]
     rows: list[Row] = []
     for kind in INDICES:
@@ -76,9 +70,10 @@ def measure(quick: bool = False) -> Row:
 
 
 def searches(kind: str, count: int, lists: int, repetitions: int) -> list[Row]:
-    """A row for every search of one gallery: time beside memory and what it finds of the exact result."""
+    """Measure every search of one gallery: time, memory, and how much of the exact result it finds."""
     gallery, labels, query, query_labels = generate(kind, count, QUERIES)
-    faiss = library()
+    import faiss
+
     calls: dict[str, Callable[[], Any]] = {
         "search": partial(search, query, gallery, K),
         "faiss.knn": partial(faiss.knn, query.numpy(), gallery.numpy(), K),
@@ -114,7 +109,7 @@ def searches(kind: str, count: int, lists: int, repetitions: int) -> list[Row]:
         results[name] = torch.as_tensor(calls[name]()[1])
         cpu[name].append(now()[1] - start)
 
-    times = bench.side_by_side({name: partial(kept, name) for name in calls}, repetitions, 0)
+    times = side_by_side({name: partial(kept, name) for name in calls}, repetitions, 0)
     rows = []
     for name, found in results.items():
         each = {key: value / QUERIES if key.endswith("_s") else value for key, value in times[name].items()}
@@ -126,12 +121,12 @@ def searches(kind: str, count: int, lists: int, repetitions: int) -> list[Row]:
 
 
 def now() -> tuple[float, float]:
-    """The time, and the time that all threads of this process have computed."""
+    """Return the time, and the CPU time of all threads of this process."""
     return time.perf_counter(), time.process_time()
 
 
 def recalls(found: Tensor, exact: Tensor, labels: Tensor, query_labels: Tensor) -> Row:
-    """What was found of the exact neighbours, and Recall@1 by label."""
+    """Return the shares of the exact neighbours that were found, and Recall@1 by label."""
     same = (found[:, :, None] == exact[:, None]).any(dim=1).double()
     return {
         "recall_of_nearest": round(float((found[:, 0] == exact[:, 0]).double().mean()), 4),
@@ -140,11 +135,11 @@ def recalls(found: Tensor, exact: Tensor, labels: Tensor, query_labels: Tensor) 
     }
 
 
-# Each in a process of its own, which is told the files of a gallery and of the queries.
+# Runs in a process of its own, with the files of a gallery and of the queries as its argument.
 SEARCH = """
 import json, sys, threading, time
 import numpy as np, torch
-import bench
+from bench import measuring
 from mdrlib.retrieval import search
 told = json.loads(sys.argv[1])
 query = torch.from_numpy(np.load(told["query"]))
@@ -158,13 +153,13 @@ def watch():
             return
 thread = threading.Thread(target=watch)
 thread.start()
-before, start, cpu = bench.reset_peak(), time.perf_counter(), time.process_time()
+before, start, cpu = measuring.reset_peak(), time.perf_counter(), time.process_time()
 if told["mapped"]:
     gallery = [np.load(path, mmap_mode="r") for path in told["files"]]
 else:
     gallery = torch.from_numpy(np.concatenate([np.load(path) for path in told["files"]]))
 distances, indices = search(query, gallery, told["k"])
-seconds, cpu, highest = time.perf_counter() - start, time.process_time() - cpu, bench.peak()
+seconds, cpu, highest = time.perf_counter() - start, time.process_time() - cpu, measuring.peak()
 done.set()
 thread.join()
 np.savez(told["out"], distances=distances.numpy(), indices=indices.numpy())
@@ -174,30 +169,26 @@ print(json.dumps({"seconds": round(seconds, 2), "cpu_s": round(cpu, 2), "peak_mb
 
 
 def shards(count: int) -> list[Row]:
-    """Exact search in one gallery in memory, and in PARTS memory-mapped files of it: time, memory, result.
+    """Measure exact search in one gallery in memory, and in SHARDS memory-mapped files of it.
 
-    peak_mb is the highest resident memory above that before; it counts pages of mapped files, which the
-    system takes back when it needs them. peak_own_mb leaves these out.
+    peak_mb is the peak of resident memory above that before. It counts pages of mapped files, which the
+    system takes back when it needs them; peak_own_mb leaves these out.
     """
     gallery, _, query, _ = generate("mixture", count, QUERIES)
     rows, found = [], {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = []
-        for i, part in enumerate(gallery.numpy().reshape(PARTS, -1, DIM)):
+        for i, part in enumerate(gallery.numpy().reshape(SHARDS, -1, DIM)):
             files.append(str(folder / f"part{i}.npy"))
             np.save(files[-1], part)
         np.save(folder / "query.npy", query.numpy())
-        for what, mapped in (("one gallery in memory", False), (f"{PARTS} mapped files", True)):
+        for what, mapped in (("one gallery in memory", False), (f"{SHARDS} mapped files", True)):
             told = {"files": files, "mapped": mapped, "k": K, "query": str(folder / "query.npy")}
             told["out"] = str(folder / f"out{mapped:d}.npz")
-            program = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'ci')!r}]\n{SEARCH}"
-            done = subprocess.run(
-                [sys.executable, "-c", program, json.dumps(told)], capture_output=True, text=True
+            rows.append(
+                {"what": what, "vectors": count, **json.loads(in_a_process(SEARCH, json.dumps(told)))}
             )
-            if done.returncode:
-                raise RuntimeError(f"the process that searches failed:\n{done.stderr}")
-            rows.append({"what": what, "vectors": count, **json.loads(done.stdout)})
             found[what] = dict(np.load(told["out"]))
             print(f"  {rows[-1]}", flush=True)
     one, many = found.values()
@@ -207,7 +198,7 @@ def shards(count: int) -> list[Row]:
 
 
 def line(row: Row) -> str:
-    """A row as a line of the table."""
+    """Return a row as a line of the table."""
     cost = (
         f"{1e3 * row['median_s']:8.3f} ms {1e3 * row['cpu_s']:8.3f} ms CPU  {row['bytes_per_vector']:6.1f} B"
     )
@@ -217,36 +208,21 @@ def line(row: Row) -> str:
     )
 
 
-def main() -> int:
-    """Measure and print a table; --store keeps it with its provenance, and refuses uncommitted code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few vectors, to see that it works")
-    parser.add_argument("--store", action="store_true", help="write data/results/bench-ann.json")
-    words = parser.parse_args()
-    commit = git()
-    if words.store and (commit is None or commit["dirty"]):
-        print("there are uncommitted changes: commit, then measure", file=sys.stderr)
-        return 1
+def record(quick: bool = False) -> Row:
+    """Measure, print a table, and return what data/results/bench-ann.json holds."""
+    import faiss
+
     start = time.perf_counter()
-    found = measure(words.quick)
+    found = measure(quick)
     for row in found["rows"]:
         print(line(row))
     for row in found["shards"]:
         print(row)
-    if words.store:
-        value = {
-            "gallery": f"generated, {DIM} dimensions in float32; mixture: classes of {PER_CLASS}, variances "
-            f"along the axes as exp(-j/{FALL['between']}) of centres, exp(-j/{FALL['within']}) within, "
-            f"{WITHIN} times as much in all; gaussian: independent normal numbers",
-            "quick": words.quick,
-            "seconds": round(time.perf_counter() - start, 1),
-            **found,
-            "environment": {**environment(torch.device("cpu")), "faiss": library().__version__},
-            "git": commit,
-        }
-        write_json(ROOT / "data/results/bench-ann.json", value)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    gallery = (
+        f"generated, {DIM} dimensions in float32; mixture: classes of {PER_CLASS}, variances "
+        f"along the axes as exp(-j/{FALL['between']}) of centres, exp(-j/{FALL['within']}) within, "
+        f"{WITHIN} times as much in all; gaussian: independent normal numbers"
+    )
+    seconds = round(time.perf_counter() - start, 1)
+    at = {"faiss": faiss.__version__}
+    return {"gallery": gallery, "quick": quick, "seconds": seconds, **found, "environment": at}
