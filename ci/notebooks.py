@@ -1,9 +1,12 @@
-"""Execute one notebook with papermill in a kernel of its own, and tell what it cost or why it failed."""
+"""Execute notebooks with papermill, each in a kernel of its own, several at a time."""
 
+import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +16,21 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
+from traitlets import Dict
 from traitlets.config import Config
 
 TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
+# glibc's malloc keeps freed memory. A training step frees and allocates the same tens of megabytes many times,
+# and each time the system would fill new pages with zeros.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "2000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 
 
 @dataclass(frozen=True)
@@ -31,59 +45,120 @@ class Failure:
         return f"\nFAILED {self.name}\n{self.text}\nexecuted notebook: {self.notebook}"
 
 
+@dataclass(frozen=True)
+class Execution:
+    """What became of a notebook: it as executed, or the text of its failure; and what it cost."""
+
+    notebook: nbformat.NotebookNode | None
+    failure: str | None
+    seconds: float
+    peak_memory_gb: float
+
+    def __str__(self) -> str:
+        ended = "FAILED after" if self.failure else "done in"
+        return f"{ended} {self.seconds:.0f} s, peak memory {self.peak_memory_gb:.1f} GB"
+
+
+class Kernel(AsyncKernelManager):
+    """A kernel of this very interpreter, whatever kernels a user has installed, with variables of its own."""
+
+    variables = Dict(config=True)
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The kernel that ipykernel describes for this interpreter."""
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+    async def start_kernel(self, **words: Any) -> None:
+        """Start it with its variables over those of this process."""
+        await super().start_kernel(env=os.environ | self.variables, **words)
+
+
+class Lines:
+    """A file that prints what is written to it in whole lines, each after a name."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.rest = name, ""
+
+    def write(self, text: str) -> None:
+        """Print the lines that the text completes."""
+        *lines, self.rest = (self.rest + text).split("\n")
+        print("".join(f"  {self.name}: {line}\n" for line in lines if line.strip()), end="", flush=True)
+
+    def flush(self) -> None:
+        """Do nothing: what is left is no whole line."""
+
+
 def execute_notebook(
     source: Path | nbformat.NotebookNode,
     working: Path,
     parameters: dict[str, Any],
     cwd: Path | None = None,
-    live: bool = False,
-) -> nbformat.NotebookNode | str:
-    """Execute `source` into the file `working`; live shows what it prints as it does.
+    name: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Execution:
+    """Execute `source` into the file `working`.
 
-    cwd: where the kernel starts. This process goes there meanwhile, so it is not for several threads.
+    A failing cell, a kernel that died and a file that is no notebook do not raise, so that other notebooks
+    go on.
 
-    Returns the executed notebook, or what is to be told of its failure: a failing cell, a kernel that died,
-    a file that is no notebook. None of these raises, so that other notebooks go on.
+    Args:
+        source: The notebook or its file.
+        working: Where it is written, executed as far as it got.
+        parameters: What papermill sets in the notebook.
+        cwd: Folder that the kernel starts in; by default that of this process.
+        name: Printed before each line that the notebook prints; None shows nothing but its stderr.
+        variables: Environment variables of the kernel, in addition to those of this process.
     """
-    try:
-        with TemporaryDirectory(prefix="kernel-") as private:
-            # Through files only their owner can open; TCP ports are open to all users of a machine.
-            ipc = {"transport": "ipc", "ip": f"{private}/ipc"} if sys.platform != "win32" else {}
-            return papermill.execute_notebook(
+    began, made, failure = time.monotonic(), None, None
+    shown = Lines(name) if name else None
+    with TemporaryDirectory(prefix="kernel-") as private, peak_memory(private) as peak:
+        # Through files only their owner can open; TCP ports are open to all users of a machine.
+        settings = {"connection_file": f"{private}/kernel.json", "transport": "ipc", "ip": f"{private}/ipc"}
+        (Path(private) / "tmp").mkdir()
+        own = {"TMPDIR": f"{private}/tmp"} | dict(variables or {})  # which ends with the kernel
+        try:
+            made = papermill.execute_notebook(
                 source,
                 working,
                 parameters,
                 kernel_name="python3",
                 language="python",
-                cwd=cwd,
+                resources={"metadata": {"path": str(cwd or Path.cwd())}},
                 progress_bar=False,
-                stdout_file=sys.stdout if live else None,
-                stderr_file=sys.stderr,
-                config=Config({"KernelManager": ipc}),
+                stdout_file=shown,
+                stderr_file=shown or sys.stderr,
+                kernel_manager_class=Kernel,
+                config=Config({"KernelManager": settings, "Kernel": {"variables": own}}),
+                shutdown_kernel="immediate",
                 start_timeout=300,
                 iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy
             )
-    except PapermillExecutionError as error:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
-        last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])
-        return f"{error.ename}: {error.evalue}\n{last}"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        except PapermillExecutionError as error:
+            text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
+            last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])
+            failure = f"{error.ename}: {error.evalue}\n{last}"
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+    return Execution(made, failure, time.monotonic() - began, peak[0])
 
 
 @contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """Watch the memory of this process's children; the list holds their largest sum in GB."""
+def peak_memory(word: str) -> Iterator[list[float]]:
+    """Watch the memory of the kernel with `word` in its command; the list holds its largest, in GB."""
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.2):
-            total = 0
+        kernel = None
+        while not over.wait(0.3):
             with suppress(psutil.Error):
-                for child in psutil.Process().children(recursive=True):
-                    with suppress(psutil.Error):
-                        total += child.memory_info().rss
-            peak[0] = max(peak[0], total / 1e9)
+                kernel = kernel or next(iter(kernels(word)), None)
+                if kernel:
+                    memory = kernel.memory_info().rss
+                    for child in kernel.children(recursive=True):
+                        with suppress(psutil.Error):
+                            memory += child.memory_info().rss
+                    peak[0] = max(peak[0], memory / 1e9)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -92,3 +167,39 @@ def peak_memory() -> Iterator[list[float]]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Provide threads that execute a notebook each. Left by an exception, such as Ctrl-C, all kernels end."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # Again and again: a thread may be about to start a kernel.
+        while any(thread.is_alive() for thread in pool._threads):
+            for kernel in kernels():
+                end(kernel)
+            time.sleep(0.1)
+        raise
+    pool.shutdown()
+
+
+def kernels(word: str = "") -> list[psutil.Process]:
+    """Return the kernels that this process started, those with `word` in their command."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            command = " ".join(child.cmdline())
+            if "ipykernel_launcher" in command and word in command:
+                found.append(child)
+    return found
+
+
+def end(kernel: psutil.Process) -> None:
+    """Kill a kernel and the processes that it started."""
+    with suppress(psutil.Error):
+        for process in [*kernel.children(recursive=True), kernel]:
+            with suppress(psutil.Error):
+                process.kill()
