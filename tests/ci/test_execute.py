@@ -11,86 +11,13 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import execute
 import notebooks
 import runs
+from tests.ci.houses import HERE, have, save, save_template
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = """
-import json, os
-from pathlib import Path
-folder = Path(out_dir)
-count = len(list(folder.glob("begun-*")))
-(folder / f"begun-{count}").touch()
-data = {"train": {"fingerprint": "1"}, "test": {"fingerprint": "2"}}
-result = {"config": config, "metrics": {}, "selected_by": "last", "seconds": 1, "environment": dict(os.environ)}
-(folder / "result.json").write_text(json.dumps(result | {"git": None, "data": data, "history": []}))
-print("iteration", config["iterations"])
-"""
-MAP = 'from pathlib import Path\nfor run in runs:\n    (Path(run) / "umap.npz").touch()'
-CHAPTER = (
-    'from pathlib import Path\nprint(scale, sorted(p.parent.name for p in Path(runs).glob("*/result.json")))'
-)
-WIDGET = f"""
-from IPython.display import display
-display({{"{execute.WIDGET}": {{"model_id": "x"}}, "text/plain": "IntSlider()"}}, raw=True)
-"""
-HERE = {"omniglot": {"train": "1", "test": "2"}}
-
-
-def save(path: Path, *cells: str, parameters: str = "") -> None:
-    """Write a notebook with a parameters cell and these code cells."""
-    made = [new_markdown_cell("# A title"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=made + [new_code_cell(cell) for cell in cells]), path)
-
-
-def save_template(house, name, *cells):
-    save(house / f"book/experiments/{name}.ipynb", TEMPLATE, *cells, parameters="config, out_dir = {}, ''")
-
-
-def have(monkeypatch, data, why="no network"):
-    """Say which data sets there are; the others are missing."""
-    monkeypatch.setattr(
-        runs,
-        "what_is_here",
-        lambda names: {
-            "data": {name: data[name] for name in names if name in data},
-            "missing": {name: f"{name}: {why}" for name in names if name not in data},
-        },
-    )
-
-
-@pytest.fixture
-def house(tmp_path, monkeypatch):
-    """A root with two runs, a map of them, a chapter that reads them, and one of two data sets."""
-    monkeypatch.delenv("MDR_DATA_ROOT", raising=False)
-    have(monkeypatch, {})
-    for name in ("ci", "mdrlib", "book/mdrbook"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "mdrlib/__init__.py").touch()
-    (tmp_path / "book/mdrbook/style.css").touch()
-    (tmp_path / "requirements.txt").write_text("numpy==1\n")
-    run = {"template": "train", "config": {"dataset": "glyphs"}}
-    optional = {"template": "train", "needs": "omniglot", "config": {"dataset": "omniglot"}}
-    spec = {
-        "runs": {"a": run, "b": optional},
-        "maps": {"m": {"template": "map", "of": ["a", "b"]}},
-        "scales": {"smoke": {"glyphs": {"iterations": 3}, "omniglot": {"iterations": 4}}},
-    }
-    (tmp_path / "ci/experiments.yml").write_text(yaml.safe_dump(spec))
-    save_template(tmp_path, "train")
-    save(tmp_path / "book/experiments/map.ipynb", MAP, parameters="runs = []")
-    save(tmp_path / "book/one.ipynb", CHAPTER, WIDGET, parameters="scale, runs = '', ''")
-    (tmp_path / "book/_toc.yml").write_text(
-        "format: jb-book\nroot: index\nparts:\n- chapters:\n  - file: one.ipynb\n  - file: text\n"
-    )
-    return tmp_path
-
-
 def states(text: str) -> dict[str, str]:
     """Notebook -> "up", "done" or "FAILED", of what was printed."""
     lines = [line.split() for line in text.splitlines() if line.startswith("[") and not line.endswith("...")]
