@@ -22,6 +22,7 @@ from mdrlib.results import git, write_json
 from runs import Job
 
 WAIT_SECONDS = 300  # for a first worker: a queue may have to start it
+CONNECT_SECONDS = 10
 
 
 def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, Any]]:
@@ -31,7 +32,7 @@ def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, An
         ValueError: No scheduler, no worker, or what a worker lacks to make runs on `datasets`.
     """
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {address}; `dask scheduler` starts one") from error
     try:

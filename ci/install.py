@@ -58,9 +58,9 @@ def check_disk(root: Path, needed_gb: float = NEEDED_GB) -> None:
 
 
 def stamp_of(root: Path) -> str:
-    """What a usable .venv was made from: requirements.txt, pyproject.toml, and its place (it cannot move)."""
+    """Digest what a usable .venv was made from: requirements, both packages, and its place (it cannot move)."""
     digest = hashlib.sha256(str(root).encode())
-    for name in ("requirements.txt", "pyproject.toml"):
+    for name in ("requirements.txt", "pyproject.toml", "book/pyproject.toml"):
         digest.update((root / name).read_bytes())
     return digest.hexdigest()
 
@@ -87,7 +87,7 @@ def install(root: Path, needed_gb: float = NEEDED_GB) -> bool:
             raise InstallError(explain(created.stdout + created.stderr, root))
     try:
         pip_install(folder, root, "-r", "requirements.txt")
-        pip_install(folder, root, "--no-deps", "-e", ".")
+        pip_install(folder, root, "--no-deps", "-e", ".", "-e", "./book")  # mdrlib and mdrbook
     except NetworkError:
         if before is not None:  # pip fetches all before it changes anything: what was there still works
             stamp.write_text(before)

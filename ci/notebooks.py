@@ -20,12 +20,11 @@ from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
-from traitlets import Dict
 from traitlets.config import Config
 
 TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
-# glibc's malloc keeps freed memory. A training step frees and allocates the same tens of megabytes many times,
-# and each time the system would fill new pages with zeros.
+# glibc's malloc keeps freed memory. A training step frees and allocates the same tens of megabytes many
+# times, and each time the system would fill new pages with zeros.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
@@ -59,19 +58,25 @@ class Execution:
         return f"{ended} {self.seconds:.0f} s, peak memory {self.peak_memory_gb:.1f} GB"
 
 
-class Kernel(AsyncKernelManager):
-    """A kernel of this very interpreter, whatever kernels a user has installed, with variables of its own."""
+def kernel_with(variables: Mapping[str, str]) -> type[AsyncKernelManager]:
+    """Return kernels of this very interpreter, whatever kernels a user has installed.
 
-    variables = Dict(config=True)
+    The class is made here, because one of traitlets does not travel to the workers of a cluster; for the same
+    reason its body names nothing of this module.
 
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        """The kernel that ipykernel describes for this interpreter."""
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+    Args:
+        variables: Environment variables of the kernel, over those of this process.
+    """
 
-    async def start_kernel(self, **words: Any) -> None:
-        """Start it with its variables over those of this process."""
-        await super().start_kernel(env=os.environ | self.variables, **words)
+    class Kernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self):
+            return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+        async def start_kernel(self, **words):
+            await super().start_kernel(env=os.environ | variables, **words)
+
+    return Kernel
 
 
 class Lines:
@@ -95,7 +100,7 @@ def execute_notebook(
     parameters: dict[str, Any],
     cwd: Path | None = None,
     name: str | None = None,
-    variables: Mapping[str, str] | None = None,
+    variables: dict[str, str] | None = None,
 ) -> Execution:
     """Execute `source` into the file `working`.
 
@@ -116,7 +121,7 @@ def execute_notebook(
         # Through files only their owner can open; TCP ports are open to all users of a machine.
         settings = {"connection_file": f"{private}/kernel.json", "transport": "ipc", "ip": f"{private}/ipc"}
         (Path(private) / "tmp").mkdir()
-        own = {"TMPDIR": f"{private}/tmp"} | dict(variables or {})  # which ends with the kernel
+        own = {"TMPDIR": f"{private}/tmp"} | (variables or {})  # which ends with the kernel
         try:
             made = papermill.execute_notebook(
                 source,
@@ -128,8 +133,8 @@ def execute_notebook(
                 progress_bar=False,
                 stdout_file=shown,
                 stderr_file=shown or sys.stderr,
-                kernel_manager_class=Kernel,
-                config=Config({"KernelManager": settings, "Kernel": {"variables": own}}),
+                kernel_manager_class=kernel_with(own),
+                config=Config({"KernelManager": settings}),
                 shutdown_kernel="immediate",
                 start_timeout=300,
                 iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def make_run(
     config: dict[str, Any],
     folder: Path,
     wait: bool = False,
-    variables: Mapping[str, str] | None = None,
+    variables: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make the run of `config` in `folder`, or go on with it.
 
@@ -54,7 +54,7 @@ def make_run(
 
 
 def execute_template(
-    template: str, config: dict[str, Any], folder: Path, variables: Mapping[str, str]
+    template: str, config: dict[str, Any], folder: Path, variables: dict[str, str]
 ) -> dict[str, Any]:
     """Execute the template into folder/run.ipynb, or folder/failed.ipynb; what `make_run` returns of it."""
     # The kernel is to have the library that this process would import.
@@ -67,7 +67,7 @@ def execute_template(
     }
     working, parameters = folder / "failed.ipynb", {"config": config, "out_dir": str(folder)}
     notebook = nbformat.reads(template, as_version=4)
-    made = execute_notebook(notebook, working, parameters, variables=KEEP_MEMORY | own | dict(variables))
+    made = execute_notebook(notebook, working, parameters, variables=KEEP_MEMORY | own | variables)
     failure = made.failure
     if failure is None and not (folder / "result.json").exists():
         failure = "the template left no result.json"

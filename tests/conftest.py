@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several processes wait for each other
+
 from urllib.parse import urlsplit
 
 import matplotlib
