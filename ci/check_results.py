@@ -1,8 +1,8 @@
 """Refuse a wrong number: compare the finished runs of a scale with the ranges of ci/expected.yml.
 
-`python ci/check_results.py --scale smoke` exits 1 and prints, for each value outside its range, NaN, or missing
-run, what was found and what was expected. A run whose data set is not available is left out, as in
-`ci/execute.py`; one whose entry is null has no ranges yet and is named as not checked.
+`python ci/check_results.py --scale smoke` exits 1 and prints each value outside its range, NaN, or missing
+run, with what was expected. A run whose data set is not available is left out, as in `ci/execute.py`; one
+whose entry is null has no ranges yet and is named as not checked.
 
 `--derive smoke --seeds 10` makes these runs with 10 seeds and writes their ranges; `--derive quick --from
 FILE` takes the runs that differ from those of the scale in their seed alone from a stored list instead.
@@ -200,23 +200,9 @@ def run_once(config: dict[str, Any]) -> Result:
 
 
 def write(root: Path, expected: dict[str, Any]) -> None:
-    """Write ci/expected.yml."""
-    text = HEADER
-    for scale, entries in expected.items():
-        text += f"\n{scale}:\n"
-        for name, about in entries.items():
-            if about is None:
-                text += f"  {name}: null  # no ranges yet: not checked\n"
-                continue
-            text += f"  {name}:\n    config: {flow(about['config'])}\n    seeds: {flow(about['seeds'])}\n"
-            text += f"    untrained: {about['untrained']}\n    ranges:\n"
-            text += "".join(f"      {value}: {flow(ends)}\n" for value, ends in about["ranges"].items())
+    """Write ci/expected.yml, the innermost lists and mappings on a line each."""
+    text = HEADER + yaml.safe_dump(expected, sort_keys=False, default_flow_style=None, width=math.inf)
     write_atomically(root / "ci/expected.yml", lambda file: file.write(text.encode()))
-
-
-def flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).strip()
 
 
 def main(words: list[str] | None = None, root: Path = ROOT) -> int:

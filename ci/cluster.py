@@ -138,7 +138,7 @@ def on_cluster(
                     elsewhere[name] = job
                     continue
                 if (job.folder / "result.json").exists():
-                    yield name, {"state": "there", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": None}
+                    yield name, one_run.outcome("there")
                     continue
                 words = (name, template, job.config.to_dict(), here["sources"])
                 # The key finds the run again that a worker goes on with after an interrupted sweep.
@@ -157,7 +157,7 @@ def outcome_of(future: Future) -> dict[str, Any]:
         return future.result()
     error = future.exception()
     text = f"{type(error).__name__}: {error}"  # KilledWorker: several workers died of this run
-    return {"state": "failed", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": text, "notebook": ""}
+    return one_run.outcome("failed", text) | {"notebook": ""}
 
 
 def record(outcome: dict[str, Any], here: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -166,14 +166,11 @@ def record(outcome: dict[str, Any], here: dict[str, Any], folder: Path) -> dict[
     if result is not None:
         seen = {split: part["fingerprint"] for split, part in result["data"].items()}
         if seen != here["data"][result["config"]["dataset"]]:
-            outcome |= {
-                "state": "failed",
-                "failure": f"a worker made this run with other images: {result['data']}",
-            }
-    failed = outcome["state"] == "failed"
-    name = "failed.ipynb" if failed else "run.ipynb"
+            failure = f"a worker made this run with other images: {result['data']}"
+            outcome |= {"state": "failed", "failure": failure}
+    name = "failed.ipynb" if outcome["failure"] else "run.ipynb"
     write_atomically(folder / name, lambda file: file.write(outcome["notebook"].encode()))
-    if not failed:
+    if outcome["failure"] is None:
         write_atomically(folder / "history.csv", lambda file: file.write(outcome["history"].encode()))
         # A worker without a clone has the same files: that was checked.
         write_json(folder / "result.json", result | {"git": result["git"] or git()})

@@ -19,7 +19,7 @@ import nbformat
 import psutil
 
 from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, threads
-from runs import FULL, Job, data_here, is_done, jobs, key_of
+from runs import FULL, Job, data_here, is_done, jobs, key_file, key_of, left_key
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -43,12 +43,12 @@ def clean_page(notebook: nbformat.NotebookNode) -> None:
 def execute_one(job: Job, working: Path, variables: dict[str, str]) -> Execution:
     """Execute one notebook in `working`, then put it in its place whole, with its key."""
     key = key_of(job)
-    resumes = job.running_file.exists() and job.running_file.read_text() == key
-    if job.folder and job.folder.exists() and not resumes and not job.kept:
+    if job.folder and job.folder.exists() and left_key(job.output) != key and not job.kept:
         shutil.rmtree(job.folder)  # else results of other code or another config would be taken for these
+    job.output.unlink(missing_ok=True)
     for folder in (job.output.parent, working.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    job.running_file.write_text(key)
+    key_file(job.output).write_text(key)
     # A chapter's prints belong on its page.
     shown = job.name if job.folder else None
     made = execute_notebook(job.source, working, job.parameters, job.source.parent, shown, variables)
@@ -57,8 +57,6 @@ def execute_one(job: Job, working: Path, variables: dict[str, str]) -> Execution
             clean_page(made.notebook)
             nbformat.write(made.notebook, working)
         os.replace(working, job.output)
-        job.key_file.write_text(key)
-        job.running_file.unlink()
     return made
 
 
@@ -104,7 +102,7 @@ def execute(
 def delete_others(folder: Path, names: set[str]) -> None:
     """Delete the folders of runs that were left out or are no longer listed."""
     for path in folder.glob("*"):
-        if path.name not in names and list(path.glob("run.ipynb.key*")):
+        if path.name not in names and (path / "run.ipynb.key").exists():
             shutil.rmtree(path)
 
 

@@ -37,20 +37,26 @@ def make_run(
         variables: Further environment variables of the kernel.
 
     Returns:
-        {"state", "seconds", "peak_memory_gb", "failure": text or None}. The state is "done", "failed",
+        {"state", "failure": text or None, "seconds", "peak_memory_gb"}. The state is "done", "failed",
         "there" (made by another process) or "elsewhere" (another process is at it).
     """
-    outcome: dict[str, Any] = {"state": "elsewhere", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": None}
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock").acquire(timeout=-1 if wait else 0):
             if (folder / "result.json").exists():
-                return outcome | {"state": "there"}
+                return outcome("there")
             for left in folder.glob(".*"):  # half written by a process that was killed
                 left.unlink()
-            return outcome | execute_template(template, config, folder, variables or {})
+            return execute_template(template, config, folder, variables or {})
     except Timeout:
-        return outcome
+        return outcome("elsewhere")
+
+
+def outcome(
+    state: str, failure: str | None = None, seconds: float = 0.0, peak_memory_gb: float = 0.0
+) -> dict[str, Any]:
+    """Return what `make_run` returns."""
+    return {"state": state, "failure": failure, "seconds": seconds, "peak_memory_gb": peak_memory_gb}
 
 
 def execute_template(
@@ -73,8 +79,7 @@ def execute_template(
         failure = "the template left no result.json"
     if failure is None:
         working.replace(folder / "run.ipynb")
-    cost = {"seconds": made.seconds, "peak_memory_gb": made.peak_memory_gb}
-    return {"state": "failed" if failure else "done", "failure": failure} | cost
+    return outcome("failed" if failure else "done", failure, made.seconds, made.peak_memory_gb)
 
 
 def library() -> Path:
@@ -126,14 +131,13 @@ def on_worker(name: str, template: str, config: dict[str, Any], expected: str) -
 
     if sources() != expected:
         text = f"this worker has another mdrlib: its sources are {sources()}, expected {expected}"
-        return {"state": "failed", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": text, "notebook": ""}
+        return outcome("failed", text) | {"notebook": ""}
     folder = Path(get_worker().local_directory) / name
-    outcome = make_run(template, config, folder, wait=True)
-    failed = outcome["state"] == "failed"
-    notebook = folder / ("failed.ipynb" if failed else "run.ipynb")
-    outcome["notebook"] = notebook.read_text() if notebook.exists() else ""
-    if not failed:
-        outcome["result"] = json.loads((folder / "result.json").read_text())
-        outcome["history"] = (folder / "history.csv").read_text()
+    made = make_run(template, config, folder, wait=True)
+    notebook = folder / ("failed.ipynb" if made["failure"] else "run.ipynb")
+    made["notebook"] = notebook.read_text() if notebook.exists() else ""
+    if made["failure"] is None:
+        made["result"] = json.loads((folder / "result.json").read_text())
+        made["history"] = (folder / "history.csv").read_text()
     shutil.rmtree(folder)
-    return outcome
+    return made

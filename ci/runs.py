@@ -1,8 +1,8 @@
 """What runs and chapters exist, where they are, and which of them are done.
 
-A run is its `Config`. Runs of scales smoke and quick (ci/experiments.yml) are executed again when code changes;
-benchmark recipes (scale full) and runs of the experiment matrix (ci/ablations.yml) cost hours, so they are done
-once there is a result of the same Config on the same images, whatever code made it.
+A run is its `Config`. Runs of scales smoke and quick (ci/experiments.yml) are executed again when code
+changes. Benchmark recipes (scale full) and runs of the experiment matrix (ci/ablations.yml) cost hours: they
+are done once there is a result of the same Config on the same images, whatever code made it.
 """
 
 import hashlib
@@ -28,41 +28,18 @@ Data = dict[str, dict[str, str]]  # data set -> split -> fingerprint
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute, of a run, of a map of runs, or of a chapter.
-
-    Attributes:
-        name: Name of the run, map or chapter.
-        source: The notebook; its kernel starts in the same folder.
-        parameters: What papermill sets.
-        output: The executed notebook.
-        folder: Folder of this job alone, emptied before another key runs in it, unless it is kept.
-        config: Of a training run.
-        data: Fingerprint of each split of the run's images.
-        inputs: Outputs of the jobs that it reads.
-        code: Digest of the code that it imports and of the files that it reads.
-        kept: Whether a result counts whatever code made it.
-    """
+    """One notebook to execute, of a run, of a map of runs, or of a chapter."""
 
     name: str
-    source: Path
+    source: Path  # its kernel starts in the same folder
     parameters: dict[str, Any]
-    output: Path
-    folder: Path | None = None
-    config: Config | None = None
-    data: dict[str, str] | None = None
-    inputs: tuple[Path, ...] = ()
-    code: str = ""
-    kept: bool = False
-
-    @property
-    def key_file(self) -> Path:
-        """Where the key of the finished notebook is."""
-        return self.output.with_name(self.output.name + ".key")
-
-    @property
-    def running_file(self) -> Path:
-        """Where the key of a notebook is that was begun and is not finished."""
-        return self.output.with_name(self.output.name + ".key.running")
+    output: Path  # the executed notebook
+    folder: Path | None = None  # of this job alone; emptied before another key runs in it, unless it is kept
+    config: Config | None = None  # of a training run
+    data: dict[str, str] | None = None  # fingerprint of each split of its images
+    inputs: tuple[Path, ...] = ()  # outputs of the jobs that it reads
+    code: str = ""  # digest of the code that it imports, and of the files that it reads
+    kept: bool = False  # a result counts whatever code made it
 
 
 class Cell(NamedTuple):
@@ -150,8 +127,8 @@ def recipes(root: Path) -> dict[str, dict[str, Any]]:
 def data_here(root: Path, scale: str, dataset: str | None = None, only: str | None = None) -> Data:
     """Find the data sets that the runs of a scale may lack: {data set: {split: fingerprint}}.
 
-    At scale full these are the sets of all recipes, of those of `dataset`, or of the recipe `only`, and all of
-    them must be available. At other scales a line says what is left out.
+    At scale full these are the sets of all recipes, of those of `dataset`, or of the recipe `only`, and all
+    of them must be available. At other scales a line says what is left out.
 
     Raises:
         ValueError: No such data set or recipe, or one at scale full that is not available.
@@ -200,8 +177,8 @@ def files_of(node: Any) -> Iterator[str]:
 def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Cell]:
     """List the runs of all studies, or of one, each once; the first seed of all precedes the second of any.
 
-    The matrix can therefore be interrupted at any time: what is done compares like with like. With smoke a run
-    takes seconds, on generated glyphs.
+    The matrix can therefore be interrupted at any time: what is done compares like with like. With smoke a
+    run takes seconds, on generated glyphs.
 
     Raises:
         ValueError: An unknown study, or fields that are no Config, with the study's name.
@@ -236,8 +213,8 @@ def points(grid: dict[str, list] | list[dict[str, list]]) -> Iterator[dict[str, 
 def sweep_job(root: Path, config: Config, data: dict[str, str]) -> Job:
     """Return the job of a run of the matrix on images with these fingerprints.
 
-    Its folder is named by a digest of all that decides the result. What else the matrix holds does not matter,
-    so that editing it invalidates nothing.
+    A digest of all that decides the result names its folder. What else the matrix holds does not matter, so
+    that editing it invalidates nothing.
     """
     text = config.identity() + json.dumps(data, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -269,7 +246,7 @@ def is_done(job: Job, results: dict[str, Result] | None = None) -> bool:
     if job.kept:
         found = [load_run(job.folder)] if (job.folder / "result.json").exists() else []
         return job.output.exists() and is_done(job, by_identity(found))
-    return job.output.exists() and job.key_file.exists() and job.key_file.read_text() == key_of(job)
+    return job.output.exists() and left_key(job.output) == key_of(job)
 
 
 def saw(result: Result | None, data: dict[str, str]) -> bool:
@@ -313,28 +290,33 @@ def key_of(job: Job) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def state(output: Path) -> str:
+def key_file(output: Path) -> Path:
+    """Return where the key of a notebook is that was begun; without its output it is not finished."""
+    return output.with_name(output.name + ".key")
+
+
+def left_key(output: Path) -> str | None:
+    """Return the key that a notebook was begun with, or None."""
+    return key_file(output).read_text() if key_file(output).exists() else None
+
+
+def state(output: Path) -> list[Any]:
     """Return the key of an output with its time: a new one may differ under the same key."""
-    key = output.with_name(output.name + ".key")
-    return f"{key.read_text()} {output.stat().st_mtime_ns}" if key.exists() else "missing"
+    return [left_key(output), output.stat().st_mtime_ns] if output.exists() else []
 
 
 def reads_runs(chapter: Path) -> bool:
     """Whether the code of a chapter, its parameters aside, names its parameter `runs`."""
     cells = nbformat.read(chapter, as_version=4).cells
-    code = [
-        c.source for c in cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])
-    ]
-    return re.search(r"\bruns\b", "\n".join(code)) is not None
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    return re.search(r"\bruns\b", "\n".join(code[1:])) is not None  # the first has the parameters
 
 
 def code_of(root: Path, source: Path, reads: Iterable[Path] = ()) -> str:
     """Digest the code that a notebook imports (mdrlib, and mdrbook if it names it) and the files it reads."""
     files = [*sorted((root / "mdrlib").rglob("*.py")), root / "requirements.txt", *reads]
     if "mdrbook" in source.read_text():
-        files += [
-            path for end in ("py", "js", "css") for path in sorted((root / "book/mdrbook").rglob(f"*.{end}"))
-        ]
+        files += sorted(p for p in (root / "book/mdrbook").rglob("*") if p.suffix in (".py", ".js", ".css"))
     return digest_of(files, root)
 
 

@@ -4,7 +4,8 @@ import csv
 import json
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several processes wait for each other
+# Before torch is imported: threads of several processes would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from urllib.parse import urlsplit
 

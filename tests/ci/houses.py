@@ -16,7 +16,8 @@ folder = Path(out_dir)
 count = len(list(folder.glob("begun-*")))
 (folder / f"begun-{count}").touch()
 data = {"train": {"fingerprint": "1"}, "test": {"fingerprint": "2"}}
-result = {"config": config, "metrics": {}, "selected_by": "last", "seconds": 1, "environment": dict(os.environ)}
+result = {"config": config, "metrics": {}, "selected_by": "last", "seconds": 1}
+result["environment"] = dict(os.environ)
 (folder / "result.json").write_text(json.dumps(result | {"git": None, "data": data, "history": []}))
 print("iteration", config["iterations"])
 """

@@ -125,9 +125,7 @@ def test_a_killed_workers_run_is_made_by_the_other_and_each_is_recorded_once(
         (log / "fail").touch()
         again = next(f for f, r in zip(folders, results, strict=True) if r["config"]["mdr_weight"] == 0.3)
         (again / "result.json").unlink()
-        assert [f.name for f in sweep.run(matrix_house, "lambda", dask=address)] == [
-            again.name
-        ]
+        assert [f.name for f in sweep.run(matrix_house, "lambda", dask=address)] == [again.name]
         assert "ValueError: the lights went out" in capfd.readouterr().out
         assert "the lights went out" in (again / "failed.ipynb").read_text()
         assert not (again / "result.json").exists()

@@ -18,6 +18,8 @@ import runs
 from tests.ci.houses import HERE, have, save, save_template
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
 def states(text: str) -> dict[str, str]:
     """Notebook -> "up", "done" or "FAILED", of what was printed."""
     lines = [line.split() for line in text.splitlines() if line.startswith("[") and not line.endswith("...")]
@@ -96,7 +98,7 @@ def test_notebooks_run_side_by_side_and_one_that_reads_waits(house, capfd, monke
     assert result["environment"]["MALLOC_MMAP_MAX_"] == "0"
 
 
-def test_none_starts_beside_another_without_the_memory(house, capfd, monkeypatch):
+def test_none_starts_while_another_has_the_memory(house, capfd, monkeypatch):
     monkeypatch.setattr(execute.os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(execute, "free_gb", lambda: 1.5 * execute.USUAL_GB)
     save(house / "book/apart.ipynb", "1")
@@ -113,18 +115,29 @@ def test_a_kernel_is_of_this_interpreter_whatever_is_installed(tmp_path, monkeyp
     spec.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "another", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
-    save(tmp_path / "own.ipynb", "import os, sys, tempfile", "print(sys.executable, os.getcwd(), tempfile.mkdtemp())")
+    save(
+        tmp_path / "own.ipynb",
+        "import os, sys, tempfile",
+        "print(sys.executable, os.getcwd(), tempfile.mkdtemp())",
+    )
     made = notebooks.execute_notebook(tmp_path / "own.ipynb", tmp_path / "out.ipynb", {}, tmp_path)
     executable, folder, temporary = made.notebook.cells[-1].outputs[0].text.split()
     assert (executable, folder) == (sys.executable, str(tmp_path))
     assert not Path(temporary).exists(), "what a kernel leaves among the temporary files goes with it"
 
 
-COMMAND = "import sys, execute; from pathlib import Path; execute.ROOT = Path(sys.argv.pop(1)); sys.exit(execute.main())"
+COMMAND = (
+    "import sys, execute; from pathlib import Path; execute.ROOT = Path(sys.argv.pop(1)); "
+    "sys.exit(execute.main())"
+)
 
 
 def test_ctrl_c_ends_all_kernels(house):
-    save(house / "book/experiments/train.ipynb", "from pathlib import Path\nPath('begun').touch()", "while True: pass")
+    save(
+        house / "book/experiments/train.ipynb",
+        "from pathlib import Path\nPath('begun').touch()",
+        "while True: pass",
+    )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "ci")])}
     words = [sys.executable, "-c", COMMAND, str(house), "--scale", "smoke", "--only", "a"]
     process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -145,10 +158,9 @@ def test_an_interrupted_run_is_resumed_only_under_the_same_key(house, capfd):
             path.unlink()
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "begun-0").touch()  # as a run leaves its checkpoint when it is killed
-        job.running_file.write_text(left)
+        runs.key_file(job.output).write_text(left)
         assert execute.execute(house, "smoke", only="a") == []
         assert sorted(path.name for path in job.folder.glob("begun-*")) == expected
-        assert not job.running_file.exists()
 
 
 def test_an_optional_data_set_adds_its_runs_and_its_leaving_removes_them(house, capfd, monkeypatch):

@@ -38,7 +38,7 @@ def test_the_ranges_of_quick_are_those_of_the_stored_runs_of_the_book():
 
 
 class Brief(experiment.Evaluation):
-    """As quick as possible: at no training images, at all test images only in the last of three evaluations."""
+    """As quick as can be: no training images, and all test images only in the last of three evaluations."""
 
     calls = 0
 

@@ -17,7 +17,7 @@ FAKE_PYTHON = '#!/bin/sh\necho "$@" >> "$PWD/calls"\necho "$SAYS"\nexit ${CODE:-
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project whose .venv is made in no time. Whatever is deleted or called must lie in it."""
-    inside = tmp_path.parent  # a test moves the project to a folder beside it
+    inside = tmp_path.parent  # a test moves the project to a folder next to it
     rmtree, popen = install.shutil.rmtree, install.subprocess.Popen
 
     def guarded_rmtree(path, *rest):

@@ -177,7 +177,9 @@ def test_all_stored_runs_were_made_with_the_same_images_by_committed_code():
 
 def test_the_main_comparison_has_settings_that_were_tried():
     def settings(study):
-        return {(c.config.method, c.config.mdr_weight, c.config.pair_margin) for c in runs.matrix(ROOT, study)}
+        return {
+            (c.config.method, c.config.mdr_weight, c.config.pair_margin) for c in runs.matrix(ROOT, study)
+        }
 
     assert settings("seeds") <= settings("tuning")
     assert all(cell.config.validation > 0 for cell in runs.matrix(ROOT, "tuning"))

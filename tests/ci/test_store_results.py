@@ -65,7 +65,7 @@ def test_stores_a_benchmark_but_no_miniature_of_it(tmp_path):
         store_results.store(tmp_path, "sop", "full")
 
 
-def test_stores_a_study_a_line_a_run_beside_what_is_stored(matrix_house):
+def test_stores_a_study_a_line_per_run_with_what_is_stored(matrix_house):
     made, path = runs.matrix(matrix_house), matrix_house / "data/results/ablations.json"
     with pytest.raises(ValueError, match="call `make experiments SCALE=ablations STUDY=other`"):
         store_results.store_studies(matrix_house, "other")
