@@ -18,11 +18,14 @@ from pathlib import Path
 import nbformat
 import psutil
 
+from kernel_server import KernelServer
 from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, threads
 from runs import FULL, Job, data_here, is_done, jobs, key_file, key_of, left_key
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# What most notebooks import, once for all of them.
+IMPORTED = ("torch", "matplotlib.pyplot", "mdrlib.experiment", "mdrbook", "myst_nb")
 USUAL_GB = 1.5  # memory of a notebook of which nothing is known yet
 
 
@@ -40,7 +43,7 @@ def clean_page(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
 
 
-def execute_one(job: Job, working: Path, variables: dict[str, str]) -> Execution:
+def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callable | None) -> Execution:
     """Execute one notebook in `working`, then put it in its place whole, with its key."""
     key = key_of(job)
     if job.folder and job.folder.exists() and left_key(job.output) != key and not job.kept:
@@ -51,7 +54,7 @@ def execute_one(job: Job, working: Path, variables: dict[str, str]) -> Execution
     key_file(job.output).write_text(key)
     # A chapter's prints belong on its page.
     shown = job.name if job.folder else None
-    made = execute_notebook(job.source, working, job.parameters, job.source.parent, shown, variables)
+    made = execute_notebook(job.source, working, job.parameters, job.source.parent, shown, variables, fork)
     if made.failure is None:
         if job.folder is None:
             clean_page(made.notebook)
@@ -126,20 +129,21 @@ def run_all(root: Path, scale: str, chosen: list[Job]) -> list[Failure]:
         ]
         return not running or (sum(peaks) < free and peaks[0] < free_gb())
 
-    def start(job: Job) -> None:
+    def start(job: Job, fork: Callable | None) -> None:
         waiting.remove(job)
         if is_done(job):
             said(job, "up to date")
         else:
             said(job, "...")
-            running[pool.submit(execute_one, job, working / f"{job.name}.ipynb", variables)] = job
+            running[pool.submit(execute_one, job, working / f"{job.name}.ipynb", variables, fork)] = job
 
-    with threads(count) as pool:
+    with KernelServer(IMPORTED) as server, threads(count) as pool:
+        fork = server.fork if sys.platform == "linux" and scale != FULL else None
         while waiting or running:
             to_come = {job.output for job in (*waiting, *running.values())}
             ready = [job for job in waiting if not to_come & set(job.inputs)]
             if ready and len(running) < count and fits(ready[0]):
-                start(ready[0])
+                start(ready[0], fork)
                 continue
             for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
                 job, made = running.pop(future), future.result()

@@ -5,7 +5,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -58,7 +58,9 @@ class Execution:
         return f"{ended} {self.seconds:.0f} s, peak memory {self.peak_memory_gb:.1f} GB"
 
 
-def kernel_with(variables: Mapping[str, str]) -> type[AsyncKernelManager]:
+def kernel_with(
+    variables: Mapping[str, str], fork: Callable | None, processes: list[psutil.Process]
+) -> type[AsyncKernelManager]:
     """Return kernels of this very interpreter, whatever kernels a user has installed.
 
     The class is made here, because one of traitlets does not travel to the workers of a cluster; for the same
@@ -66,6 +68,8 @@ def kernel_with(variables: Mapping[str, str]) -> type[AsyncKernelManager]:
 
     Args:
         variables: Environment variables of the kernel, over those of this process.
+        fork: `KernelServer.fork`; None starts a new interpreter.
+        processes: List that the process of the kernel is appended to.
     """
 
     class Kernel(AsyncKernelManager):
@@ -75,6 +79,16 @@ def kernel_with(variables: Mapping[str, str]) -> type[AsyncKernelManager]:
 
         async def start_kernel(self, **words):
             await super().start_kernel(env=os.environ | variables, **words)
+
+        async def _async_launch_kernel(self, kernel_cmd, **words):
+            if fork is None:
+                await super()._async_launch_kernel(kernel_cmd, **words)
+            else:
+                its = self.provisioner
+                its.process = fork(kernel_cmd, words["cwd"], words["env"])
+                its.pid = its.pgid = its.process.pid
+                self._reconcile_connection_info(its.connection_info)
+            processes.append(psutil.Process(self.provisioner.pid))
 
     return Kernel
 
@@ -101,6 +115,7 @@ def execute_notebook(
     cwd: Path | None = None,
     name: str | None = None,
     variables: dict[str, str] | None = None,
+    fork: Callable | None = None,
 ) -> Execution:
     """Execute `source` into the file `working`.
 
@@ -114,10 +129,11 @@ def execute_notebook(
         cwd: Folder that the kernel starts in; by default that of this process.
         name: Printed before each line that the notebook prints; None shows nothing but its stderr.
         variables: Environment variables of the kernel, in addition to those of this process.
+        fork: `KernelServer.fork`; None starts a new interpreter.
     """
     began, made, failure = time.monotonic(), None, None
-    shown = Lines(name) if name else None
-    with TemporaryDirectory(prefix="kernel-") as private, peak_memory(private) as peak:
+    shown, processes = Lines(name) if name else None, []
+    with TemporaryDirectory(prefix="kernel-") as private, peak_memory(processes) as peak:
         # Through files only their owner can open; TCP ports are open to all users of a machine.
         settings = {"connection_file": f"{private}/kernel.json", "transport": "ipc", "ip": f"{private}/ipc"}
         (Path(private) / "tmp").mkdir()
@@ -133,7 +149,7 @@ def execute_notebook(
                 progress_bar=False,
                 stdout_file=shown,
                 stderr_file=shown or sys.stderr,
-                kernel_manager_class=kernel_with(own),
+                kernel_manager_class=kernel_with(own, fork, processes),
                 config=Config({"KernelManager": settings}),
                 shutdown_kernel="immediate",
                 start_timeout=300,
@@ -149,21 +165,20 @@ def execute_notebook(
 
 
 @contextmanager
-def peak_memory(word: str) -> Iterator[list[float]]:
-    """Watch the memory of the kernel with `word` in its command; the list holds its largest, in GB."""
+def peak_memory(processes: list[psutil.Process]) -> Iterator[list[float]]:
+    """Watch the memory of processes and of those that they start; the list holds its largest, in GB."""
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
-        kernel = None
         while not over.wait(0.3):
-            with suppress(psutil.Error):
-                kernel = kernel or next(iter(kernels(word)), None)
-                if kernel:
-                    memory = kernel.memory_info().rss
-                    for child in kernel.children(recursive=True):
+            memory = 0
+            for process in list(processes):
+                with suppress(psutil.Error):
+                    memory += process.memory_info().rss
+                    for child in process.children(recursive=True):
                         with suppress(psutil.Error):
                             memory += child.memory_info().rss
-                    peak[0] = max(peak[0], memory / 1e9)
+            peak[0] = max(peak[0], memory / 1e9)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -184,27 +199,18 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         # Again and again: a thread may be about to start a kernel.
         while any(thread.is_alive() for thread in pool._threads):
-            for kernel in kernels():
-                end(kernel)
+            end_kernels()
             time.sleep(0.1)
         raise
     pool.shutdown()
 
 
-def kernels(word: str = "") -> list[psutil.Process]:
-    """Return the kernels that this process started, those with `word` in their command."""
-    found = []
+def end_kernels() -> None:
+    """Kill the kernels that this process started, its kernel servers, and all that these started."""
     for child in psutil.Process().children():
         with suppress(psutil.Error):
             command = " ".join(child.cmdline())
-            if "ipykernel_launcher" in command and word in command:
-                found.append(child)
-    return found
-
-
-def end(kernel: psutil.Process) -> None:
-    """Kill a kernel and the processes that it started."""
-    with suppress(psutil.Error):
-        for process in [*kernel.children(recursive=True), kernel]:
-            with suppress(psutil.Error):
-                process.kill()
+            if "ipykernel_launcher" in command or "kernel_server" in command:
+                for process in [*child.children(recursive=True), child]:
+                    with suppress(psutil.Error):
+                        process.kill()

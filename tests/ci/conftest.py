@@ -7,6 +7,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
+import execute
 from mdrlib.datasets import load
 from tests.ci.houses import build_house, have
 
@@ -67,6 +68,7 @@ def matrix_house(tmp_path, glyphs_data, monkeypatch):
 def house(tmp_path, monkeypatch):
     """A root with two runs, a map of them, a chapter that reads them, and one of two data sets."""
     monkeypatch.delenv("MDR_DATA_ROOT", raising=False)
+    monkeypatch.setattr(execute, "IMPORTED", ())  # these notebooks import nothing that takes time
     have(monkeypatch, {})
     build_house(tmp_path)
     return tmp_path

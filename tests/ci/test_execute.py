@@ -15,6 +15,7 @@ import pytest
 import execute
 import notebooks
 import runs
+from kernel_server import KernelServer
 from tests.ci.houses import HERE, have, save, save_template
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,21 +110,29 @@ def test_none_starts_while_another_has_the_memory(house, capfd, monkeypatch):
     assert lines == ["...", "done"] * 4
 
 
-def test_a_kernel_is_of_this_interpreter_whatever_is_installed(tmp_path, monkeypatch):
+OWN = """
+import os, sys, tempfile
+open("neighbour.py", "w").close()
+import neighbour
+print(sys.executable, os.getcwd(), os.environ["OWN"], tempfile.mkdtemp(), neighbour.__file__)
+"""
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_kernel_is_of_this_interpreter_whatever_is_installed(tmp_path, monkeypatch, forked):
     spec = tmp_path / "kernels/python3/kernel.json"
     spec.parent.mkdir(parents=True)
     spec.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "another", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
-    save(
-        tmp_path / "own.ipynb",
-        "import os, sys, tempfile",
-        "print(sys.executable, os.getcwd(), tempfile.mkdtemp())",
-    )
-    made = notebooks.execute_notebook(tmp_path / "own.ipynb", tmp_path / "out.ipynb", {}, tmp_path)
-    executable, folder, temporary = made.notebook.cells[-1].outputs[0].text.split()
-    assert (executable, folder) == (sys.executable, str(tmp_path))
+    save(tmp_path / "own.ipynb", OWN)
+    with KernelServer(("json",)) as server:
+        words = {"cwd": tmp_path, "variables": {"OWN": "1"}, "fork": server.fork if forked else None}
+        made = notebooks.execute_notebook(tmp_path / "own.ipynb", tmp_path / "out.ipynb", {}, **words)
+    executable, folder, own, temporary, imported = made.notebook.cells[-1].outputs[0].text.split()
+    assert (executable, folder, own) == (sys.executable, str(tmp_path), "1")
     assert not Path(temporary).exists(), "what a kernel leaves among the temporary files goes with it"
+    assert imported == str(tmp_path / "neighbour.py")
 
 
 COMMAND = (
