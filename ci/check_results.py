@@ -58,15 +58,7 @@ def without_seed(config: dict[str, Any]) -> Config:
 
 
 def check(root: Path, scale: str) -> list[str]:
-    """Check the runs in _build/runs/<scale>, and print which were checked.
-
-    Returns:
-        What is wrong, a line each.
-
-    Raises:
-        ValueError: ci/experiments.yml has no such scale, or a file is no result.
-        FileNotFoundError: There is no ci/expected.yml.
-    """
+    """Check the runs in _build/runs/<scale>, print which were checked, and return what is wrong."""
     known, expected = runs.experiments(root, scale), read(root).get(scale, {})
     wrong = [
         f"{name}: got ranges in ci/expected.yml, expected none: ci/experiments.yml has no such run"
@@ -128,15 +120,9 @@ def read(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def derive(config: dict[str, Any], results: Sequence[Result], above_untrained: bool) -> dict[str, Any]:
-    """Derive the entry of one run in ci/expected.yml.
+    """Derive the entry of one run in ci/expected.yml, from runs of its config with different seeds.
 
-    Args:
-        config: Fields of its Config.
-        results: Runs of this Config with different seeds.
-        above_untrained: Refuse a range of recall@1 that an untrained network could lie in.
-
-    Raises:
-        ValueError: Fewer than 5 seeds, a seed twice, a value that is not finite, or such a range.
+    With above_untrained, a range of recall@1 that an untrained network could lie in is refused.
     """
     seeds = [result.config["seed"] for result in results]
     n = len(seeds)

@@ -26,11 +26,7 @@ CONNECT_SECONDS = 10
 
 
 def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, Any]]:
-    """Return a client of the scheduler at `address`, and `one_run.what_is_here` of its workers.
-
-    Raises:
-        ValueError: No scheduler, no worker, or what a worker lacks to make runs on `datasets`.
-    """
+    """Return a client of the scheduler at `address`, and `one_run.what_is_here` of its workers."""
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
@@ -119,9 +115,6 @@ def on_cluster(
     """Make jobs as a `Maker` (see sweep.py), and record each run under the run's lock, once.
 
     Runs that another sweep is at are looked at again at the end, and waited for.
-
-    Raises:
-        RuntimeError: The scheduler is lost.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # an open file for each lock
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -52,9 +52,7 @@ def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callab
     for folder in (job.output.parent, working.parent):
         folder.mkdir(parents=True, exist_ok=True)
     key_file(job.output).write_text(key)
-    # A chapter's prints belong on its page.
-    shown = job.name if job.folder else None
-    made = execute_notebook(job.source, working, job.parameters, job.source.parent, shown, variables, fork)
+    made = execute_notebook(job.source, working, job.parameters, job.source.parent, job.name, variables, fork)
     if made.failure is None:
         if job.folder is None:
             clean_page(made.notebook)
@@ -70,20 +68,14 @@ def execute(
     experiments: bool = False,
     dataset: str | None = None,
 ) -> list[Failure]:
-    """Execute what is not up to date.
+    """Execute what is not up to date, and return the failures.
 
     Args:
         root: Root of the project.
         scale: "smoke", "quick" or "full".
-        only: Name of the one run, map or chapter to execute.
-        experiments: Whether to leave out the chapters.
+        only: The one run, map or chapter to execute.
+        experiments: Leave out the chapters.
         dataset: At scale full: the data set whose recipes are run; all by default.
-
-    Returns:
-        The failures.
-
-    Raises:
-        ValueError: An unknown scale, notebook or data set, or a benchmark that is not available.
     """
     root = root.resolve()
     if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss

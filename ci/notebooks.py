@@ -23,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
+PROGRESS = r"iteration \d+/\d+"  # what a run says while it trains
 # glibc's malloc keeps freed memory. A training step frees and allocates the same tens of megabytes many
 # times, and each time the system would fill new pages with zeros.
 KEEP_MEMORY = {
@@ -61,15 +62,10 @@ class Execution:
 def kernel_with(
     variables: Mapping[str, str], fork: Callable | None, processes: list[psutil.Process]
 ) -> type[AsyncKernelManager]:
-    """Return kernels of this very interpreter, whatever kernels a user has installed.
+    """Return kernels of this very interpreter, whatever is installed; their processes join the list.
 
     The class is made here, because one of traitlets does not travel to the workers of a cluster; for the same
     reason its body names nothing of this module.
-
-    Args:
-        variables: Environment variables of the kernel, over those of this process.
-        fork: `KernelServer.fork`; None starts a new interpreter.
-        processes: List that the process of the kernel is appended to.
     """
 
     class Kernel(AsyncKernelManager):
@@ -94,15 +90,16 @@ def kernel_with(
 
 
 class Lines:
-    """A file that prints what is written to it in whole lines, each after a name."""
+    """A file that prints what is written to it: the whole lines that match a pattern, each after a name."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.rest = name, ""
+    def __init__(self, name: str, pattern: str = r"\S") -> None:
+        self.name, self.pattern, self.rest = name, pattern, ""
 
     def write(self, text: str) -> None:
         """Print the lines that the text completes."""
         *lines, self.rest = (self.rest + text).split("\n")
-        print("".join(f"  {self.name}: {line}\n" for line in lines if line.strip()), end="", flush=True)
+        shown = [f"  {self.name}: {line}\n" for line in lines if re.search(self.pattern, line)]
+        print("".join(shown), end="", flush=True)
 
     def flush(self) -> None:
         """Do nothing: what is left is no whole line."""
@@ -119,20 +116,19 @@ def execute_notebook(
 ) -> Execution:
     """Execute `source` into the file `working`.
 
-    A failing cell, a kernel that died and a file that is no notebook do not raise, so that other notebooks
-    go on.
+    A failing cell, a kernel that died and a file that is no notebook do not raise, so that others go on.
 
     Args:
         source: The notebook or its file.
         working: Where it is written, executed as far as it got.
         parameters: What papermill sets in the notebook.
         cwd: Folder that the kernel starts in; by default that of this process.
-        name: Printed before each line that the notebook prints; None shows nothing but its stderr.
-        variables: Environment variables of the kernel, in addition to those of this process.
+        name: Precedes the lines of progress and of stderr, which are shown at once; None: stderr alone.
+        variables: Environment variables of the kernel, over those of this process.
         fork: `KernelServer.fork`; None starts a new interpreter.
     """
     began, made, failure = time.monotonic(), None, None
-    shown, processes = Lines(name) if name else None, []
+    processes = []
     with TemporaryDirectory(prefix="kernel-") as private, peak_memory(processes) as peak:
         # Through files only their owner can open; TCP ports are open to all users of a machine.
         settings = {"connection_file": f"{private}/kernel.json", "transport": "ipc", "ip": f"{private}/ipc"}
@@ -147,8 +143,8 @@ def execute_notebook(
                 language="python",
                 resources={"metadata": {"path": str(cwd or Path.cwd())}},
                 progress_bar=False,
-                stdout_file=shown,
-                stderr_file=shown or sys.stderr,
+                stdout_file=Lines(name, PROGRESS) if name else None,
+                stderr_file=Lines(name) if name else sys.stderr,
                 kernel_manager_class=kernel_with(own, fork, processes),
                 config=Config({"KernelManager": settings}),
                 shutdown_kernel="immediate",

@@ -25,20 +25,14 @@ def make_run(
     wait: bool = False,
     variables: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Make the run of `config` in `folder`, or go on with it.
+    """Make the run of `config` in `folder`, or go on with it; `template` is the text of its notebook.
 
-    The lock of a run belongs to a process: that of one that was killed is free at once.
-
-    Args:
-        template: Text of the notebook.
-        config: What its parameter `config` gets.
-        folder: Where the run leaves its files.
-        wait: Wait for another process that is at this run.
-        variables: Further environment variables of the kernel.
+    The lock of a run belongs to a process: that of one that was killed is free at once. With wait, another
+    process that is at this run is waited for.
 
     Returns:
-        {"state", "failure": text or None, "seconds", "peak_memory_gb"}. The state is "done", "failed",
-        "there" (made by another process) or "elsewhere" (another process is at it).
+        An `outcome`. Its state is "done", "failed", "there" (made by another process) or "elsewhere" (another
+        process is at it).
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -55,7 +49,7 @@ def make_run(
 def outcome(
     state: str, failure: str | None = None, seconds: float = 0.0, peak_memory_gb: float = 0.0
 ) -> dict[str, Any]:
-    """Return what `make_run` returns."""
+    """Return what became of a run, as JSON has it."""
     return {"state": state, "failure": failure, "seconds": seconds, "peak_memory_gb": peak_memory_gb}
 
 
@@ -118,14 +112,8 @@ def what_is_here(datasets: Sequence[str]) -> dict[str, Any]:
 def on_worker(name: str, template: str, config: dict[str, Any], expected: str) -> dict[str, Any]:
     """Call `make_run` in the scratch folder of a Dask worker, and delete it: what counts travels back.
 
-    Args:
-        name: Name of the run's folder.
-        template: See `make_run`.
-        config: See `make_run`.
-        expected: The `sources` of mdrlib that the worker must have: it may have joined after all were asked.
-
-    Returns:
-        The outcome with "notebook", and of a finished run "result" (result.json) and "history" (history.csv).
+    The outcome has "notebook" too, and of a finished run "result" (result.json) and "history" (history.csv).
+    A worker with other `sources` of mdrlib than expected fails it: it may have joined after all were asked.
     """
     from distributed import get_worker
 

@@ -55,13 +55,7 @@ class Cell(NamedTuple):
 def jobs(root: Path, scale: str, data: Data) -> list[Job]:
     """List the runs, their maps and the chapters of a scale; at scale full the recipes alone.
 
-    Args:
-        root: Root of the project.
-        scale: A scale of ci/experiments.yml, or "full".
-        data: The data sets that are available; runs that need another one are left out.
-
-    Raises:
-        ValueError: ci/experiments.yml has no such scale.
+    Runs that need a data set that `data` does not have are left out.
     """
     templates, folder = root / "book/experiments", root / "_build/runs" / scale
     found: dict[str, Job] = {}
@@ -103,11 +97,7 @@ def jobs(root: Path, scale: str, data: Data) -> list[Job]:
 
 
 def experiments(root: Path, scale: str) -> dict[str, tuple[str | None, dict[str, Any]]]:
-    """Read the runs of a scale: name -> the data set that may be missing, or None, and the Config's fields.
-
-    Raises:
-        ValueError: ci/experiments.yml has no such scale.
-    """
+    """Read the runs of a scale: name -> the data set that may be missing, and the fields of its Config."""
     spec = read(root, "experiments")
     if scale not in spec["scales"]:
         raise ValueError(f"no scale {scale!r} in ci/experiments.yml; choose one of {sorted(spec['scales'])}")
@@ -127,18 +117,14 @@ def recipes(root: Path) -> dict[str, dict[str, Any]]:
 def data_here(root: Path, scale: str, dataset: str | None = None, only: str | None = None) -> Data:
     """Find the data sets that the runs of a scale may lack: {data set: {split: fingerprint}}.
 
-    At scale full these are the sets of all recipes, of those of `dataset`, or of the recipe `only`, and all
-    of them must be available. At other scales a line says what is left out.
-
-    Raises:
-        ValueError: No such data set or recipe, or one at scale full that is not available.
+    At scale full these are the sets of all recipes, of those of `dataset`, or of the recipe `only`. If one
+    is not available, ValueError says how to get it. At other scales a line says what is left out.
     """
     if scale == FULL:
         known = {name: values["dataset"] for name, values in recipes(root).items()}
         if dataset not in (None, *known.values()):
-            raise ValueError(
-                f"no recipe for a data set {dataset!r}; choose one of {sorted({*known.values()})}"
-            )
+            sets = sorted({*known.values()})
+            raise ValueError(f"no recipe for a data set {dataset!r}; choose one of {sets}")
         chosen = {name: its for name, its in known.items() if dataset in (None, its)}
         if only not in (None, *chosen):
             raise ValueError(f"no recipe named {only!r}; choose one of {list(chosen)}")
@@ -178,10 +164,7 @@ def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Ce
     """List the runs of all studies, or of one, each once; the first seed of all precedes the second of any.
 
     The matrix can therefore be interrupted at any time: what is done compares like with like. With smoke a
-    run takes seconds, on generated glyphs.
-
-    Raises:
-        ValueError: An unknown study, or fields that are no Config, with the study's name.
+    run takes seconds, on generated glyphs. Raises ValueError for fields that are no Config, with the study.
     """
     spec = read(root, "ablations")
     if study not in (None, *spec["studies"]):
@@ -235,12 +218,7 @@ def file_of(root: Path, study: str) -> Path:
 
 
 def is_done(job: Job, results: dict[str, Result] | None = None) -> bool:
-    """Whether a job need not be executed.
-
-    Args:
-        job: The job.
-        results: For a run of the matrix, the results that count, by identity; by default that of its folder.
-    """
+    """Whether a job need not be executed. For a run of the matrix: given the results that count."""
     if job.kept and results is not None:
         return saw(results.get(job.config.identity()), job.data)
     if job.kept:

@@ -21,11 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def store(root: Path, dataset: str, scale: str) -> Path:
-    """Write the runs on a data set at a scale into a file, and return its path.
-
-    Raises:
-        ValueError: No runs, or runs of uncommitted code or on a miniature.
-    """
+    """Write the runs on a data set at a scale into a file, and return its path."""
     found = [
         run for run in load_runs(root / "_build/runs" / scale).values() if run.config["dataset"] == dataset
     ]
@@ -49,13 +45,7 @@ def store_studies(root: Path, study: str | None) -> list[tuple[Path, int]]:
     """Store the finished runs of a study of ci/ablations.yml, or of all.
 
     A run replaces the stored one of the same Config; the others of the file stay, unless the matrix no longer
-    has them.
-
-    Returns:
-        Each file that was written, with its number of runs.
-
-    Raises:
-        ValueError: No runs, runs of uncommitted code, or runs on different images.
+    has them. Returns each file that was written, with its number of runs.
     """
     made, everything = swept(root), matrix(root)
     chosen = {cell.config.identity() for cell in matrix(root, study)}

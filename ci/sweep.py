@@ -32,17 +32,14 @@ Maker = Callable[[dict[str, Job]], Iterator[tuple[str, dict[str, Any]]]]
 def sweep(
     root: Path, wanted: list[Cell], here: dict[str, Any], make: Maker, again: bool = False
 ) -> list[Failure]:
-    """Make those of `wanted` that are not done yet.
+    """Make those of `wanted` that are not done yet, and return the failures.
 
     Args:
         root: Root of the project.
         wanted: Runs of the matrix.
         here: What `what_is_here` says of the machines that make them; runs on missing data sets are left out.
         make: Makes them.
-        again: Whether to make those too whose results are committed.
-
-    Returns:
-        The failures.
+        again: Make those too whose results are committed.
     """
     for name, why in here["missing"].items():
         print(f"{name} is not available, its runs are left out: {why}", flush=True)

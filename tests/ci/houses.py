@@ -19,7 +19,9 @@ data = {"train": {"fingerprint": "1"}, "test": {"fingerprint": "2"}}
 result = {"config": config, "metrics": {}, "selected_by": "last", "seconds": 1}
 result["environment"] = dict(os.environ)
 (folder / "result.json").write_text(json.dumps(result | {"git": None, "data": data, "history": []}))
-print("iteration", config["iterations"])
+total = config["iterations"]
+print(f"iteration {total}/{total}")
+print("seconds of the run")
 """
 MAP = 'from pathlib import Path\nfor run in runs:\n    (Path(run) / "umap.npz").touch()'
 CHAPTER = (

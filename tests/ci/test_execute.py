@@ -32,7 +32,7 @@ def test_executes_all_then_nothing_then_what_changed(house, capfd):
     said = capfd.readouterr().out
     assert states(said) == {"a": "done", "m": "done", "one": "done"}
     assert "omniglot is not available, its runs are left out: omniglot: no network" in said
-    assert "\n  a: iteration 3\n" in said  # live, from inside the run
+    assert "\n  a: iteration 3/3\n" in said and "seconds of the run" not in said  # its progress, live
     run = house / "_build/runs/smoke/a"
     assert (run / "result.json").exists() and (run / "umap.npz").exists() and (run / "run.ipynb").exists()
     durations = json.loads((house / "_build/executed/smoke/durations.json").read_text())
@@ -208,7 +208,7 @@ def test_the_recipes_of_a_set_run_at_scale_full_and_nothing_deletes_what_they_le
     assert execute.execute(house, "full", dataset="cub") == []
     assert states(capfd.readouterr().out) == {"cub-triplet": "done", "cub-triplet-mdr": "done"}
     run = house / "_build/runs/full/cub-triplet"
-    assert (run / "run.ipynb").exists() and "iteration 7" in (run / "run.ipynb").read_text()
+    assert (run / "run.ipynb").exists() and "iteration 7/7" in (run / "run.ipynb").read_text()
 
     (house / "mdrlib/__init__.py").write_text("changed = 1\n")
     (house / "requirements.txt").write_text("numpy==2\n")
