@@ -25,7 +25,7 @@ from runs import FULL, Job, data_here, is_done, jobs, key_file, key_of, left_key
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What most notebooks import, once for all of them.
-IMPORTED = ("torch", "matplotlib.pyplot", "mdrlib.experiment", "mdrbook", "myst_nb")
+IMPORTED = ("mdrlib.experiment", "mdrbook.plots", "mdrbook.pictures", "mdrbook.tables", "myst_nb")
 USUAL_GB = 1.5  # memory of a notebook of which nothing is known yet
 
 

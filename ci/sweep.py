@@ -82,12 +82,13 @@ def on_this_machine(
     folder = root / "_build/runs/sweep"
     folder.mkdir(parents=True, exist_ok=True)
     locks = [(gpu, FileLock(folder / f".gpu-{gpu}-{gpus[:k].count(gpu)}")) for k, gpu in enumerate(gpus)]
-    names, running = deque(left), {}
+    names, running, elsewhere = deque(left), {}, set()
     with threads(count) as pool:
         while names or running:
             while names and len(running) < count:
                 gpu, lock = take_gpu(locks)
-                if locks and lock is None:
+                if locks and lock is None:  # other sweeps have the GPUs
+                    time.sleep(0 if running else POLL_SECONDS)
                     break
                 job = left[names.popleft()]
                 variables = {"CUDA_VISIBLE_DEVICES": gpu} if lock else {}
@@ -97,12 +98,12 @@ def on_this_machine(
                 (name, lock), outcome = running.pop(future), future.result()
                 if lock:
                     lock.release()
-                if outcome["state"] == "elsewhere":
-                    names.append(name)
-                else:
+                if outcome["state"] != "elsewhere":
                     yield name, outcome
-            if not running:  # others have the GPUs, or the runs that are left
-                time.sleep(POLL_SECONDS)
+                    continue
+                time.sleep(POLL_SECONDS if name in elsewhere else 0)
+                elsewhere.add(name)
+                names.append(name)
 
 
 def take_gpu(locks: Sequence[tuple[str, FileLock]]) -> tuple[str, FileLock | None]:
