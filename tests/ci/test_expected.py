@@ -65,11 +65,13 @@ def smoke(tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_learn_fails(smoke):
     assert smoke() == []
     assert "recall@1" in smoke(lr=0.0)
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_shuffled_labels_fails(smoke, monkeypatch):
     def shuffled(name, split, root):
         found = copy.copy(load(name, split, root))

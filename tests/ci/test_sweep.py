@@ -157,6 +157,7 @@ def test_each_run_has_a_gpu_that_no_other_has(matrix_house, monkeypatch):
     assert sweep.gpus_here() == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_the_template_makes_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "")
     template = (ROOT / "book/experiments/ablation.ipynb").read_text()
