@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrlib.checkpoint import write_atomically
-from mdrlib.datasets.catalog import ON_DISK
+from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.results import Result, load_committed, load_runs, write_json
 from runs import by_identity, file_of, matrix, swept
 
@@ -31,7 +31,7 @@ def store(root: Path, dataset: str, scale: str) -> Path:
             f"no runs on {dataset} at scale {scale}: call `make experiments SCALE={scale}{chosen}`"
         )
     refuse_uncommitted(found)
-    sizes = ON_DISK[dataset].SIZES if dataset in ON_DISK else {}
+    sizes = BENCHMARKS[dataset].sizes if dataset in BENCHMARKS else {}
     for split, (images, _) in sizes.items():
         seen = {run.data[split]["images"] for run in found}
         if seen != {images}:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrlib import distributed, report
-from mdrlib.datasets import prepare
+from mdrlib.datasets import download
 from mdrlib.experiment import Config, run
 
 
@@ -86,14 +86,17 @@ def _whose() -> str:
 def _data(words: list[str]) -> int:
     """The command data: 0 when the set is in its place, or every set that is there is complete."""
     parser = argparse.ArgumentParser(prog="mdrlib data", description="Bring a data set to its place")
-    choices = [*prepare.NAMES, "check"]
+    choices = [*download.NAMES, "check"]
     parser.add_argument(
         "name", choices=choices, help="the set; check lists all: present, complete, size, path"
     )
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
     try:
-        fine = prepare.check(given.root) if given.name == "check" else prepare.prepare(given.name, given.root)
+        if given.name == "check":
+            fine = download.check(given.root)
+        else:
+            fine = download.prepare(given.name, given.root)
     except (ValueError, OSError, ImportError) as error:
         print(f"mdrlib: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

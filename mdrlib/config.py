@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mdrlib import miners
-from mdrlib.datasets.catalog import ON_DISK
+from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.mdr import MDR
+from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
-from mdrlib.models.pooling import POOLING
 
 # Method -> what the head does to embeddings, and whether MDR acts. As the paper compares them.
 METHODS = {
@@ -171,7 +171,7 @@ class Config:
             raise ValueError(f"recall_at must be numbers from 1 with 1 among them, got {self.recall_at}")
         if self.validation and self.select_by_test:
             raise ValueError("select_by_test and validation both choose the result: set one of them to zero")
-        if self.dataset in ON_DISK and self.backbone in SMALL:
+        if self.dataset in BENCHMARKS and self.backbone in SMALL:
             raise ValueError(
                 f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take; choose '
                 '"bn_inception", "resnet18", "resnet50" or another of torchvision or timm'

@@ -10,27 +10,27 @@ from torch.utils.checkpoint import checkpoint
 from mdrlib import checks
 
 # ||x||^2 + ||y||^2 - 2xy loses all digits when x and y nearly coincide. Below this share of
-# ||x||^2 + ||y||^2 the squared distance is computed again from the difference itself, of x and y as they
-# came: centring rounds them, which a difference of near points would feel.
+# ||x||^2 + ||y||^2 the squared distance is computed from the difference of x and y as given: centring
+# rounds them, which would spoil a difference of near points.
 CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
-# N x M x D up to which the differences of all pairs are taken, by device: 256 embeddings of 512 dimensions.
-# To count the near pairs, the CPU would have to wait for the GPU.
+# N x M x D up to which the differences of all pairs are computed, by device: 256 embeddings of 512
+# dimensions. To count the near pairs, the CPU would have to wait for the GPU.
 ALL_PAIRS = {"cuda": 2**25}
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32 nor bfloat16 inside float32 products, whatever is set outside.
+    """Turn off autocast, TF32 and bfloat16 inside float32 products.
 
-    The difference ||x||^2 + ||y||^2 - 2xy and the bounds on its rounding count on float32's 24 bits.
+    ``||x||^2 + ||y||^2 - 2xy`` and the bounds on its rounding rely on the 24 bits of float32.
     """
     with torch.autocast(device.type, enabled=False):
-        if torch.compiler.is_compiling():  # a switch of the process, which a graph cannot set
+        if torch.compiler.is_compiling():  # a graph cannot set a switch of the process
             yield
             return
         products = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-        if hasattr(products[0], "fp32_precision"):  # torch 2.9: the older switch cannot be read beside it
+        if hasattr(products[0], "fp32_precision"):  # torch 2.9, which refuses a mix with the older switch
             before = [part.fp32_precision for part in products]
             try:
                 for part in products:
@@ -49,23 +49,28 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False) -> Tensor:
-    """Euclidean distance of every row of `x` to every row of `y`, or of `x` itself.
+    """Return the Euclidean distances of every row of x to every row of y, or of x itself.
 
-    Parameters: x (N, D) and y (M, D) floating point; half precision is computed in float32.
-    Returns (N, M), or (N, N) with exact zeros on the diagonal when `y` is None; squared if asked.
-    The gradient at coincident points, where the distance has none, is 0.
-    Raises TypeError or ValueError for other dtypes or shapes, and on a CPU for NaN or infinite values; on a
-    GPU these come out as NaN, since a look at values makes the CPU wait. A square that overflows (vectors
-    longer than 1e19 in float32) shows as inf or NaN. TF32 and autocast are off inside, but not in the
-    backward pass of what is inside: its products follow the settings.
+    The gradient at coincident points, where the distance has none, is 0. TF32 and autocast are off inside,
+    but products of the backward pass follow the process's settings.
+
+    Args:
+        x: (N, D), floating point; half precision is computed in float32.
+        y: (M, D), of the same dtype.
+        squared: Return squared distances.
+
+    Returns:
+        (N, M), or without y (N, N) with exact zeros on the diagonal.
+
+    Raises:
+        TypeError, ValueError: For bad input, on a CPU also for NaN or infinite values. On a GPU, where a
+            check would have to wait, these give NaN. Lengths over 1e19 overflow in float32: inf or NaN.
     """
     x = checks.embeddings(x, "x", at_least=1, wait=False)
     if y is not None:
         y = checks.embeddings(y, "y", at_least=1, wait=False)
         if y.shape[1] != x.shape[1]:
             raise ValueError(f"x has {x.shape[1]} dimensions and y {y.shape[1]}; they must agree")
-        if y.dtype != x.dtype:
-            raise TypeError(f"x is {x.dtype} and y {y.dtype}; convert one of them")
     with full_precision(x.device):
         sq = _squared(x, y)
         if squared:
@@ -76,7 +81,7 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
 
 
 def _squared(x: Tensor, y: Tensor | None) -> Tensor:
-    # Distances do not see a translation; centring makes the norms, hence the rounding, small.
+    # Distances do not change under translation; centring makes the norms, hence the rounding, small.
     centre = x.detach().mean(0)
     a = x - centre
     other = x if y is None else y
@@ -101,7 +106,7 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
         parts = list(zip(rows.split(step), columns.split(step), strict=True))
         if len(parts) == 1:
             near = _differences(x, other, rows, columns)
-        else:  # taken again in the backward pass, or all of them would be kept for it
+        else:  # computed again in the backward pass, which would otherwise keep all of them
             near = torch.cat([checkpoint(_differences, x, other, *p, use_reentrant=False) for p in parts])
         sq = sq.index_put((rows, columns), near)
     if y is None:
@@ -110,17 +115,20 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def _differences(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Squared distances (K,) of x[rows] (K, D) to y[columns] (K, D)."""
+    """Return squared distances (K,) of x[rows] (K, D) to y[columns] (K, D)."""
     return (x[rows] - y[columns]).square().sum(1)
 
 
 def normalize_by_mean_distance(x: Tensor) -> Tensor:
-    """Divide embeddings by their mean distance over the pairs i != j.
+    """Divide embeddings by their mean distance ("Learning without L2 Norm", Kim & Park, section 3.1).
 
-    The paper's "Learning without L2 Norm" (Kim & Park, section 3.1).
-    Parameters: x (N, D), N >= 2. Returns (N, D) whose mean off-diagonal distance is 1.
-    The gradient flows through the mean. All-identical embeddings, whose mean distance is 0, come back as
-    they are. Raises TypeError or ValueError as `pairwise_distances` does.
+    The gradient flows through the mean. Errors are those of `pairwise_distances`.
+
+    Args:
+        x: (N, D), N >= 2.
+
+    Returns:
+        (N, D) with a mean distance of 1 over the pairs i != j; identical embeddings are unchanged.
     """
     wide = checks.embeddings(x, wait=False)
     n = len(wide)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mdrlib import distributed
-from mdrlib.batches import Photographs
+from mdrlib.datasets.loader import Photographs
 from mdrlib.datasets.transforms import to_float
 from mdrlib.distances import pairwise_distances
 from mdrlib.retrieval import evaluate

@@ -12,11 +12,10 @@ from torch import Generator, Tensor, nn
 
 from mdrlib import checkpoint, distributed, results
 from mdrlib.allocator import keep_freed_memory
-from mdrlib.batches import Photographs, in_memory
 from mdrlib.config import MINERS, PLACE, Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
-from mdrlib.datasets.files import ImageFiles
-from mdrlib.datasets.loader import default_workers
+from mdrlib.datasets.images import ImageFiles
+from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
 from mdrlib.evaluation import EDGES, Evaluation, embed_all
 from mdrlib.losses import TripletLoss
@@ -84,7 +83,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
     distributed.agree("the data", data)
     if state is not None and state["data"] != data:
         raise ValueError(f"{path} was trained on {state['data']}, which is now {data}; choose another folder")
-    trainer = _trainer(config, sets, device)
+    trainer = _trainer(config, sets, device, 0 if state is None else state["iteration"])
     if state is not None:
         trainer.load_state_dict(state)
     before = torch.are_deterministic_algorithms_enabled()
@@ -142,7 +141,9 @@ def _left(config: Config, out_dir: Path, path: Path) -> tuple[Result | None, dic
     return None, state
 
 
-def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Trainer:
+def _trainer(
+    config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device, start: int = 0
+) -> Trainer:
     checkpoint.seed_everything(config.seed)
     with distributed.local_first():
         model = build_embedder(
@@ -195,12 +196,12 @@ def _trainer(config: Config, sets: dict[str, ImageSet | ImageFiles], device: tor
     loading_rate = None
     if isinstance(pictures, Photographs):
         spent: list[float] = []  # by a process on each batch
-        batches = pictures.training(labels, sampler, config.seed, config.augment, spent)
+        batches = pictures.training(labels, sampler, config.seed, config.augment, spent, start)
 
         def loading_rate() -> float:
             return config.batch_size * len(spent) / sum(spent) * max(workers, 1)
     else:
-        batches = in_memory(pictures, labels, sampler, generator, config.augment)
+        batches = in_memory(pictures, labels, sampler, generator, config.augment, start)
     keep_best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
     return Trainer(
         model=model.to(device),

@@ -1,11 +1,19 @@
-"""Which triplets of a batch a loss looks at.
+"""Miners: functions that select the triplets of a batch for a loss.
 
-Every miner is f(embeddings (N, D), labels (N,), generator=None) -> (anchor, positive, negative), three
-int64 vectors of equal length on the embeddings' device. All but `all_triplets` give each ordered pair of
-one class (anchor, positive) one negative. Nothing here is differentiated, and nothing larger than N x N is
-held but the triplets themselves. Each raises TypeError or ValueError for bad embeddings or labels, and
-ValueError for a batch without a positive or a negative pair. Labels on the CPU keep the CPU from waiting for
-a GPU that holds the embeddings; NaN among these is then not noticed here (`checks.embeddings`).
+All have the same signature. No gradient flows through them, and they hold nothing larger than N x N except
+the triplets themselves.
+
+Args:
+    embeddings: (N, D), floating point.
+    labels: (N,), integers. If they are on the CPU, it need not wait for a GPU that holds the embeddings.
+    generator: For miners that draw; None uses torch's default generator.
+
+Returns:
+    Three int64 vectors (T,) of indices on the embeddings' device, for anchor, positive and negative. All
+    miners but `all_triplets` give each ordered pair of one class (anchor, positive) one negative.
+
+Raises:
+    TypeError, ValueError: For bad embeddings or labels, or without a positive or a negative pair.
 """
 
 import torch
@@ -17,18 +25,15 @@ from mdrlib.distances import pairwise_distances
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 
-# Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017: closer pairs weigh as this distance
-# does, and farther ones, which a margin no longer reaches, not at all.
+# Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017: closer pairs get the weight of this
+# distance, and farther ones, which a margin no longer reaches, none.
 NEAREST, FARTHEST = 0.5, 1.4
 
 CHUNK = 2**22  # numbers held at once: 16 MB in float32
 
 
 def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Detached embeddings, anchor and positive of every positive pair, and the negatives (N, N) bool.
-
-    The checks of every miner are made here.
-    """
+    """Check a batch; return detached embeddings, all (anchor, positive), and the negatives (N, N) bool."""
     x = checks.embeddings(embeddings, wait=False).detach()
     labels = checks.labels(labels, len(x))
     same = labels[:, None] == labels
@@ -43,46 +48,46 @@ def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
-    """A column for every one of `rows` (P,), by that row's weights (N, N), which are 0 or more.
+    """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0.
 
-    By the inverse of the cumulative weights, all rows laid end to end: row i goes from i to i + 1. So each
-    row is summed once however many draws it gets. A generator of another device draws there.
+    By the inverse of the cumulative weights, all rows end to end: row i spans i to i + 1. So each row is
+    summed once, however many draws it gets. A generator draws on its own device.
     """
     count = weights.shape[1]
     cumulative = weights.double().cumsum(dim=1)
     cumulative = cumulative / cumulative[:, -1:] + torch.arange(len(weights), device=weights.device)[:, None]
     device = weights.device if generator is None else generator.device
-    # In float32, whose last step before 1 is far from lost in row + draw; a column without weight spans
-    # nothing, and the first sum beyond the draw is never its own.
+    # The draw is float32: row + draw in float64 keeps all its digits. A column without weight spans nothing,
+    # so the first sum beyond the draw is never its own.
     where = rows + torch.rand(len(rows), generator=generator, device=device).to(weights.device).double()
     found = torch.searchsorted(cumulative.flatten(), where, right=True) - rows * count
-    return found.clamp(0, count - 1)  # only NaN leads elsewhere
+    return found.clamp(0, count - 1)  # only NaN needs it
 
 
 def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """Every (anchor, positive, negative) of the batch."""
+    """Return every (anchor, positive, negative) of the batch."""
     _, anchor, positive, negatives = positive_pairs(embeddings, labels)
     pair, negative = negatives[anchor].nonzero(as_tuple=True)
     return anchor[pair], positive[pair], negative
 
 
 def random_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """Any negative, each as likely."""
+    """Return any negative, with equal probability."""
     _, anchor, positive, negatives = positive_pairs(embeddings, labels)
     return anchor, positive, _draw(negatives, anchor, generator)
 
 
 def hard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """The negative nearest to the anchor."""
+    """Return the negative nearest to the anchor."""
     x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     nearest = pairwise_distances(x).masked_fill(~negatives, torch.inf).argmin(dim=1)
     return anchor, positive, nearest[anchor]
 
 
 def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """The nearest negative that is farther than the positive (Schroff et al., FaceNet, CVPR 2015).
+    """Return the nearest negative that is farther than the positive (Schroff et al., FaceNet, CVPR 2015).
 
-    Where no negative is, the farthest negative, as in the authors' code.
+    Where no negative is farther: the farthest negative, as in the authors' code.
     """
     x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     d = pairwise_distances(x)
@@ -98,20 +103,25 @@ def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator 
 
 
 def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
-    """Probability (N, N) of drawing column j as the negative of row i; rows sum to 1, never NaN.
+    """Return the probability of drawing column j as the negative of row i.
 
     Wu et al. (ICCV 2017): on the unit sphere of D dimensions a pair's distance d has density
-    q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2); drawing with weight 1/q makes all distances equally likely.
-    Embeddings (N, D) are put on the sphere for this only. d is raised to 0.5; negatives at 1.4 or more
-    weigh nothing; a row left without weight is uniform over its negatives. negatives: (N, N) bool, one or
-    more a row.
+    q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2), so the weight 1/q makes all distances equally likely. d is raised
+    to 0.5, negatives at 1.4 or more get no weight, and a row without weight is uniform over its negatives.
+
+    Args:
+        embeddings: (N, D), normalized to the unit sphere for this purpose only.
+        negatives: (N, N) bool, with at least one True per row.
+
+    Returns:
+        (N, N), rows that sum to 1, never NaN.
     """
     embeddings = checks.embeddings(embeddings, wait=False)
     dimension = embeddings.shape[1]
     d = pairwise_distances(normalize(embeddings, dim=1)).clamp_min(NEAREST)
     reachable = negatives & (d < FARTHEST)
-    # Distances beyond the reach are replaced before the logarithm, which has no value at d = 2. By one
-    # number, so that a row with nothing in reach comes out uniform.
+    # Distances out of reach are replaced before the logarithm, which has no value at d = 2, all by the same
+    # number, so that a row with nothing in reach becomes uniform.
     near = torch.where(reachable, d, 1.0)
     log_weight = (2 - dimension) * near.log() - (dimension - 3) / 2 * (1 - near.square() / 4).log()
     empty = ~reachable.any(dim=1, keepdim=True)
@@ -120,6 +130,6 @@ def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
 
 
 def distance_weighted(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """A negative drawn with weight inverse to the density of its distance: see `distance_weights`."""
+    """Draw a negative with a weight inverse to the density of its distance: see `distance_weights`."""
     x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     return anchor, positive, _draw(distance_weights(x, negatives), anchor, generator)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdrlib.datasets.files import open_image
+from mdrlib.datasets.images import open_image
 from mdrlib.palette import GROUPS, LIGHT, MARKERS, NEGATIVE, POSITIVE, WIDTH, array, figure, text_color
 
 if TYPE_CHECKING:

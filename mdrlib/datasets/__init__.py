@@ -1,7 +1,50 @@
 """Image sets for zero-shot retrieval, in memory or on disk, and the batches drawn from them."""
 
-from mdrlib.datasets.catalog import ImageSet, load
-from mdrlib.datasets.files import ImageFiles
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mdrlib.datasets import digits, glyphs, omniglot
+from mdrlib.datasets.benchmarks import BENCHMARKS, load_files
+from mdrlib.datasets.download import data_root
+from mdrlib.datasets.images import ImageFiles, ImageSet
 from mdrlib.datasets.sampling import PKBatchSampler
 
 __all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load"]
+
+IN_MEMORY = ("digits", "glyphs", "omniglot")
+
+
+def load(
+    name: str,
+    split: str,
+    root: str | Path | None = None,
+    transform: Callable[[Any], Any] | None = None,
+) -> ImageSet | ImageFiles:
+    """Load one split of a data set. No class of "train" is in another split.
+
+    Args:
+        name: In memory: "glyphs" (generated characters), "digits" (scans that come with scikit-learn) or
+            "omniglot" (real drawings, downloaded if missing). On disk: "cub", "cars", "sop" or "inshop",
+            photographs that `python -m mdrlib data NAME` brings to their place.
+        split: "train" or "test"; of "inshop" "train", "query" or "gallery".
+        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/ in the clone.
+        transform: Applied to each image: a tensor of an `ImageSet`, an image of pillow of `ImageFiles`.
+
+    Raises:
+        ValueError: The name or split is unknown, or the data are damaged or incomplete.
+        OSError: The data are missing; the message says where they belong and how to get them.
+    """
+    names = sorted([*IN_MEMORY, *BENCHMARKS])
+    if name not in names:
+        raise ValueError(f"unknown data set {name!r}; choose one of {names}")
+    splits = list(BENCHMARKS[name].sizes) if name in BENCHMARKS else ["train", "test"]
+    if split not in splits:
+        raise ValueError(f"{name} has no split {split!r}; choose one of {splits}")
+    if name in BENCHMARKS:
+        return load_files(name, split, data_root(root), transform)
+    if name == "omniglot":
+        parts = omniglot.read(split, data_root(root) / name)
+    else:
+        parts = glyphs.generate(split) if name == "glyphs" else digits.read(split)
+    return ImageSet(name, split, **parts, transform=transform)

@@ -1,6 +1,5 @@
 """Scans of handwritten digits that come with scikit-learn."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,17 +9,16 @@ DIGITS = {"train": range(0, 5), "test": range(5, 10)}
 SIZE = 32
 
 
-def read(split: str, root: str | Path | None = None) -> dict[str, Any]:
-    """Digits 0-4 ("train", 901 images) or 5-9 ("test", 896), as arguments of `ImageSet`.
+def read(split: str) -> dict[str, Any]:
+    """Return digits 0-4 ("train", 901 images) or 5-9 ("test", 896) as arguments of `ImageSet`.
 
     The 8 x 8 counts 0..16 of the "Optical Recognition of Handwritten Digits" test set (E. Alpaydin and
     C. Kaynak, UCI Machine Learning Repository, 1998), enlarged bilinearly to (N, 1, 32, 32).
-    Nothing is looked for in `root`. Raises ImportError without scikit-learn.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the digits come with scikit-learn: pip install mdrlib[data]") from error
+        raise ImportError("the digits come with scikit-learn: pip install 'mdrlib[data]'") from error
 
     scans = load_digits()
     target = torch.from_numpy(scans.target).long()

@@ -1,4 +1,4 @@
-"""Batches of P classes with K images each, the form that pair and triplet losses need; classes held out."""
+"""Batches of P classes with K images each, and labels with classes held out, left out or noisy."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,16 +9,25 @@ from torch import Tensor
 
 
 class PKBatchSampler:
-    """Gives `iterations` lists of batch_size indices: batch_size / per_class classes, per_class images each.
+    """Iterate over lists of batch_size indices: batch_size / per_class classes, per_class images of each.
 
-    labels: (N,) integers, the class of each image. Classes of a batch are distinct; so are the images of a
-    class, unless it has fewer than per_class: then all of them come, and come again. Where batch_size is no
-    multiple of per_class, one more class gives what is missing, as in the authors' 256 with 3 a class.
-    Batch t depends on (labels, seed, t) alone, so that a run can go on anywhere: `position` is the number of
-    batches given, and iterating continues there. Iterating again after the end starts over.
-    rank, world_size: every process draws the same batch and keeps its own share of the classes, a contiguous
-    slice of batch_size // world_size indices; the slices of all ranks in order are what one process gets.
-    Raises TypeError or ValueError for labels or numbers with which no such batch can be drawn.
+    The classes of a batch are distinct, and so are the images of a class unless it has fewer than per_class:
+    then they repeat. If batch_size is no multiple of per_class, one more class fills the batch, as in the
+    authors' 256 with 3 per class. Batch t depends on (labels, seed, t) alone. `position` is the number of
+    batches given, where iterating continues; after the end it starts over.
+
+    Args:
+        labels: (N,) integers, the class of each image.
+        batch_size: Of all ranks together.
+        per_class: Images per class, at least 2.
+        iterations: The number of batches.
+        seed: 0 or more.
+        rank: Of this process. A rank gets a contiguous slice of each batch, batch_size / world_size indices.
+        world_size: The number of processes that share each batch.
+
+    Raises:
+        TypeError: The labels are not integers.
+        ValueError: No such batch can be drawn.
     """
 
     def __init__(
@@ -32,44 +41,32 @@ class PKBatchSampler:
         world_size: int = 1,
     ) -> None:
         labels = torch.as_tensor(labels).cpu()
-        if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
+        if labels.is_floating_point() or labels.ndim != 1:
             raise TypeError(f"labels must be integers (N,), got {labels.dtype} {tuple(labels.shape)}")
-        least_of = {"batch_size": 2, "per_class": 2, "iterations": 0, "seed": 0, "rank": 0, "world_size": 1}
-        given = (batch_size, per_class, iterations, seed, rank, world_size)
-        for (name, least), value in zip(least_of.items(), given, strict=True):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if rank >= world_size:
-            raise ValueError(f"rank must be below world_size, got {rank} of {world_size}")
-        if batch_size % per_class and world_size > 1:
+        if min(batch_size, per_class) < 2:
+            raise ValueError(f"batch_size and per_class must be at least 2, got {batch_size} and {per_class}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be from 0 and below world_size, got {rank} of {world_size}")
+        if world_size > 1 and batch_size % (per_class * world_size):
             raise ValueError(
-                f"batch_size must be a multiple of per_class for several processes, got {batch_size} and "
-                f"{per_class}"
-            )
-        wanted = math.ceil(batch_size / per_class)
-        if wanted % world_size:
-            raise ValueError(
-                f"{batch_size} images of {per_class} a class are {wanted} classes, which {world_size} "
-                f"processes cannot share; take a batch_size that is a multiple of {per_class * world_size}"
+                f"batch_size must be a multiple of per_class x world_size, got {batch_size} and "
+                f"{per_class} x {world_size}"
             )
         order = torch.argsort(labels, stable=True).numpy()
         sizes = torch.unique(labels, return_counts=True)[1].numpy()
-        if len(sizes) < wanted:
+        self.wanted = math.ceil(batch_size / per_class)  # classes in a batch
+        if len(sizes) < self.wanted:
             raise ValueError(
-                f"a batch of {batch_size} with {per_class} a class needs {wanted} classes, there are "
+                f"a batch of {batch_size} with {per_class} per class needs {self.wanted} classes, there are "
                 f"{len(sizes)}; take a smaller batch_size or a larger per_class"
             )
         self.members = np.split(order, np.cumsum(sizes)[:-1])  # of each class, the indices of its images
-        self.wanted = wanted  # classes in a batch
         self.batch_size, self.per_class, self.iterations, self.seed = batch_size, per_class, iterations, seed
         self.rank, self.world_size = rank, world_size
         self.position = 0
         self._ended = False
 
     def __len__(self) -> int:
-        """All batches from the first, wherever `position` is."""
         return self.iterations
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -81,12 +78,12 @@ class PKBatchSampler:
         self._ended = True
 
     def batch(self, t: int) -> list[int]:
-        """This rank's share of batch t, whatever the position."""
+        """Return this rank's share of batch t, whatever the position."""
         share = self.batch_size // self.world_size
         return self.whole(t)[self.rank * share : (self.rank + 1) * share]
 
     def whole(self, t: int) -> list[int]:
-        """Batch t of all ranks together."""
+        """Return batch t of all ranks together."""
         random = np.random.default_rng((self.seed, t))
         classes = random.choice(len(self.members), self.wanted, replace=False)
         # resize cuts a permutation that is too long and repeats one that is too short.
@@ -94,22 +91,22 @@ class PKBatchSampler:
         return np.concatenate(chosen)[: self.batch_size].tolist()
 
     def state_dict(self) -> dict[str, int]:
-        """What `load_state_dict` needs to go on: the position, and the seed that it is a position of."""
+        """Return the position and the seed."""
         return {"position": self.position, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from `state`; ValueError when it is of another seed or beyond the last batch."""
+        """Continue from `state`; raise ValueError if it has another seed or lies beyond the last batch."""
         if state["seed"] != self.seed:
-            raise ValueError(f"the state is of a sampler with seed {state['seed']}, this one has {self.seed}")
+            raise ValueError(f"the state has seed {state['seed']}, this sampler has {self.seed}")
         if not 0 <= state["position"] <= self.iterations:
             raise ValueError(f"position must be in 0..{self.iterations}, got {state['position']}")
         self.position, self._ended = state["position"], False
 
 
 def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images of the classes kept and of those held out, a `share` of the classes, at random.
+    """Return the indices of images of the classes kept, and of a random `share` of classes held out.
 
-    Class-disjoint. Raises ValueError when fewer than two classes would be left on a side that has any.
+    Raises ValueError if a side that has classes has fewer than two.
     """
     count = int(labels.max()) + 1
     held = round(share * count)
@@ -121,7 +118,7 @@ def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tens
 
 
 def some_classes(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices of the images of `count` classes drawn at random; ValueError for fewer than 2 or too many."""
+    """Return the indices of images of `count` random classes; raise ValueError unless 2 or more exist."""
     classes = labels.unique()
     if not 2 <= count <= len(classes):
         raise ValueError(f"train_classes must be from 2 to the {len(classes)} there are, got {count}")
@@ -130,10 +127,7 @@ def some_classes(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def noisy_labels(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Labels (N,) of which a `share` in [0, 1], drawn at random, is replaced by another class of them each.
-
-    Symmetric noise: the other classes are equally likely.
-    """
+    """Return labels (N,) with a random `share` in [0, 1] replaced by another class, all equally likely."""
     generator = torch.Generator().manual_seed(seed)
     classes, index = labels.unique(return_inverse=True)
     wrong = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]

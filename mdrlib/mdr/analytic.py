@@ -1,6 +1,6 @@
-"""What the backends with the gradient worked out by hand share: the autograd function and the bookkeeping.
+"""What the backends "tiled" and "triton" share: the autograd function, counts and sums.
 
-With r_ij = z_ij - s(i, j) and P the number of pairs,
+Both compute the gradient by hand. With r_ij = z_ij - s(i, j) and P the number of pairs,
 
     dL/de_i = 1/(std P) sum over the pairs of i of c sign(r_ij) (e_i - e_j) / d_ij,
     dL/ds   = -1/P sum over the pairs of s of sign(r_ij),
@@ -19,14 +19,12 @@ from torch.autograd.function import FunctionCtx
 
 from mdrlib.distances import full_precision
 
-# (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None
-Compute = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
 
+def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return a backend's loss, differentiable once in pairs.x (N, D) and levels (S,).
 
-def loss(compute: Compute, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The scalar that `compute` finds, with the gradients it finds in pairs.x (N, D) and levels (S,).
-
-    A second derivative is refused with a RuntimeError that names the backend which has one.
+    Args:
+        compute: (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None.
     """
     return _Loss.apply(compute, pairs, pairs.x, levels, mean, std)
 
@@ -34,7 +32,7 @@ def loss(compute: Compute, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, compute: Compute, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
+        ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
     ) -> Tensor:
         with full_precision(x.device):
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
@@ -49,9 +47,9 @@ class _Loss(torch.autograd.Function):
 
 
 class _Scale(torch.autograd.Function):
-    """gradient * upstream, refusing to be differentiated again, by name.
+    """gradient * upstream, with an error in place of its derivative.
 
-    It takes the loss's inputs, on which the gradient depends, so that autograd comes here to ask.
+    It takes the loss's inputs, on which the gradient depends, so that autograd reaches the error.
     """
 
     @staticmethod
@@ -67,15 +65,15 @@ class _Scale(torch.autograd.Function):
 
 
 class Points(NamedTuple):
-    """A set of embeddings, as the matrix products and as the differences of near points need it."""
+    """Embeddings, as the matrix products and as the differences of near points need them."""
 
-    raw: Tensor  # (N, D) as they came: centring rounds them, which a difference of near points would feel
-    centred: Tensor  # (N, D) about the batch's mean, which keeps norms, hence rounding, small
+    raw: Tensor  # (N, D) as given: centring rounds, which would spoil a difference of near points
+    centred: Tensor  # (N, D) minus the batch's mean, which keeps norms, hence rounding, small
     norms: Tensor  # (N,) squared norms of `centred`
 
 
 def points(x: Tensor, bank: Tensor | None) -> tuple[Points, Points | None]:
-    """The batch x (N, D) and the bank (M, D), contiguous and about the batch's mean."""
+    """Prepare the batch x (N, D) and the bank (M, D), both centred at the batch's mean."""
     centre = x.mean(0)
 
     def prepare(raw: Tensor) -> Points:
@@ -87,15 +85,15 @@ def points(x: Tensor, bank: Tensor | None) -> tuple[Points, Points | None]:
 
 
 def pair_count(batch: Points, bank: Points | None) -> int:
-    """P = N(N-1) + N M: a pair within the batch in both directions, a pair with the bank once."""
+    """Return P = N(N-1) + N M: a pair within the batch in both directions, a pair with the bank once."""
     n, m = len(batch.norms), 0 if bank is None else len(bank.norms)
     return n * (n - 1 + m)
 
 
 def rough_mean(batch: Points, bank: Points | None) -> Tensor:
-    """The root mean square distance over the pairs, from the norms alone: a point to sum deviations about.
+    """Return the root mean square distance over the pairs, which needs only the norms.
 
-    The batch being centred, products vanish from the mean of |a - b|^2 = |a|^2 + |b|^2 - 2ab.
+    The batch is centred, so products vanish from the mean of |a - b|^2 = |a|^2 + |b|^2 - 2ab.
     """
     n, own, pairs = len(batch.norms), batch.norms.mean(), pair_count(batch, bank)
     if bank is None:
@@ -107,10 +105,10 @@ def rough_mean(batch: Points, bank: Points | None) -> Tensor:
 def mean_and_std(
     shift: Tensor, total: Tensor, squares: Tensor, pairs: int, zeros: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation, as scalars of shift's dtype, from sums over `pairs` distances.
+    """Return mean and unbiased standard deviation of `pairs` distances d and of `zeros` more that are 0.
 
-    total and squares (float64) are the sums of d - shift and its square: about a rough mean, because the
-    variance is a small difference of large sums otherwise. `zeros` more distances that are 0 are added.
+    total and squares, in float64, are the sums of d - shift and (d - shift)^2. shift is a rough mean: without
+    it the variance would be a small difference of large sums.
     """
     wide, count = shift.double(), pairs + zeros
     if zeros:

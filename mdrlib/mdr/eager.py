@@ -1,4 +1,4 @@
-"""The paper's equations as they stand: the backend to read, and the oracle for the others.
+"""Backend "eager": the paper's equations, unchanged. The backend to read, and the oracle for the others.
 
 Kim & Park, "Multi-level Distance Regularization for Deep Metric Learning", AAAI 2021, section 3.1.
 """
@@ -12,35 +12,41 @@ from mdrlib.distances import pairwise_distances
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:
-    """The N(N-1) entries (i, j), i != j, of an (N, N) matrix, as one vector."""
+    """Return the N(N-1) entries (i, j), i != j, of an (N, N) matrix, as one vector."""
     return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
 
 
 class Pairs(NamedTuple):
-    d: Tensor  # (P,) distances of the N(N-1) pairs i != j of the batch, then of the N M with the bank
+    d: Tensor  # (P,) distances of the N(N-1) pairs i != j of the batch, then of the N M pairs with the bank
     n: int  # of the batch
 
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
-    """Distances of the pairs of x (N, D), i != j, and of x with each of bank (M, D), differentiable."""
+    """Return the distances of all pairs, differentiable in x.
+
+    Args:
+        x: The batch (N, D); its pairs are (i, j), i != j.
+        bank: (M, D). Each of x forms a pair with each of these.
+    """
     own = off_diagonal(pairwise_distances(x))
     return Pairs(own if bank is None else torch.cat((own, pairwise_distances(x, bank).flatten())), len(x))
 
 
 @torch.no_grad()
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances, as scalars.
+    """Return mean and (unbiased) standard deviation of the distances, as scalars.
 
-    The N zeros of the diagonal of the batch's matrix are taken in if `diagonal`.
+    Args:
+        diagonal: Include the N zeros on the diagonal of the batch's distance matrix.
     """
     values = torch.cat((pairs.d, pairs.d.new_zeros(pairs.n))) if diagonal else pairs.d
     return values.mean(), values.std()
 
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
-    """L_MDR = 1/|P| sum over P of |z_ij - s(i, j)|, with s(i, j) the level nearest to z_ij.
+    """Return L_MDR, the mean over all pairs of ``|z_ij - s(i, j)|``, with s(i, j) the level nearest to z_ij.
 
-    z = (d - mean) / std; mean and std are constants to the gradient.
+    z = (d - mean) / std for levels (S,); mean and std are constants to the gradient.
     """
     z = (pairs.d - mean) / std
     return (z[:, None] - levels).abs().min(dim=1).values.mean()

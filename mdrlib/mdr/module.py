@@ -9,36 +9,30 @@ from torch import Tensor, nn
 
 from mdrlib import checks
 from mdrlib.distances import pairwise_distances
-from mdrlib.mdr import eager, fused, tiled
+from mdrlib.mdr import eager, tiled, triton_backend
 
 # A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
 # rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
 
-BACKENDS = {"auto": None, "eager": eager, "tiled": tiled, "triton": fused}
-
-
-def _check_backend(name: str) -> None:
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {sorted(BACKENDS)}, got {name!r}")
+BACKENDS = {"eager": eager, "tiled": tiled, "triton": triton_backend}
 
 
 def _backend(name: str, x: Tensor) -> ModuleType:
-    """The functions `pairs`, `statistics` and `loss` for a batch x: where "auto" chooses."""
-    _check_backend(name)
+    """Return the module with `pairs`, `statistics` and `loss` for a batch x; "auto" is decided here."""
     if name == "auto":
-        # CPU: ci/bench_regularizer.py measured tiled as the faster one at every size, from 128 x 512 on.
+        # CPU: tiled was the faster one at every size, from 128 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
         name = "triton" if x.is_cuda and find_spec("triton") else "tiled"
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {name!r}")
     return BACKENDS[name]
 
 
 def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
-    """The bank as the backends take it: without gradient, in x's dtype, None if empty."""
+    """Return the bank without gradient in x's dtype, or None if it is empty."""
     if bank is None:
         return None
-    if isinstance(bank, Tensor) and bank.device != x.device:
-        raise ValueError(f"embeddings are on {x.device} and bank on {bank.device}; move one of them")
     bank = checks.embeddings(bank, "bank", at_least=0, wait=False).detach()
     if bank.shape[1] != x.shape[1]:
         raise ValueError(f"embeddings have {x.shape[1]} dimensions and bank {bank.shape[1]}; they must agree")
@@ -59,20 +53,27 @@ def mdr_loss(
     backend: str = "auto",
     bank: Tensor | None = None,
 ) -> Tensor:
-    """The regularizer for given statistics: 1/|P| sum over the pairs P of |z_ij - nearest level|.
+    """Return the MDR loss for given statistics, the mean over all pairs of ``|z_ij - nearest level|``.
 
-    Parameters: embeddings x (N, D), N >= 2, in any floating dtype (half precision is computed in float32);
-    levels (S,); mean and std of the distances, constants to the gradient, std >= 0 (a std of practically
-    nothing is raised to 1e-4 of the mean, so that the loss stays finite); bank (M, D), M >= 0, more
-    embeddings, constants to the gradient, such as those of past batches.
-    Pairs: (i, j) of the batch, i != j, in both directions, and each of the batch with each of the bank, once:
-    |P| = N(N-1) + N M.
-    Backends: "eager", the paper's equations through autograd; "tiled" and "triton", the analytic gradient,
-    O(N D) memory, no second derivative, in plain torch and in GPU kernels; "auto", the faster one.
-    Each gives the same bits for the same input on one machine.
-    Returns a scalar, differentiable in x and levels. Raises TypeError or ValueError for bad input, on a CPU
-    also for NaN or infinite embeddings (on a GPU, where a look would cost a wait, they make the loss NaN);
-    ImportError for "triton" without triton.
+    The pairs are (i, j) of the batch, i != j, in both directions, and each embedding of the batch with each
+    of the bank, once: N(N-1) + N M. On one machine the same input gives the same bits.
+
+    Args:
+        x: Embeddings (N, D), N >= 2. Half precision is computed in float32.
+        levels: (S,), in standard deviations from the mean.
+        mean: Mean of the distances, a constant to the gradient.
+        std: Their standard deviation, >= 0, a constant too. It is raised to at least 1e-4 of the mean.
+        backend: "eager": the paper's equations and autograd. "tiled" and "triton": the gradient by hand, in
+            plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
+        bank: More embeddings (M, D), M >= 0, such as those of past batches; constants to the gradient.
+
+    Returns:
+        A scalar, differentiable in x and levels.
+
+    Raises:
+        TypeError, ValueError: For bad input, on a CPU also for NaN or infinite values. On a GPU, where a
+            check would have to wait, these make the loss NaN.
+        ImportError: For "triton" without triton.
     """
     x = checks.embeddings(x, wait=False)
     levels = checks.level_values(levels).to(x)
@@ -85,19 +86,17 @@ def mdr_loss(
 class MDR(nn.Module):
     """Multi-level distance regularization (Kim & Park, AAAI 2021, section 3.1).
 
-    `mdr(x)` takes the embeddings x (N, D), N >= 2, of a batch and returns the scalar L_MDR. In training mode
-    it first updates the running mean and standard deviation of the distances,
-    m <- momentum * m + (1 - momentum) * batch statistic, the first batch setting them; in eval mode they are
-    used as they are. Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss and give
+    Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss, and give
     `mdr.parameters()` to the optimizer.
 
-    `mdr(x, bank)` also takes embeddings of past batches (M, D), M >= 0, constants to the gradient, which
-    `MemoryBank` keeps. Loss and statistics are then over N(N-1) + N M pairs, as in `mdr_loss`. The bank must
-    not hold x yet, or each embedding meets itself.
-
-    levels: initial level positions in standard deviations from the mean, learned unless `learn_levels=False`.
-    momentum: in [0, 1). diagonal_in_stats: take mean and std over the full N x N matrix, its zeros included,
-    as the authors' code does; the paper, and the default, leave the pairs i = j out. backend: see `mdr_loss`.
+    Args:
+        levels: Initial levels, in standard deviations from the mean distance.
+        momentum: In [0, 1). In training mode each batch updates the running mean and standard deviation of
+            the distances, m <- momentum * m + (1 - momentum) * batch statistic; the first batch sets them.
+        learn_levels: Make the levels a parameter; otherwise they are a buffer.
+        diagonal_in_stats: Take mean and standard deviation over the full N x N matrix with its zeros, as the
+            authors' code does. The paper, and the default, leave the pairs i = j out.
+        backend: See `mdr_loss`.
     """
 
     def __init__(
@@ -110,9 +109,9 @@ class MDR(nn.Module):
     ) -> None:
         super().__init__()
         values = checks.level_values(levels).detach().clone()
-        if not 0 <= checks.scalar(momentum, "momentum") < 1:
+        if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        _check_backend(backend)
+        _backend(backend, values)  # refuses an unknown name
         if learn_levels:
             self.levels = nn.Parameter(values)
         else:
@@ -123,6 +122,18 @@ class MDR(nn.Module):
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
+        """Return the scalar L_MDR of a batch; in training mode, update the running statistics first.
+
+        Args:
+            x: Embeddings (N, D), N >= 2.
+            bank: Embeddings of past batches (M, D), M >= 0, such as a `MemoryBank` keeps: constants to the
+                gradient. Loss and statistics are then over N(N-1) + N M pairs. It must not hold x yet, or
+                each embedding would be paired with itself.
+
+        Raises:
+            TypeError, ValueError: As `mdr_loss`.
+            RuntimeError: In evaluation mode before the first batch in training mode.
+        """
         x = checks.embeddings(x, wait=False)
         bank = _constants(bank, x)
         with torch.autocast(x.device.type, enabled=False):
@@ -132,21 +143,25 @@ class MDR(nn.Module):
                 self._update(*backend.statistics(pairs, self.diagonal_in_stats))
             elif not self.initialized:
                 raise RuntimeError(
-                    "MDR in eval mode needs running statistics and has seen no batch: "
+                    "MDR has no running statistics, which evaluation mode needs: "
                     "call it once in training mode or load a state_dict"
                 )
             mean, std = _spread(self.running_mean, self.running_std, x)
             return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
 
     def level_penalty(self) -> Tensor:
-        """Sum of the squared levels, the term that nu weighs."""
+        """Return the sum of the squared levels, a scalar: the term that nu weighs."""
         return self.levels.square().sum()
 
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
-        """Index into `levels` of the level nearest to each normalized distance: (N, D) -> (N, N) int64.
+        """Return the level nearest to each normalized distance, by the running statistics.
 
-        -1 on the diagonal. Uses the running statistics, and those of x itself before the first batch.
+        Args:
+            x: Embeddings (N, D), N >= 2. Before the first batch their own statistics are used.
+
+        Returns:
+            (N, N) int64 indices into `levels`, with -1 on the diagonal.
         """
         x = checks.embeddings(x)
         mean, std = self.running_mean, self.running_std
@@ -154,19 +169,14 @@ class MDR(nn.Module):
             mean, std = eager.statistics(eager.pairs(x), self.diagonal_in_stats)
         mean, std = _spread(mean, std, x)
         z = (pairwise_distances(x) - mean) / std
-        nearest = torch.full(z.shape, -1, dtype=torch.int64, device=x.device)
-        best = torch.full_like(z, torch.inf)
-        for index, level in enumerate(self.levels.to(z.dtype)):
-            gap = (z - level).abs()
-            nearest = torch.where(gap < best, index, nearest)
-            best = torch.minimum(gap, best)
+        nearest = (z[..., None] - self.levels.to(z.dtype)).abs().argmin(-1)  # the first of equally near ones
         return nearest.fill_diagonal_(-1)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, std: Tensor) -> None:
         # `where` instead of `if`: the flags stay on the device, so no step waits for the GPU.
         keep = torch.where(self.initialized, self.momentum, 0.0)
-        finite = (mean + std).isfinite()  # one bad batch must not stay for good
+        finite = (mean + std).isfinite()  # otherwise one bad batch would spoil them permanently
         for running, batch in ((self.running_mean, mean), (self.running_std, std)):
             new = torch.lerp(batch.to(running.dtype), running, keep.to(running.dtype))
             running.copy_(torch.where(finite, new, running))

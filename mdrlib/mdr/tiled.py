@@ -1,16 +1,15 @@
-"""MDR with its gradient worked out by hand, one tile of the distance matrix at a time.
+"""Backend "tiled": the gradient by hand in plain torch, one tile of the distance matrix at a time.
 
 The equations are those of `analytic`. With W_ij = sign(r_ij) / d_ij, W_ii = 0, the sum over the pairs of i is
-(W 1)_i e_i - (W E)_i: a matrix product. Distances within the batch are symmetric: tiles below the diagonal
-are never computed. Cost: N^2 D / 2 multiply-adds for the statistics, 3 N^2 D / 2 for loss and gradient (for
-a bank N M D and 2 N M D); memory O(N D + TILE^2). Nothing is summed in an order that could change, so two
-calls give the same bits.
-
-What a tile's distances cost is paid once where they fit KEPT, and again in the second pass where they do not.
-Passes over a tile use floats for masks: comparisons into bool and `where` cost five times an addition.
+(W 1)_i e_i - (W E)_i: a matrix product. Distances within the batch are symmetric, so tiles below the
+diagonal are never computed. Cost: N^2 D / 2 multiply-adds for the statistics, 3 N^2 D / 2 for loss and
+gradient (for a bank N M D and 2 N M D); memory O(N D + TILE^2). The order of all sums is fixed, so two calls
+give the same bits. Distances that do not fit KEPT are computed again in the second pass.
+Masks are floats, because comparisons into bool and `where` cost five times an addition.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from mdrlib.mdr import analytic
 from mdrlib.mdr.analytic import Points
 
 TILE = 512  # most rows and columns of a tile
-KEPT = 2**22  # most numbers kept of the distances between the two passes: 16 MB in float32
+KEPT = 2**22  # most distances kept between the two passes: 16 MB in float32
 CHUNK = 2**21  # most numbers in the differences of near pairs held at once
 
 
@@ -34,17 +33,12 @@ class _Tile(NamedTuple):
     near: tuple[Tensor, Tensor]  # row and column within the tile of each nearly coincident pair
 
     @property
-    def size(self) -> int:
-        """Numbers of four bytes that the tile holds; an index is two."""
-        return self.d.numel() + 4 * len(self.near[0])
-
-    @property
     def diagonal(self) -> bool:
         return self.left is self.right and self.rows == self.columns
 
     @property
     def mirrored(self) -> bool:
-        """Whether the tile stands for its reflection below the diagonal too."""
+        """Whether the tile also stands for its mirror image below the diagonal."""
         return self.left is self.right and self.rows != self.columns
 
 
@@ -57,36 +51,34 @@ class Pairs:
         self._kept: list[_Tile] = []
 
     def tiles(self, keep: bool = False) -> Iterator[_Tile]:
-        """The tiles on and above the diagonal of the batch's matrix, then those against the bank.
+        """Iterate over tiles on and above the diagonal of the batch's matrix, then those with the bank.
 
-        The first ones stay for the next call where `keep` is asked for, as far as KEPT reaches.
+        With `keep`, the first ones, up to KEPT numbers, stay for the next call.
         """
         kept, room = len(self._kept), KEPT if keep else 0
         for number, place in enumerate(self._places()):
             tile = self._kept[number] if number < kept else _tile(*place)
-            room -= tile.size
+            room -= tile.d.numel() + 4 * len(tile.near[0])  # two indices, each the size of two float32
             if room >= 0 and number >= kept:
                 self._kept.append(tile)
             yield tile
 
     def _places(self) -> Iterator[tuple[slice, Points, slice, Points]]:
-        for rows in _cuts(len(self.batch.norms)):
-            for columns in _cuts(len(self.batch.norms)):
-                if columns.start >= rows.start:
-                    yield rows, self.batch, columns, self.batch
-        for rows in _cuts(len(self.batch.norms)) if self.bank is not None else ():
-            for columns in _cuts(len(self.bank.norms)):
-                yield rows, self.batch, columns, self.bank
+        left = self.batch
+        for right in (left,) if self.bank is None else (left, self.bank):
+            for rows, columns in product(_cuts(len(left.norms)), _cuts(len(right.norms))):
+                if right is not left or columns.start >= rows.start:
+                    yield rows, left, columns, right
 
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
-    """What `statistics` and `loss` take: see `eager.pairs`."""
+    """Prepare what `statistics` and `loss` take: see `eager.pairs`."""
     with torch.no_grad():
         return Pairs(x, bank)
 
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
+    """Return mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
     with torch.no_grad(), full_precision(pairs.x.device):
         shift = analytic.rough_mean(pairs.batch, pairs.bank)
         total = torch.zeros((), dtype=torch.float64, device=shift.device)
@@ -103,7 +95,7 @@ def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """L_MDR for levels (S,), as `eager.loss`; no second derivative."""
+    """Return L_MDR for levels (S,), as `eager.loss`; it has no second derivative."""
     return analytic.loss(_compute, pairs, levels, mean, std)
 
 
@@ -130,7 +122,7 @@ def _compute(
 
 
 def _cuts(n: int) -> Iterator[slice]:
-    """Slices of at most TILE, equal but for the last."""
+    """Slices of at most TILE, equal except for the last."""
     step = -(-n // -(-n // TILE)) if n else 1
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
@@ -141,7 +133,7 @@ def _tile(rows: slice, left: Points, columns: slice, right: Points) -> _Tile:
     if left is right and rows == columns:
         sq.fill_diagonal_(torch.inf)
     i = j = torch.empty(0, dtype=torch.int64, device=sq.device)
-    if sq.min() <= CANCELLATION * (a.max() + b.max()):  # one cheap pass spares most tiles the costly one
+    if sq.min() <= CANCELLATION * (a.max() + b.max()):  # a cheap test saves most tiles the costly one
         i, j = (sq <= CANCELLATION * (a[:, None] + b)).nonzero(as_tuple=True)
     tile = _Tile(rows, left, columns, right, sq, (i, j))
     for part, difference in _differences(tile):
@@ -153,7 +145,7 @@ def _tile(rows: slice, left: Points, columns: slice, right: Points) -> _Tile:
 
 
 def _differences(tile: _Tile) -> Iterator[tuple[slice, Tensor]]:
-    """e_i - e_j of the near pairs, which the matrix product has rounded away, a bounded part at a time."""
+    """e_i - e_j of the near pairs, which the matrix product rounds away, a bounded part at a time."""
     i, j = tile.near
     left, right = tile.left.raw[tile.rows], tile.right.raw[tile.columns]
     step = max(1, CHUNK // left.shape[1])
@@ -163,14 +155,14 @@ def _differences(tile: _Tile) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:
-    """sign(r) of the tile's pairs (R, C); and (1 + S,) sums in float64: of |r| std, of sign(r) by level."""
+    """Return sign(r) (R, C) of the tile's pairs, and float64 sums (1 + S,): |r| std, sign(r) by level."""
     d = tile.d - mean
     residual = d - levels[0]
     beyond = []  # each middle: 1 where d lies above it and the next level is nearer, 0 elsewhere
     reached = levels[0]
     for level, middle in zip(levels[1:], middles, strict=True):
         beyond.append(torch.gt(d, middle, out=torch.empty_like(d)))
-        # Stepped to as it rounds: a pair on a level of 0 then has r = 0 and no sign, as in `eager`.
+        # The sum of the rounded steps, not the level: so a pair on a level of 0 has r = 0, as in `eager`.
         step = level - reached
         residual.addcmul_(beyond[-1], step, value=-1)
         reached = reached + step
@@ -178,25 +170,25 @@ def _signs(tile: _Tile, mean: Tensor, levels: Tensor, middles: Tensor) -> tuple[
     if tile.diagonal:
         sign.fill_diagonal_(0)
     signed = residual.mul_(sign).sum()
-    # sum, not dot, for what is not whole: it adds in pairs and keeps float32's digits.
+    # sum, not dot, for numbers that are not whole: it adds in pairs and keeps float32's digits.
     above = [sign.sum(), *(torch.dot(sign.flatten(), mask.flatten()) for mask in beyond)]
     sums = torch.stack([signed, *above]).double()
-    sums[1:-1] -= sums[2:].clone()  # above its own middle, less above the next one
+    sums[1:-1] -= sums[2:].clone()  # above its own middle, minus above the next one
     return sign, sums
 
 
 def _add_gradient(gradient: Tensor, pull: Tensor, tile: _Tile, sign: Tensor) -> None:
-    """Add -W E to the gradient and W 1 to `pull`, over the tile, both ways round if mirrored."""
+    """Add the tile's -W E to the gradient and its W 1 to `pull`, in both directions if mirrored."""
     (i, j), share = tile.near, 1.0 if tile.left is tile.right else 0.5  # the bank counts in one direction
     w = sign.div_(tile.d)
     if tile.diagonal:
         w.fill_diagonal_(0)
-    if len(i):  # W e_i - W e_j cancels for near points as d^2 did: they go through their difference
+    if len(i):  # W e_i - W e_j cancels for near points as d^2 does: use their difference
         near = torch.where(tile.d[i, j] > 0, w[i, j], 0.0)
         w[i, j] = 0
     gradient[tile.rows].addmm_(w, tile.right.centred[tile.columns], alpha=-share)
     pull[tile.rows].add_(w.sum(1), alpha=share)
-    if tile.mirrored:  # on a diagonal tile, (i, j) and (j, i) are both there already
+    if tile.mirrored:  # a diagonal tile has both (i, j) and (j, i) already
         gradient[tile.columns].addmm_(w.T, tile.left.centred[tile.rows], alpha=-1)
         pull[tile.columns].add_(w.sum(0))
     for part, difference in _differences(tile):
@@ -207,7 +199,7 @@ def _add_gradient(gradient: Tensor, pull: Tensor, tile: _Tile, sign: Tensor) -> 
 
 
 def _add_rows(target: Tensor, index: Tensor, rows: Tensor, factor: float) -> None:
-    if target.is_cuda:  # where index_add_ adds in any order
+    if target.is_cuda:  # there index_add_ has no fixed order
         target.index_put_((index,), rows * factor, accumulate=True)
     else:
         target.index_add_(0, index, rows, alpha=factor)

@@ -1,44 +1,34 @@
 """The device code of backend "triton": what happens to a strip of scalar products between two products.
 
-Import it where it is launched (`fused`): it needs triton, which the rest of mdrlib does without.
+Only `triton_backend` imports it, when it is first used, because it needs triton.
 
 A strip holds the products a_r b_c of R points of the batch (left) with C points (right), row by row. A
-program reads a tile of it once and does everything that is wanted of a pair: distance, nearest level, loss,
-weight. What it sums it writes to a slot of its own, for torch.sum to add up: no atomics, the same bits every
-time. Offsets into the strip and the points are 64-bit: at N = 65,536 they pass 2^31.
+program reads a tile of it once and computes everything for its pairs: distance, nearest level, loss, weight.
+It writes each sum to its own slot, for torch.sum to add: no atomics, the same bits every time. Offsets into
+the strip and the points are 64-bit: at N = 65,536 they exceed 2^31.
 
-Where the products have lost a distance to rounding (see distances.CANCELLATION) the tile computes it again
+Where rounding spoils a distance in the products (see distances.CANCELLATION) the tile computes it again
 from the points themselves, in a loop over D; tiles without such a pair skip the loop.
 """
+
+from mdrlib import distances
 
 try:
     import triton
     import triton.language as tl
 except ImportError as error:
     raise ImportError(
-        'MDR\'s backend "triton" needs triton, which comes with torch for CUDA on Linux: pip install triton; '
-        'backend="tiled" does without'
+        'MDR\'s backend "triton" needs triton, which comes with torch for CUDA on Linux: pip install triton, '
+        'or use backend="tiled"'
     ) from error
 
-ROWS, COLUMNS = 32, 128  # of a tile
+ROWS, COLUMNS = tl.constexpr(32), tl.constexpr(128)  # of a tile
+CANCELLATION = tl.constexpr(distances.CANCELLATION)
 
 
 @triton.jit
-def _tile(
-    strip,
-    left,
-    right,
-    left_norms,
-    right_norms,
-    rows,
-    columns,
-    dims,
-    SELF: tl.constexpr,
-    CANCELLATION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Of the program's tile: rows, columns, offsets in the strip, which are pairs, which near, distances."""
+def _tile(strip, left, right, left_norms, right_norms, rows, columns, dims, SELF: tl.constexpr):
+    """Return the tile's rows, columns, offsets in the strip, which are pairs, which are near, distances."""
     r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     pair = (r < rows)[:, None] & (c < columns)[None, :]
@@ -50,7 +40,7 @@ def _tile(
         + tl.load(right_norms + c, mask=c < columns, other=0.0)[None, :]
     )
     sq = scale - 2.0 * tl.load(strip + offsets, mask=pair, other=0.0)
-    near = pair & (sq <= CANCELLATION * scale)
+    near = pair & (sq <= scale * CANCELLATION)
     if tl.max(near.to(tl.int32)) > 0:
         exact = tl.zeros_like(sq)
         a = left + r.to(tl.int64) * dims
@@ -66,24 +56,11 @@ def _tile(
 
 @triton.jit
 def sums_kernel(
-    strip,
-    left,
-    right,
-    left_norms,
-    right_norms,
-    shift,
-    sums,  # (2, programs): of d - shift and its square
-    rows,
-    columns,
-    dims,
-    once,
-    SELF: tl.constexpr,
-    CANCELLATION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    strip, left, right, left_norms, right_norms, shift, sums, rows, columns, dims, once, SELF: tl.constexpr
 ):
+    """Sum d - shift and its square: sums (2, programs)."""
     r, c, offsets, pair, near, d = _tile(
-        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF, CANCELLATION, ROWS, COLUMNS
+        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF
     )
     deviation = tl.where(pair, d - tl.load(shift), 0.0)
     weighted = tl.where(c < once, 1.0, 2.0)[None, :] * deviation
@@ -115,12 +92,9 @@ def loss_kernel(
     WEIGHTS: tl.constexpr,
     LEVELS: tl.constexpr,
     SELF: tl.constexpr,
-    CANCELLATION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
 ):
     r, c, offsets, pair, near, d = _tile(
-        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF, CANCELLATION, ROWS, COLUMNS
+        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF
     )
     z = (d - tl.load(mean)) / tl.load(std)
     residual = z - tl.load(levels)
@@ -157,10 +131,10 @@ def loss_kernel(
 @triton.jit
 def near_kernel(
     weights,  # W of the near pairs, of own point o and other point p at o own_step + p other_step
-    tiles,  # which tiles of it were written, of own tile s and other tile t at s own_tile + t other_tile
+    tiles,  # which of its tiles were written, of own tile s and other tile t at s own_tile + t other_tile
     own,
     other,
-    gradient,  # (own count, dims): each program adds to a part no other one touches
+    gradient,  # (own count, dims): each program adds to its own part
     own_count,
     other_count,
     dims,
@@ -171,11 +145,11 @@ def near_kernel(
     OWN: tl.constexpr,  # points of a tile
     OTHER: tl.constexpr,
     DIMS: tl.constexpr,  # dimensions of a program
-    TILES: tl.constexpr,  # flags looked at together
+    TILES: tl.constexpr,  # flags read together
 ):
-    """gradient_o += sum over p of W_op (own_o - other_p).
+    """Add sum over p of W_op (own_o - other_p) to gradient_o.
 
-    Not as (W 1) own - W other, which cancels for near points as the distance did.
+    Not as (W 1) own - W other, which cancels for near points as the distance does.
     """
     o = tl.program_id(0) * OWN + tl.arange(0, OWN)
     k = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
@@ -206,5 +180,5 @@ def near_kernel(
     tl.store(target, tl.load(target, mask=inside, other=0.0) + total, mask=inside)
 
 
-# triton decides when it is imported: with TRITON_INTERPRET=1 the kernels run in Python, on any tensor.
+# Triton decides when it is imported: with TRITON_INTERPRET=1 the kernels run in Python, on any tensor.
 INTERPRETED = not isinstance(loss_kernel, triton.JITFunction)

@@ -1,0 +1,519 @@
+"""Data sets brought to their place: downloads that continue, archives unpacked safely, the command `data`."""
+
+import hashlib
+import http.server
+import io
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import tarfile
+import threading
+import time
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from mdrlib import __main__ as command
+from mdrlib.datasets import download, load
+from mdrlib.datasets.benchmarks import BENCHMARKS
+from mdrlib.datasets.download import OMNIGLOT, data_root, state, unpack, verify
+
+CONTENT = bytes(range(256)) * 4000
+MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Gives CONTENT, or the part that Range asks for.
+
+    /file breaks off after `server.limit` bytes, if that is set, and /slow pauses there; /rangeless knows no
+    ranges; /other gives something else; /chunked says no length and breaks off; /nonsense is no HTTP; /silent
+    never answers. All keep what was asked in `server.asked`.
+    """
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        if self.path == "/silent":
+            self.server.release.wait(10)
+        if self.path == "/nonsense":
+            self.wfile.write(b"what?\r\n\r\n")
+        if self.path in ("/silent", "/nonsense"):
+            return
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        content = CONTENT if self.path != "/other" else b"<html>Please log in</html>"
+        first = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.path != "/rangeless" else 0
+        if first and first >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if first else 200)
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"3E8\r\n" + content[:1000] + b"\r\nFFFF\r\n" + content[1000:1010])
+            return
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        self.wfile.write(content[first:][: self.server.limit])
+        if self.path == "/slow":
+            self.wfile.flush()
+            self.server.release.wait(30)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("MDR_PROGRESS", "off")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.limit, server.asked, server.release = None, [], threading.Event()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    server.server_close()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("checksum", [MD5, SHA256])
+def test_a_broken_download_continues(server, tmp_path, checksum):
+    path = tmp_path / "new" / "file.tgz"
+    server.limit = 300_000
+    with pytest.raises(OSError, match="/file broke off after 300,000 of 1,024,000 bytes; run it again"):
+        download.download(f"{server.url}/file", path, checksum)
+    assert names(path.parent) == ["file.tgz.part"]
+    with pytest.raises(OSError, match="broke off after 600,000 of 1,024,000"):
+        download.download(f"{server.url}/file", path, checksum)
+    server.limit = None
+    download.download(f"{server.url}/file", path, checksum)
+    assert path.read_bytes() == CONTENT and names(path.parent) == ["file.tgz"]
+    assert server.asked == [None, "bytes=300000-", "bytes=600000-"]
+
+
+def test_a_killed_download_continues(server, tmp_path):
+    server.limit = 500_000
+    context = multiprocessing.get_context("fork")
+    arguments = (f"{server.url}/slow", tmp_path / "a", MD5)
+    process = context.Process(target=download.download, args=arguments)
+    process.start()
+    part = tmp_path / "a.part"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not part.exists() or not part.stat().st_size):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    kept = part.stat().st_size
+    assert 0 < kept <= 500_000 and names(tmp_path) == ["a.part"]
+    server.limit = None
+    download.download(f"{server.url}/file", tmp_path / "a", MD5)
+    assert (tmp_path / "a").read_bytes() == CONTENT and server.asked == [None, f"bytes={kept}-"]
+
+
+def test_a_connection_that_breaks_without_a_length_keeps_what_came(server, tmp_path):
+    with pytest.raises(OSError, match="/chunked could not be read"):
+        download.download(f"{server.url}/chunked", tmp_path / "a", MD5)
+    assert (tmp_path / "a.part").read_bytes() == CONTENT[: (tmp_path / "a.part").stat().st_size]
+    download.download(f"{server.url}/file", tmp_path / "a", MD5)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_sends_everything_again(server, tmp_path):
+    (tmp_path / "a.part").write_bytes(CONTENT[:5000])
+    download.download(f"{server.url}/rangeless", tmp_path / "a", MD5)
+    assert (tmp_path / "a").read_bytes() == CONTENT and names(tmp_path) == ["a"]
+
+
+def test_a_part_that_is_whole_is_taken_and_one_that_is_wrong_is_deleted(server, tmp_path):
+    (tmp_path / "a.part").write_bytes(CONTENT)
+    download.download(f"{server.url}/file", tmp_path / "a", MD5)
+    assert (tmp_path / "a").read_bytes() == CONTENT and names(tmp_path) == ["a"]
+    for wrong in (CONTENT + b"more", bytes(len(CONTENT)), b"a beginning of another file"):
+        (tmp_path / "b.part").write_bytes(wrong)
+        with pytest.raises(OSError, match=f"/file gave a wrong file: .* its md5 is .*, expected {MD5}"):
+            download.download(f"{server.url}/file", tmp_path / "b", MD5)
+        assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "page, message",
+    [("other", "other gave a wrong file"), ("missing", "404"), ("nonsense", "nonsense could not be read")],
+)
+def test_a_failed_download_leaves_nothing_and_keeps_what_was_there(server, tmp_path, page, message):
+    (tmp_path / "file").write_bytes(b"before")
+    with pytest.raises(OSError, match=message):
+        download.download(f"{server.url}/{page}", tmp_path / "file", SHA256)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_a_silent_server_and_a_missing_one_are_errors(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
+    for url in (f"{server.url}/silent", "http://127.0.0.1:9/file"):
+        with pytest.raises(OSError, match="timed out|refused"):
+            download.download(url, tmp_path / "a", SHA256)
+    assert names(tmp_path) == []
+
+
+def test_a_disk_without_room_is_seen_first(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, len(CONTENT) - 1))
+    with pytest.raises(OSError, match="no room for 1,024,000 bytes"):
+        download.download(f"{server.url}/file", tmp_path / "a", SHA256)
+    assert names(tmp_path) == []
+
+
+def test_progress_is_shown_from_where_it_broke_off(server, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file.part").write_bytes(CONTENT[: len(CONTENT) // 2])
+    monkeypatch.setenv("MDR_PROGRESS", "bar")
+    download.download(f"{server.url}/file", tmp_path / "file", MD5)
+    out, err = capsys.readouterr()
+    assert "file" in err and "50%" in err and "100%" in err and not out
+    monkeypatch.setenv("MDR_PROGRESS", "off")
+    download.download(f"{server.url}/file", tmp_path / "b", SHA256)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_verify(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(CONTENT)
+    verify(path, MD5), verify(path, SHA256)
+    with pytest.raises(ValueError, match=f"{path} is damaged: its md5 is {MD5}, expected 0000"):
+        verify(path, "0" * 32)
+
+
+def test_the_data_root_is_the_argument_then_the_environment_then_the_clone(tmp_path, monkeypatch):
+    monkeypatch.delenv("MDR_DATA_ROOT", raising=False)
+    default = data_root()
+    assert default.name == "data" and (default.parent / "pyproject.toml").exists()
+    monkeypatch.setenv("MDR_DATA_ROOT", "")
+    assert data_root() == default
+    monkeypatch.setenv("MDR_DATA_ROOT", str(tmp_path / "env"))
+    assert data_root() == tmp_path / "env" and data_root(tmp_path / "argument") == tmp_path / "argument"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_root("~/sets") == tmp_path / "sets"
+
+
+SPECIAL = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
+
+
+def tar(path, members, mode="w:gz"):
+    """A tar of (name, bytes or the kind of a special member, where it links to)."""
+    with tarfile.open(path, mode) as file:
+        for name, content, *link in members:
+            info = tarfile.TarInfo(name)
+            if content not in SPECIAL:
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = content, (link or [""])[0]
+                file.addfile(info)
+    return path
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members:
+            file.writestr(zipfile.ZipInfo(name), content)
+    return path
+
+
+GOOD = [("set/a/1.jpg", b"one"), ("set/a/2.jpg", b"two"), ("set/list.txt", b"list"), ("notes.txt", b"no")]
+
+
+@pytest.mark.parametrize("make, name", [(tar, "set.tgz"), (zipped, "set.zip")])
+def test_an_archive_is_unpacked_with_or_without_its_folder(tmp_path, make, name):
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "set" / "a" / "old.jpg").write_bytes(b"of an attempt before")
+    unpack(make(tmp_path / name, GOOD), tmp_path / "set", ("list.txt",))
+    assert names(tmp_path / "set") == ["a", "list.txt"]
+    assert names(tmp_path / "set" / "a") == ["1.jpg", "2.jpg"]
+    (tmp_path / "other").mkdir()
+    unpack(tmp_path / name, tmp_path / "other", ("set",))
+    assert names(tmp_path / "other") == ["notes.txt", "set"]
+
+
+EVIL = [
+    (tar, [("../out.txt", b"x")]),
+    (tar, [("set/../../out.txt", b"x")]),
+    (tar, [("set/link", tarfile.SYMTYPE, "/etc"), ("set/link/x", b"x")]),
+    (tar, [("set/link", tarfile.SYMTYPE, ".."), ("set/link/x", b"x")]),
+    (tar, [("set/link", tarfile.LNKTYPE, "../../secret")]),
+    (tar, [("set/device", tarfile.CHRTYPE)]),
+    (tar, [("set/pipe", tarfile.FIFOTYPE)]),
+    (zipped, [("../out.txt", b"x")]),
+    (zipped, [("set/../../out.txt", b"x")]),
+    (zipped, [("/tmp/mdr-out.txt", b"x")]),
+    (zipped, [("..\\out.txt", b"x")]),
+    (zipped, [("C:/out.txt", b"x")]),
+]
+
+
+@pytest.mark.parametrize("make, members", EVIL)
+def test_a_member_that_would_do_harm_is_refused(tmp_path, make, members):
+    folder = tmp_path / "deep" / "set"
+    folder.mkdir(parents=True)
+    path = make(folder / "archive", [*GOOD, *members])
+    with pytest.raises(ValueError, match=f"{path} is refused: "):
+        unpack(path, folder, ("list.txt",))
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file() or p.is_symlink()] == ["archive"]
+    assert names(folder) == ["archive"]
+
+
+def test_an_absolute_name_in_a_tar_stays_in_the_folder(tmp_path):
+    outside = tmp_path / "outside.txt"
+    (tmp_path / "set").mkdir()
+    unpack(tar(tmp_path / "archive", [*GOOD, (str(outside), b"x")]), tmp_path / "set", ("list.txt",))
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("make", [tar, zipped])
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>" * 999])
+def test_a_damaged_archive_leaves_nothing(tmp_path, make, damage):
+    path = make(tmp_path / "archive", [*GOOD, ("set/big", bytes(range(256)) * 4000)])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} is damaged or no archive"):
+        unpack(path, tmp_path, ("set",))
+    assert names(tmp_path) == ["archive"]
+
+
+def test_another_archive_is_refused(tmp_path):
+    path = zipped(tmp_path / "set.zip", GOOD)
+    with pytest.raises(ValueError, match=r"another archive: expected img in it.* \['notes.txt', 'set'\]"):
+        unpack(path, tmp_path, ("img",))
+    assert names(tmp_path) == ["set.zip"]
+
+
+def test_an_interrupt_leaves_nothing_or_leaves_the_annotation_out(tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    path = zipped(tmp_path / "set.zip", [("set/0_list.txt", b"list"), *GOOD[:2]])
+    move = os.replace
+
+    def interrupted(source, target):
+        if target.name == stop:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    for name, left in (("a", []), ("0_list.txt", ["a"])):
+        stop = name
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", interrupted)
+            unpack(path, folder, ("0_list.txt",))
+        assert names(folder) == left
+    # A process that was killed leaves its staging folder, which the next one removes.
+    (folder / ".extracting" / "new" / "set" / "b").mkdir(parents=True)
+    unpack(path, folder, ("0_list.txt",))
+    assert names(folder) == ["0_list.txt", "a"]
+
+
+SIZES = {
+    "cub": {"train": (12, 3), "test": (8, 2)},
+    "cars": {"train": (8, 2), "test": (12, 3)},
+    "sop": {"train": (12, 3), "test": (8, 2)},
+    "inshop": {"train": (8, 2), "query": (6, 3), "gallery": (6, 3)},
+}
+
+
+@pytest.fixture
+def real(make_tree, monkeypatch):
+    """Let the small trees pass as the real sets."""
+    for name, sizes in SIZES.items():
+        monkeypatch.setitem(BENCHMARKS, name, replace(BENCHMARKS[name], sizes=sizes))
+    monkeypatch.setenv("no_proxy", "*")
+    return make_tree
+
+
+def pack(folder, path, *top):
+    """Archive entries of `folder`'s parent (or of `folder`) as the authors do, and remove them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base = folder if top else folder.parent
+    top = top or (folder.name,)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for entry in (e for name in top for e in sorted((base / name).rglob("*"))):
+                file.write(entry, entry.relative_to(base))
+    else:
+        with tarfile.open(path, "w:gz") as file:
+            for name in top:
+                file.add(base / name, name)
+    for name in top:
+        shutil.rmtree(base / name)
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def publish(monkeypatch, name, *changes):
+    """Give the archives of a set, in their order, another checksum or url."""
+    archives = BENCHMARKS[name].archives
+    changed = tuple(replace(archive, **new) for archive, new in zip(archives, changes, strict=True))
+    monkeypatch.setitem(BENCHMARKS, name, replace(BENCHMARKS[name], archives=changed))
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def call(*words, code=0):
+    assert command.main(["data", *map(str, words)]) == code
+
+
+def test_cub_is_downloaded_checked_and_unpacked_once(real, tmp_path, monkeypatch, capsys):
+    folder = real("cub")
+    md5 = pack(folder, tmp_path / "server" / "CUB_200_2011.tgz")
+    url = (tmp_path / "server" / "CUB_200_2011.tgz").as_uri()
+    publish(monkeypatch, "cub", {"checksum": md5, "url": url})
+    call("cub")
+    assert f"cub: complete; in {folder}" in capsys.readouterr().out
+    assert load("cub", "train").whole
+    assert names(folder) == ["CUB_200_2011.tgz", "image_class_labels.txt", "images", "images.txt"]
+    before = content(folder)
+    call("cub")
+    assert content(folder) == before and capsys.readouterr().out == f"cub: complete; in {folder}\n"
+    # What is lost is put back from the archive, without a download.
+    shutil.rmtree(tmp_path / "server")
+    load("cub", "train").paths[3].unlink()
+    assert state("cub")[0] == "incomplete"
+    call("cub")
+    assert state("cub")[0] == "complete"
+
+
+def test_a_download_that_fails_is_one_line_on_stderr(real, tmp_path, monkeypatch, capsys):
+    publish(monkeypatch, "cub", {"url": (tmp_path / "nowhere.tgz").as_uri()})
+    call("cub", code=1)
+    err = capsys.readouterr().err
+    assert err.startswith("mdrlib: ") and err.count("\n") == 1 and "nowhere.tgz could not be read" in err
+    assert f"put it at {tmp_path / 'CUB_200_2011' / 'CUB_200_2011.tgz'}" in err
+
+
+@pytest.mark.parametrize("name", ["cars", "sop", "inshop"])
+def test_what_is_fetched_by_hand_is_told(real, tmp_path, capsys, name):
+    call(name, code=1)
+    said, benchmark = capsys.readouterr(), BENCHMARKS[name]
+    assert said.err == "" and benchmark.page in said.out and f"mdrlib data {name}" in said.out
+    for archive in benchmark.archives:
+        assert f"put {archive.name} (md5 {archive.checksum or 'not published'})" in said.out
+        assert f"at  {tmp_path / benchmark.folder / archive.name}\n" in said.out
+    assert (tmp_path / benchmark.folder).is_dir(), "so that there is a place to put it"
+
+
+def test_archives_of_cars_put_there_by_hand(real, tmp_path, monkeypatch, capsys):
+    folder = real("cars")
+    annotation = hashlib.md5((folder / "cars_annos.mat").read_bytes()).hexdigest()
+    md5 = pack(folder, folder / "car_ims.tgz", "car_ims")
+    publish(monkeypatch, "cars", {"checksum": annotation}, {"checksum": md5})
+    kept = (folder / "cars_annos.mat").rename(tmp_path / "kept.mat")
+    call("cars", code=1)
+    out = capsys.readouterr().out
+    assert "put cars_annos.mat" in out and "put car_ims.tgz" not in out
+    assert len(list((folder / "car_ims").iterdir())) == 20, "what is there is unpacked"
+    kept.rename(folder / "cars_annos.mat")
+    call("cars")
+    assert load("cars", "test")[0][1] == 0 and "cars: complete" in capsys.readouterr().out
+
+
+def test_sop_is_found_in_its_folder_or_beside(real, tmp_path, monkeypatch):
+    folder = real("sop")
+    archive = tmp_path / "Stanford_Online_Products.zip"
+    publish(monkeypatch, "sop", {"checksum": pack(folder, archive)})
+    call("sop", "--root", tmp_path)
+    assert load("sop", "train").whole
+    shutil.rmtree(folder)
+    folder.mkdir()
+    archive.rename(folder / archive.name)
+    call("sop")
+    assert load("sop", "test").whole and not (folder / ".extracting").exists()
+
+
+@pytest.mark.parametrize("layout, images", [("inshop", ""), ("inshop apart", "Img")])
+def test_inshop_in_both_layouts(real, layout, images):
+    folder = real(layout)
+    pack(folder / images, folder / images / "img.zip", "img")
+    call("inshop")
+    assert len(load("inshop", "gallery")) == 6 and (folder / images / "img" / "WOMEN").is_dir()
+
+
+@pytest.mark.parametrize("name, file", [("sop", "Stanford_Online_Products.zip"), ("cars", "car_ims.tgz")])
+def test_an_archive_with_another_md5_is_refused(real, tmp_path, capsys, name, file):
+    path = tmp_path / BENCHMARKS[name].folder / file
+    path.parent.mkdir()
+    path.write_bytes(b"not what was published")
+    call(name, code=1)
+    said = capsys.readouterr()
+    assert f"{path} is damaged: its md5 is" in said.err and said.err.count("\n") == 1
+    assert names(path.parent) == [file]
+
+
+def test_a_miniature_is_left_alone(make_tree, capsys):
+    folder = make_tree("cub")
+    before = content(folder)
+    call("cub")
+    assert "cub: miniature: 20 images of 11,788; in" in capsys.readouterr().out
+    assert content(folder) == before
+
+
+def table(capsys):
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["set", "present", "complete", "size", "path"]
+    return {line.split()[0]: line for line in lines[1:]}
+
+
+def test_check_lists_every_set(real, tmp_path, capsys):
+    call("check")
+    rows = table(capsys)
+    assert list(rows) == ["glyphs", "digits", "cub", "cars", "sop", "inshop", "omniglot"]
+    assert all(re.match(rf"{name} +yes +yes ", rows[name]) for name in ("glyphs", "digits"))
+    for name, folder in (("cub", "CUB_200_2011"), ("inshop", "Inshop"), ("omniglot", "omniglot")):
+        assert re.match(rf"{name} +no +no +0\.0 MB  {tmp_path / folder}$", rows[name])
+    folder = real("cub")
+    (folder / "more").write_bytes(bytes(1_500_000))
+    call("check")
+    assert re.match(rf"cub +yes +yes +1\.5 MB  {folder}$", table(capsys)["cub"])
+    first = load("cub", "train").paths[0]
+    first.unlink()
+    call("check", code=1)
+    row = table(capsys)["cub"]
+    assert re.match(r"cub +yes +no ", row) and f"1 of 20 images are missing, such as {first}" in row
+    path = folder / "images.txt"
+    path.write_text("<html>")
+    call("check", code=1)
+    assert f"incomplete: {path}, line 1: expected" in table(capsys)["cub"]
+
+
+def test_check_knows_a_miniature(make_tree, capsys):
+    make_tree("sop")
+    call("check")
+    assert "(miniature: 20 images of 120,053)" in table(capsys)["sop"]
+
+
+def test_omniglot_is_brought_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MDR_DATA_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("MDR_PROGRESS", "off")
+    for split, archive in OMNIGLOT.items():
+        (tmp_path / archive.name).write_bytes(split.encode())
+        sha256, url = hashlib.sha256(split.encode()).hexdigest(), (tmp_path / archive.name).as_uri()
+        monkeypatch.setitem(OMNIGLOT, split, replace(archive, checksum=sha256, url=url))
+    # Where the server is lies beside the root, not above: archives there do not count as put by hand.
+    call("omniglot")
+    folder = tmp_path / "root" / "omniglot"
+    assert len(names(folder)) == 2 and f"omniglot: complete; in {folder}" in capsys.readouterr().out
+    call("check")
+    assert re.match("omniglot +yes +yes", table(capsys)["omniglot"])
+    (folder / OMNIGLOT["test"].name).write_bytes(b"other")
+    call("check", code=1)
+    assert "is damaged" in table(capsys)["omniglot"]
+
+
+@pytest.mark.parametrize("words", ["data", "data mnist", "data cub sop", "data glyphs"])
+def test_wrong_usage_shows_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(words.split())
+    assert caught.value.code == 2 and "usage: mdrlib" in capsys.readouterr().err
