@@ -3,6 +3,10 @@
 import csv
 import json
 import os
+
+# Before torch is imported: threads of several processes would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from urllib.parse import urlsplit
 
 import matplotlib
