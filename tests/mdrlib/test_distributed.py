@@ -21,7 +21,7 @@ from torch import nn
 
 from mdrlib import MDR, batches, distributed, experiment
 from mdrlib.__main__ import main
-from mdrlib.batches import in_memory
+from mdrlib.datasets.loader import in_memory
 from mdrlib.datasets import PKBatchSampler, glyphs
 from mdrlib.evaluation import embed, embed_all
 from mdrlib.experiment import Config, pick_device, run
@@ -166,7 +166,7 @@ def both(folder):
         run(DIGITS, folder / "digits")
         monkeypatch.setattr(experiment, "build_embedder", quick)
         torch.save(seen, folder / f"seen{distributed.rank()}.pt")
-        change = batches.random_affine
+        change = loader.random_affine
 
         def damaged(*arguments, **options):
             if distributed.rank() == 1:

@@ -280,15 +280,15 @@ def test_a_run_that_dies_before_any_of_its_writes_ends_with_the_same_bits(tmp_pa
 
 PROCESS = """
 import os, time
-from mdrlib import batches, experiment
-from mdrlib.datasets import glyphs
+from mdrlib import experiment
+from mdrlib.datasets import glyphs, loader
 from mdrlib.experiment import Config, run
 for name, value in tiny.items():
     setattr(glyphs, name, value)
 experiment.SAVE_SECONDS = save_seconds
 # Slow enough for a kill to hit its moment on any machine.
-turn = batches.random_affine
-batches.random_affine = lambda *images, **part: time.sleep(0.03) or turn(*images, **part)
+turn = loader.random_affine
+loader.random_affine = lambda *images, **part: time.sleep(0.03) or turn(*images, **part)
 os.fsync = lambda number: time.sleep(0.03)
 run(Config(**config), folder)
 """

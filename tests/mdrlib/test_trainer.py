@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mdrlib import MDR, checkpoint, trainer
-from mdrlib.batches import in_memory
+from mdrlib.datasets.loader import in_memory
 from mdrlib.datasets import PKBatchSampler
 from mdrlib.evaluation import History
 from mdrlib.losses import TripletLoss
