@@ -9,8 +9,8 @@ from typing import Any
 from mdrlib import miners
 from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.mdr import MDR
-from mdrlib.models.embedder import NORMALIZE, SMALL
 from mdrlib.models.backbones import POOLING
+from mdrlib.models.embedder import NORMALIZE, SMALL
 
 #: The paper's methods: what the head does to embeddings, and whether MDR acts.
 METHODS = {

@@ -19,10 +19,10 @@ import pytest
 import torch
 from torch import nn
 
-from mdrlib import MDR, batches, distributed, experiment
+from mdrlib import MDR, distributed, experiment
 from mdrlib.__main__ import main
+from mdrlib.datasets import PKBatchSampler, glyphs, loader
 from mdrlib.datasets.loader import in_memory
-from mdrlib.datasets import PKBatchSampler, glyphs
 from mdrlib.evaluation import embed, embed_all
 from mdrlib.experiment import Config, pick_device, run
 from mdrlib.losses import TripletLoss
@@ -173,7 +173,7 @@ def both(folder):
                 raise OSError("photo.jpg is damaged")
             return change(*arguments, **options)
 
-        monkeypatch.setattr(batches, "random_affine", damaged)
+        monkeypatch.setattr(loader, "random_affine", damaged)
         return main(["run", str(folder / "config.yml"), "--out", str(folder / "dies")])
 
 
