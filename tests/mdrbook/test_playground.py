@@ -19,7 +19,8 @@ from mdrlib.losses import TripletLoss
 from mdrlib.miners import all_triplets
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAD = """<!doctype html><html data-theme="light"><head><meta charset="utf8"><link rel="icon" href="data:,">
+HEAD = """<!doctype html><html lang="en" data-theme="light"><head><title>Playground</title>
+<meta charset="utf8"><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width"><style>
 html { --pst-color-background: #ffffff; --pst-color-text-base: #222832; }
 html[data-theme=dark] { --pst-color-background: #121212; --pst-color-text-base: #ced6dd; }
