@@ -298,7 +298,7 @@ def test_any_number_of_processes_goes_on_with_what_another_left(one, two, left, 
 def test_the_processes_know_their_numbers_and_share_errors(two):
     for rank, seen in enumerate(two[1]):
         assert seen["ranks"] == [rank, rank, 2]
-        assert re.search("12 images of 4 a class are 3 classes, which 2 processes cannot sh", seen["refused"])
+        assert re.search("a multiple of per_class x world_size, got 12 and 4 x 2", seen["refused"])
         assert seen["differs"] == "the seed differs: 0 in process 0, 1 in process 1"
         assert "invalid literal" in seen["from first"] and "[0, 0, 2]" in seen["from first"]
     assert not (two[0] / "unshared").exists()
