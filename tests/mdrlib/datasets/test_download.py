@@ -91,7 +91,9 @@ def names(folder):
 def test_a_broken_download_continues(server, tmp_path, checksum):
     path = tmp_path / "new" / "file.tgz"
     server.limit = 300_000
-    with pytest.raises(OSError, match="/file could not be read .*broke off after 300,000 of 1,024,000 bytes.*run it again"):
+    with pytest.raises(
+        OSError, match="/file could not be read .*broke off after 300,000 of 1,024,000 bytes.*run it again"
+    ):
         download.download(f"{server.url}/file", path, checksum)
     assert names(path.parent) == ["file.tgz.part"]
     with pytest.raises(OSError, match="broke off after 600,000 of 1,024,000"):
@@ -264,7 +266,9 @@ def test_an_absolute_name_in_a_tar_stays_in_the_folder(tmp_path):
     assert not outside.exists()
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "set/../../out.txt", "/OUTSIDE/out.txt", "..\\out.txt", "C:/out.txt"])
+@pytest.mark.parametrize(
+    "name", ["../out.txt", "set/../../out.txt", "/OUTSIDE/out.txt", "..\\out.txt", "C:/out.txt"]
+)
 def test_whatever_its_name_a_member_of_a_zip_stays_in_the_folder(tmp_path, name):
     folder = tmp_path / "deep" / "set"
     folder.mkdir(parents=True)
@@ -489,7 +493,9 @@ def test_omniglot_is_brought_too(tmp_path, monkeypatch, capsys):
     # Where the server is lies beside the root, not above: archives there do not count as put by hand.
     call("omniglot")
     folder = tmp_path / "root" / "omniglot"
-    assert len(names(folder)) == 2 and f"omniglot: complete (2 archives) in {folder}" in capsys.readouterr().out
+    assert (
+        len(names(folder)) == 2 and f"omniglot: complete (2 archives) in {folder}" in capsys.readouterr().out
+    )
     call("check")
     assert re.match("omniglot +complete", table(capsys)["omniglot"])
     (folder / OMNIGLOT["test"].name).write_bytes(b"other")
