@@ -67,10 +67,9 @@ def load_files(name: str, split: str, root: Path) -> ImageFiles:
     try:
         images, rows = benchmark.read(folder)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{benchmark.title} is not in {folder}: {Path(error.filename).name} is missing; run `python -m "
-            f"mdrlib data {name}`, or set MDR_DATA_ROOT to the folder that has {folder.name}"
-        ) from error
+        hint = f"run `python -m mdrlib data {name}`, or set MDR_DATA_ROOT to the folder of {folder.name}"
+        missing = f"{Path(error.filename).name} is missing"
+        raise FileNotFoundError(f"{benchmark.title} is not in {folder}: {missing}; {hint}") from error
     if not check(benchmark, folder, rows):
         print(f"mdrlib: {folder} holds a miniature of {benchmark.title}", file=sys.stderr)
     names = {row.number: row.name for row in rows[split]}

@@ -40,8 +40,7 @@ def prepare(name: str, root: str | Path | None = None) -> bool:
     """Bring a data set of NAMES to its place below the data root; return whether it is there.
 
     Downloads what has an address, checks and unpacks what was put there by hand, and prints what is left to
-    do. It keeps what exists and continues a broken download, so it may be called again at any time. Raises
-    OSError if a download fails, ValueError if an archive is damaged or unsafe.
+    do. It keeps what exists and continues a broken download, so it may be called again at any time.
     """
     folder, kind, words = state(name, root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,8 +109,11 @@ def fetch(archive: Archive, folder: Path) -> Path | None:
 def download(url: str, path: Path, checksum: str) -> None:
     """Download `url` to `path`, which appears only when it is whole and has the md5 or sha256 `checksum`.
 
-    What has arrived is kept in `path`.part, where the next call continues. Raises OSError if not all of it
-    arrives. Shows a progress bar unless MDR_PROGRESS is set to something other than "bar".
+    What has arrived is kept in `path`.part, where the next call continues. Shows a progress bar unless
+    MDR_PROGRESS is set to something other than "bar".
+
+    Raises:
+        OSError: The file did not arrive, not all of it, or another one.
     """
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +128,7 @@ def download(url: str, path: Path, checksum: str) -> None:
             bar = tqdm.wrapattr(response, "read", size, initial=have, desc=path.name, disable=quiet)
             with open(part, "ab" if have else "wb") as file, bar as stream:
                 shutil.copyfileobj(stream, file)
-            come = part.stat().st_size
-            if come < size:
+            if (come := part.stat().st_size) < size:
                 raise OSError(f"it broke off after {come:,} of {size:,} bytes")
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "code", None) != 416:  # 416: nothing comes after what we have
@@ -154,8 +155,10 @@ def unpack(archive: Path, folder: Path) -> None:
     """Put the entries of a tar or zip, or of the folder in it that is named as `folder`, into `folder`.
 
     Everything is unpacked in a staging folder first. Then each entry replaces an older one, folders before
-    files: the annotation comes last. Raises ValueError, and changes nothing, if the archive is damaged or has
-    members that are links, devices or would leave the folder.
+    files: the annotation comes last.
+
+    Raises:
+        ValueError: It is damaged, or has links, devices or members that leave the folder. Nothing changes.
     """
     print(f"unpacking {archive}")
     staging = folder / ".extracting"

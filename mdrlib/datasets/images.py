@@ -98,7 +98,7 @@ class ImageFiles(_Split):
 def open_image(path: Path) -> Any:
     """Read the image at `path` as an RGB image of pillow, ignoring transparency and orientation.
 
-    Raises OSError, with its path, if the image is missing or damaged.
+    A missing or damaged image is an OSError with its path.
     """
     pillow = optional("PIL.Image", "data")
     try:

@@ -20,8 +20,7 @@ from mdrlib.datasets.transforms import random_affine, to_float
 STRETCHED, SEEN = 256, 224  # the authors' recipe: the network sees 224 x 224 of images of 256 x 256
 SCALE, RATIO = (0.16, 1.0), (0.75, 1.33)  # of random crops: share of the area, width over height
 Batches = Iterator[tuple[Tensor, Tensor]]
-# A batch as it is sent to a worker: its number, the place of its first image in it, and the images.
-Order = tuple[int, int, list[int]]
+Order = tuple[int, int, list[int]]  # a batch to read: its number, the number of its first image, the images
 
 
 def in_memory(

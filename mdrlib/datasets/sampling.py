@@ -16,8 +16,8 @@ class PKBatchSampler:
     The classes of a batch are distinct, and so are the images of a class unless it has fewer than per_class:
     then they repeat. If batch_size is no multiple of per_class, one more class fills the batch, as in the
     authors' 256 with 3 per class. Batch t depends on (labels, seed, t) alone. `position` is the number of
-    batches given, where iterating continues; it is 0 again after the end. Raises ValueError if there are too
-    few classes, or if the ranks cannot share a batch in whole classes.
+    batches given, where iterating continues; it is 0 again after the end. Too few classes, or ranks that
+    cannot share a batch in whole classes, are a ValueError.
     """
 
     labels: Tensor | Sequence[int]  #: (N,) integers, the class of each image
