@@ -36,7 +36,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def by_chunks(function: Callable[..., Tensor], chunk: int, *vectors: Tensor) -> list[Tensor]:
-    """Return `function` of each chunk of the vectors; several are computed again in the backward pass."""
+    """Apply `function` to `chunk` entries at a time; the backward pass computes several chunks again."""
     chunks = list(zip(*(vector.split(chunk) for vector in vectors), strict=True))
     if len(chunks) == 1:
         return [function(*chunks[0])]

@@ -27,6 +27,7 @@ Triplets = tuple[Tensor, Tensor, Tensor]
 # Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017: closer pairs get the weight of this
 # distance, and farther ones, which a margin no longer reaches, none.
 NEAREST, FARTHEST = 0.5, 1.4
+
 CHUNK = 2**22  # numbers held at once: 16 MB in float32
 
 
@@ -102,8 +103,8 @@ def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
 
     Wu et al. (ICCV 2017): on the unit sphere of D dimensions a pair's distance d has density
     q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2), so the weight 1/q makes all distances equally likely. d is raised
-    to 0.5, negatives at 1.4 or more get no weight, and a row without weight is uniform over its negatives
-    (N, N), of which it has at least one. Embeddings (N, D) are normalized for this purpose only.
+    to 0.5, negatives at 1.4 or more get no weight, and a row without weight is uniform over its negatives.
+    Embeddings (N, D) are normalized for this purpose only; negatives (N, N) is True at least once in a row.
     """
     embeddings = checks.embeddings(embeddings, wait=False)
     dimension = embeddings.shape[1]

@@ -67,7 +67,6 @@ def mdr_loss(
 
     Raises:
         TypeError, ValueError: As `pairwise_distances`; on a GPU, NaN or infinite values make the loss NaN.
-        ImportError: For "triton" without triton.
     """
     x = checks.embeddings(x, wait=False)
     levels = checks.level_values(levels).to(x)

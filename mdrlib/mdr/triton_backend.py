@@ -60,7 +60,7 @@ class _Strip(NamedTuple):
 
 class Pairs(analytic.Pairs):
     def strips(self, keep: bool = False) -> Iterator[_Strip]:
-        """Iterate over strips; each overwrites the last. With `keep`, all stay for the next call if they fit."""
+        """Iterate over strips, each in place of the last; with `keep`, all stay if they fit STRIP."""
         kept, self.kept = self.kept, []
         if kept:
             yield from kept
@@ -92,10 +92,7 @@ class Pairs(analytic.Pairs):
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
     """Prepare what `statistics` and `loss` take: see `eager.pairs`."""
     if not (x.is_cuda or _kernels().INTERPRETED):
-        raise ValueError(
-            f'backend "triton" runs on a GPU and the embeddings are on {x.device}: move them, use '
-            'backend="tiled", or set TRITON_INTERPRET=1 before Python starts to try the kernels on a CPU'
-        )
+        raise ValueError(f'backend "triton" needs embeddings on a GPU, not {x.device}: use backend="tiled"')
     with torch.no_grad():
         return Pairs(x, bank)
 
