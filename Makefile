@@ -9,10 +9,12 @@ FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 MATRIX = $(filter ablations,$(SCALE))$(STUDY)$(DASK)
 SWEEP = ci/sweep.py $(if $(filter smoke,$(SCALE)),--smoke) $(if $(STUDY),--study $(STUDY)) \
 	$(if $(JOBS),--jobs $(JOBS)) $(if $(DASK),--dask $(DASK))
+# As many processes as cores, each with one thread (tests/conftest.py); the tests of a file share its fixtures.
+PYTEST = $(VENV_PYTHON) -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test experiments bench bench-gpu lab serve clean distclean venv
+.PHONY: help book pdf test test-slow test-all experiments bench bench-gpu lab serve clean distclean venv
 
 help:  ## list what there is
 	@echo "make TARGET [SCALE=smoke|quick] [PORT=8000]"
@@ -26,17 +28,22 @@ book: venv  ## run the experiments and the chapters, build the pages, say where 
 pdf: book  ## print the pages to one file, _build/book.pdf, about a minute; needs Chromium
 	@$(VENV_PYTHON) ci/make_pdf.py
 
-test: venv  ## run every test; none needs a network
-	@$(VENV_PYTHON) -m pytest -q
+test: venv  ## run the tests but the slow ones, a few minutes; none needs a network
+	@$(PYTEST) -m "not slow"
+
+test-slow: venv  ## run the slow tests: Triton's interpreter, processes that are killed, the PDF
+	@$(PYTEST) -m slow
+
+test-all: test test-slow  ## run every test
 
 experiments: venv  ## run the experiments alone; SCALE=full: the benchmarks, hours on a GPU; ablations: the matrix
 	@$(VENV_PYTHON) $(if $(MATRIX),$(SWEEP),ci/execute.py --scale $(SCALE) --experiments $(if $(SET),--set $(SET)) $(if $(ONLY),--only $(ONLY)))
 
-bench: venv  ## measure speed beside what it replaces, about 6 minutes: data/results/bench-cpu.json
-	@$(VENV_PYTHON) ci/bench.py
+bench: venv  ## measure speed relative to what it replaces, about 6 minutes: data/results/bench-cpu.json
+	@$(VENV_PYTHON) ci/bench
 
 bench-gpu: venv  ## the same on a GPU: data/results/bench-gpu.json
-	@$(VENV_PYTHON) ci/bench.py --device cuda
+	@$(VENV_PYTHON) ci/bench --device cuda
 
 lab: venv  ## open the chapters in JupyterLab
 	@$(VENV_PYTHON) -m jupyterlab --notebook-dir=book $(ROOT_FLAG)
@@ -51,7 +58,7 @@ clean:  ## remove what was built; .venv and data stay
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv too
-	rm -rf .venv mdrlib.egg-info
+	rm -rf .venv mdrlib.egg-info book/mdrbook.egg-info
 
 venv:
 	@python=$$($(FIND_PYTHON)); if [ -z "$$python" ]; then \

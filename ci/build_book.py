@@ -1,78 +1,63 @@
-"""Build the book: execute what is out of date, then hand the executed folder to Jupyter Book.
+"""Build the book: execute what is out of date, then build the executed folder with Jupyter Book.
 
-A page may ask no other host for anything; the build fails if one does, or on any warning.
+Warnings are errors, among them references that lead nowhere and docstrings that do not parse. Pages may not
+load anything from another host. When nothing has changed since the last build, the pages stay as they are.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import yaml
 
 from environment_page import environment_page
 from execute import ROOT, execute, exit_status
-from plan import FULL, digest_of, pages
+from runs import FULL, digest_of, pages
 
-# A line over every page of a scale whose numbers are not to be read.
+# A line at the top of every page, for a scale whose numbers mean nothing.
 ANNOUNCEMENTS = {"smoke": "Built at scale smoke: everything works, and the numbers mean nothing."}
-CI = Path(__file__).resolve().parent
 REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
-NOT_PAGES = (".key", ".running", "durations.json")  # in the executed folder, but no part of the book
-
-
-class _Foreign(HTMLParser):
-    """Collects the addresses on other hosts that a page loads by itself: a link to follow is no such."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        for name, value in attributes:
-            loads = name == "src" or (name == "href" and tag in ("link", "image", "use"))
-            if loads and (value or "").startswith(("http://", "https://", "//")):
-                self.found.append(f"<{tag} {name}={value}>")
+# What of book/ the pages are made of, besides the chapters.
+SOURCES = ("_toc.yml", "*.bib", "*.md", "_static/**/*", "extra/**/*", "images/**/*.png")
+NOT_PAGES = (".key", ".running", "durations.json")  # what ci/execute.py leaves in the executed folder
+JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+# A tag that loads something from another host by itself; <a> does not.
+LOADS = re.compile(r"""<(?!a\b|area\b)[\w-]+\s[^>]*?\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+""", re.I)
 
 
 def foreign_addresses(html: Path) -> list[str]:
-    """A line for each thing that pages below `html` would load from another host."""
-    lines = []
-    for page in sorted(html.rglob("*.html")):
-        parser = _Foreign()
-        parser.feed(page.read_text(encoding="utf8"))
-        lines += [f"{page.relative_to(html)}: {found}" for found in parser.found]
-    return lines
+    """Return a line for each thing that pages below `html` would load from another host."""
+    return [
+        f"{page.relative_to(html)}: {found}"
+        for page in sorted(html.rglob("*.html"))
+        for found in LOADS.findall(page.read_text(encoding="utf8"))
+    ]
 
 
 def copy_sources(root: Path, scale: str) -> Path:
-    """Put what is not executed (pages, contents, bibliography, images) beside the executed chapters.
+    """Copy what is not executed (pages, contents, bibliography, images) to the executed chapters.
 
-    Returns the folder. Chapters and files that book/ no longer has are removed from it.
+    Returns:
+        Their folder. Chapters and files that book/ no longer has are removed from it.
     """
     book, executed = root / "book", root / "_build/executed" / scale
-    kept = {
-        executed / f"{page}.ipynb" for page in pages(book / "_toc.yml") if (book / f"{page}.ipynb").exists()
-    }
-    for source in sorted(book.rglob("*")):
-        inside = source.relative_to(book)
-        if source.is_dir() or source.suffix == ".ipynb" or inside.parts[0] == "experiments":
-            continue
-        target = executed / inside
+    kept = {executed / f"{page}.ipynb" for page in pages(book / "_toc.yml")}
+    for source in (path for pattern in SOURCES for path in book.glob(pattern) if path.is_file()):
+        target = executed / source.relative_to(book)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            shutil.copyfile(source, target)
+        shutil.copyfile(source, target)
         kept.add(target)
-    for path in sorted(executed.rglob("*")):
+    for path in executed.rglob("*"):
         if path.is_file() and path not in kept and not path.name.endswith(NOT_PAGES):
             path.unlink()
     return executed
 
 
 def configure(root: Path, scale: str) -> Path:
-    """Write the configuration of Jupyter Book: _config.yml with what follows from it and from the scale.
+    """Write Jupyter Book's configuration: _config.yml and what follows from it and from the scale.
 
     That is the announcement of the scale, and the buttons that need the repository's address.
     """
@@ -89,8 +74,26 @@ def configure(root: Path, scale: str) -> Path:
     return path
 
 
+def jupyter_book(root: Path, scale: str, builder: str) -> int:
+    """Build the executed folder with a builder of Sphinx, into _build/<builder>; returns the exit status."""
+    for old in (".doctrees", "jupyter_execute"):  # a page that was read before would not warn again
+        shutil.rmtree(root / "_build" / old, ignore_errors=True)
+    chosen = ["html"] if builder == "html" else ["custom", "--custom-builder", builder]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(root / "_build/executed" / scale)]
+    command += ["--config", str(root / "_build/config.yml"), "--path-output", str(root), "--builder", *chosen]
+    # Its stdout is only worth reading when it fails; warnings come on stderr as they arise.
+    built = subprocess.run([*command, "-W", "-n", "--keep-going", "-q"], cwd=root, stdout=-1, text=True)
+    if built.returncode:
+        print(built.stdout, file=sys.stderr)
+    return built.returncode
+
+
 def build(root: Path, scale: str) -> int:
-    """Execute and build; 0 when _build/html is what the sources say. ValueError at scale full."""
+    """Execute and build; 0 when _build/html is what the sources say.
+
+    Raises:
+        ValueError: The scale is "full".
+    """
     if scale == FULL:
         raise ValueError(
             f"scale {FULL} has runs and no pages: `make experiments SCALE={FULL}` makes them, and "
@@ -99,38 +102,22 @@ def build(root: Path, scale: str) -> int:
     root = root.resolve()
     if execute(root, scale):
         return 1
-    executed, html = copy_sources(root, scale), root / "_build/html"
+    executed, html, stamp = copy_sources(root, scale), root / "_build/html", root / "_build/html.built"
     if (records := executed / "environment.md").exists():
         records.write_text(environment_page(records.read_text(), root, scale))
     config = configure(root, scale)
     files = [path for path in executed.rglob("*") if path.is_file() and not path.name.endswith(NOT_PAGES)]
-    # Docstrings are in the pages too.
-    code = [*root.glob("mdrlib/**/*.py"), *root.glob("ci/docstrings.py")]
-    wanted = digest_of(sorted([*files, *code, config, root / "requirements.txt"]), root)
-    stamp = root / "_build/html.built"
+    docstrings = [*root.glob("mdrlib/**/*.py"), *root.glob("book/mdrbook/**/*.py")]
+    wanted = digest_of(sorted([*files, *docstrings, config, root / "requirements.txt"]), root)
     if not (html / "index.html").exists() or not stamp.exists() or stamp.read_text() != wanted:
-        # A second build over the first forgets its warnings: it would succeed where the first failed.
-        for old in (html, root / "_build/.doctrees", root / "_build/jupyter_execute"):
-            shutil.rmtree(old, ignore_errors=True)
-        stamp.unlink(missing_ok=True)
         print("Building the pages ...", flush=True)
-        words = ["build", str(executed), "--config", str(config), "--path-output", str(root)]
-        # The extension `docstrings` is in ci/; mdrlib is in the folder that this is called in.
-        main = "from jupyter_book.cli.main import main; sys.exit(main())"
-        main = f"import sys; sys.path.append({str(CI)!r}); {main}"
-        command = [sys.executable, "-c", main, *words, "-W", "-n", "--keep-going", "-q"]
-        # Its stdout is only worth reading when it fails; warnings come on stderr as they arise.
-        built = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True)
-        if built.returncode:
-            print(
-                built.stdout, "The pages were not built: see the warnings above.", sep="\n", file=sys.stderr
-            )
+        shutil.rmtree(html, ignore_errors=True)
+        stamp.unlink(missing_ok=True)
+        if jupyter_book(root, scale, "html"):
+            print("The pages were not built: see the warnings above.", file=sys.stderr)
             return 1
-        foreign = foreign_addresses(html)
-        if foreign:
-            print(
-                "These pages would load something from another host:", *foreign, sep="\n  ", file=sys.stderr
-            )
+        if foreign := foreign_addresses(html):
+            print("These load something from another host:", *foreign, sep="\n  ", file=sys.stderr)
             return 1
         stamp.write_text(wanted)
     print(f"The book is at {(html / 'index.html').as_uri()}")
@@ -142,8 +129,14 @@ def main() -> int:
     """Build from the command line; 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="quick")
+    parser.add_argument("--linkcheck", action="store_true", help="then ask the links to other hosts")
     words = parser.parse_args()
-    return exit_status(lambda: build(ROOT, words.scale))
+
+    def work() -> int:
+        failed = build(ROOT, words.scale)
+        return failed or (jupyter_book(ROOT, words.scale, "linkcheck") if words.linkcheck else 0)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Open every built page in headless Chromium and refuse what a reader would stumble over.
+"""Open every built page in headless Chromium and report what would disturb a reader.
 
-Checked: errors in the console, failed requests, requests to another host, pictures without a description,
-mathematics that was not rendered, error output, sideways scrolling on a phone, text and marks of low
-contrast, sliders that change nothing, links that lead nowhere, a search that finds nothing.
+axe-core checks accessibility, in light and dark. Our own checks are for what it cannot see: errors in the
+console, failed requests, requests to another host, mathematics that was not rendered, error output, sideways
+scrolling on a phone, faint marks in drawings and figures, sliders that change nothing, a search that finds
+nothing.
 """
 
 import argparse
@@ -14,25 +15,29 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 from playwright.sync_api import TimeoutError as TooLate
 
-from check_links import book_pages, check_external, internal_faults
-from page_scripts import CONTRAST, FAULTS, FIGURES, MARKS, SHOWN, WIDE
-
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = (ROOT / "ci/page_checks.js").read_text("utf8")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMIUM_WORDS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-LEAST_CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3, for text of normal size
-LEAST_OF_MARKS = 3.0  # 1.4.11, for what a drawing cannot be read without
+# WCAG 2.2: 1.4.11, for what a drawing cannot be read without, and 1.4.3, for its text.
+LEAST = {"least": 3.0, "leastOfText": 4.5}
 # What it can be read without: photographs, bands, borders and grids behind marks, halos and thumbnails.
 ASIDE = ".no-invert, .pg-band, .pg-border, .pg-grid path, .pg-halo, .pg-axis"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]  # of axe-core
+# Markup of Sphinx that axe-core refuses: references have roles that ARIA has withdrawn, the parameters of a
+# long signature are a list of definitions without terms.
+EXCLUDED = [".citation-list", "dt.sig > dl"]
 PATIENCE, SEARCH_PATIENCE = 120_000, 30_000  # milliseconds: CI's machine is slow and shared
 TERM = "triplet"  # the book's search has to find it
 
@@ -64,7 +69,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def watch(page: Page, host: str, faults: list[str]) -> None:
-    """Write to `faults` what goes wrong while pages load; nothing is fetched from another host."""
+    """Append to `faults` what goes wrong while pages load; nothing is fetched from another host."""
 
     def route(request: Route) -> None:
         url = request.request.url
@@ -90,8 +95,38 @@ def set_theme(page: Page, theme: str) -> None:
     page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
 
 
+def look(page: Page, name: str, **options: Any) -> list[str]:
+    """Call a check of ci/page_checks.js: "broken", "wide", "marks" or "figures"; returns faults."""
+    page.evaluate(SCRIPT)
+    return page.evaluate(f"options => pageChecks.{name}(options)", options)
+
+
+def appearance_faults(page: Page, aside: str = ASIDE) -> list[str]:
+    """Check the page in its present theme: axe-core, then contrast inside drawings and figures.
+
+    Args:
+        page: An open page.
+        aside: A selector of what drawings can be read without.
+    """
+    marks = [fault for name in ("marks", "figures") for fault in look(page, name, aside=aside, **LEAST)]
+    return axe_faults(page) + marks
+
+
+def axe_faults(page: Page) -> list[str]:
+    """Return a line for each element that violates a rule of WCAG 2.2 A or AA, as axe-core finds it."""
+    # Its preloading would ask for stylesheets that others import, at wrong addresses.
+    options = {"resultTypes": ["violations"], "runOnly": RULES, "preload": False}
+    found = Axe().run(page, context={"exclude": EXCLUDED}, options=options).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:120]} ({' '.join(node['failureSummary'].split())[:160]})"
+        for rule in found
+        for node in rule["nodes"]
+    ]
+
+
 def slider_faults(page: Page) -> list[str]:
     """Move every slider of the page by its keys; a line for each that shows nothing new."""
+    page.evaluate(SCRIPT)
     return [fault for slider in page.locator("input[type=range]").all() if (fault := _slider_fault(slider))]
 
 
@@ -106,7 +141,7 @@ def _slider_fault(slider: Locator) -> str:
     for key in ("Home", "ArrowRight", "End"):
         slider.press(key)
         values.append(slider.input_value())
-        shown.append(slider.evaluate(SHOWN))
+        shown.append(slider.evaluate("slider => pageChecks.shown(slider)"))
     if len(set(values)) == 1:
         return f"{name} does not move by its keys"
     if shown[0] in shown[1:]:
@@ -126,7 +161,7 @@ def search_faults(page: Page, address: str, html: Path, term: str = TERM) -> lis
 
 
 def check_page(browser: Browser, address: str, name: str, screenshots: Path | None = None) -> list[str]:
-    """The faults of one page, empty if there are none; screenshots/<page>-{light,dark,phone}.png."""
+    """Return the faults of one page; writes screenshots/<page>-{light,dark,phone}.png if asked to."""
     faults: list[str] = []
     page = browser.new_page(viewport=DESKTOP)
     page.set_default_timeout(PATIENCE)
@@ -144,18 +179,15 @@ def check_page(browser: Browser, address: str, name: str, screenshots: Path | No
     page.evaluate("document.fonts.ready")
     with suppress(TooLate):  # the browser does not always say that the network is idle
         page.wait_for_load_state("networkidle", timeout=5_000)
-    faults += page.evaluate(FAULTS)
+    faults += look(page, "broken")
     for theme in ("light", "dark"):
         set_theme(page, theme)
-        faults += [f"{theme}: {fault}" for fault in page.evaluate(CONTRAST, LEAST_CONTRAST)]
-        for script in (MARKS, FIGURES):
-            found = page.evaluate(script, {"least": LEAST_OF_MARKS, "aside": ASIDE})
-            faults += [f"{theme}: {fault}" for fault in found]
+        faults += [f"{theme}: {fault}" for fault in appearance_faults(page)]
         shoot(theme)
     set_theme(page, "light")
     page.set_viewport_size(PHONE)
     page.wait_for_timeout(200)  # the theme rearranges its bars
-    faults += [f"phone: {fault}" for fault in page.evaluate(WIDE)]
+    faults += [f"phone: {fault}" for fault in look(page, "wide")]
     shoot("phone")
     faults += slider_faults(page)
     page.close()
@@ -163,17 +195,21 @@ def check_page(browser: Browser, address: str, name: str, screenshots: Path | No
 
 
 def check(html: Path, screenshots: Path | None = None) -> int:
-    """Check all pages below `html`, a line each; returns how many have faults.
+    """Check all pages below `html`, one line each; returns how many have faults.
 
-    Raises FileNotFoundError when there are no pages.
+    Raises:
+        FileNotFoundError: There are no pages.
     """
-    names, links = book_pages(html), internal_faults(html)
+    names = [path.relative_to(html).as_posix() for path in sorted(html.rglob("*.html"))]
+    names = [name for name in names if not name.startswith(("_static/", "_sources/"))]
+    if not names:
+        raise FileNotFoundError(f"no pages in {html}: call `make book` first")
     if screenshots:
         screenshots.mkdir(parents=True, exist_ok=True)
     failed = 0
     with served(html) as address, chromium() as browser:
         for name in names:
-            faults = links[name] + check_page(browser, address, name, screenshots)
+            faults = check_page(browser, address, name, screenshots)
             if name == "search.html":
                 page = browser.new_page()
                 watch(page, urlsplit(address).netloc, faults)
@@ -190,11 +226,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("html", nargs="?", type=Path, default=ROOT / "_build/html")
     parser.add_argument("--screenshots", metavar="DIR", type=Path, help="write pictures of each page there")
-    parser.add_argument("--external", action="store_true", help="ask the links to other hosts, and no more")
     words = parser.parse_args()
     try:
-        failed = check_external(words.html) if words.external else check(words.html, words.screenshots)
-        return 1 if failed else 0
+        return 1 if check(words.html, words.screenshots) else 0
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1

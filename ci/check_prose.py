@@ -1,8 +1,8 @@
-"""Refuse misspelt words in the prose of the book and of the texts beside it, and results typed into the book.
+"""Find misspelt words in the prose of the book and the README files, and results typed into the book.
 
-A word must be in the dictionary of pyspellchecker or in ci/words.txt, one word a line, without regard to
-case. A number that looks like a result (a decimal fraction, or one with a unit, a percent sign or "times")
-must come from `glue`, unless ci/typed_numbers.yml allows it and says why.
+A word must be in the dictionary of pyspellchecker or in ci/words.txt, one word per line; case does not
+matter. A number that looks like a result (a decimal fraction, or one with a unit, a percent sign or "times")
+must come from `glue`, unless ci/typed_numbers.yml allows it and gives the reason.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 from spellchecker import SpellChecker, WordFrequency
@@ -28,7 +27,7 @@ RESULT = re.compile(rf"(?<![\w.@-])(?:\d[\d,]*\.\d+(?![\w.-]*\d)|{NUMBER}\s?(?:{
 
 
 def misspelt(root: Path) -> list[str]:
-    """A line for each unknown word of a page, and for each word of ci/words.txt that no page has any more."""
+    """Return a line for each unknown word of a page, and each word of ci/words.txt that no page has."""
     path = root / "ci/words.txt"
     ours = [line.strip() for line in path.read_text(encoding="utf8").splitlines() if line.strip()]
     own, used, lines = {word.lower() for word in ours}, set(), []
@@ -43,26 +42,28 @@ def misspelt(root: Path) -> list[str]:
                     unknown.add(found)
         name = page.relative_to(root)
         lines += [f"{name}: got {word!r}, expected a word of the dictionary" for word in sorted(unknown)]
-    lines += [f"ci/words.txt: {word!r} is on no page, take it out" for word in sorted(own - used)]
+    lines += [f"ci/words.txt: {word!r} is on no page: remove it" for word in sorted(own - used)]
     return lines
 
 
 @cache
 def dictionary() -> WordFrequency:
-    """English words, British and American; takes a second to load."""
+    """Load the English words, British and American; takes a second."""
     return SpellChecker().word_frequency
 
 
 def typed_numbers(root: Path) -> list[str]:
-    """A line for each number in prose that looks like a result, and for each allowance that nothing uses."""
-    allowed = yaml.safe_load((root / "ci/typed_numbers.yml").read_text(encoding="utf8")) or {}
+    """Return a line for each number in prose that looks like a result, and each unused allowance."""
+    listed = yaml.safe_load((root / "ci/typed_numbers.yml").read_text(encoding="utf8")) or {}
+    allowed = {name: [p for group in groups for p in group["phrases"]] for name, groups in listed.items()}
     used, lines = set(), []
     for page in readable(root):
         if page.parent.name != "book":  # nothing can be glued into the others
             continue
         name = page.relative_to(root).as_posix()
-        phrases = [phrase for key in (name, "everywhere") for phrase in phrases_of(allowed, key)]
-        for text in map(flat, prose(page)):
+        phrases = [*allowed.get(name, []), *allowed.get("everywhere", [])]
+        for text in prose(page):
+            text = " ".join(text.split())
             for phrase in phrases:
                 if phrase in text:
                     used |= {(name, phrase), ("everywhere", phrase)}
@@ -70,28 +71,15 @@ def typed_numbers(root: Path) -> list[str]:
             for match in RESULT.finditer(text):
                 about = text[max(match.start() - 30, 0) : match.end() + 30]
                 lines.append(f"{name}: got {match.group()!r} in {about!r}, expected glue")
-    for name in allowed:
-        for phrase in phrases_of(allowed, name):
-            if (name, phrase) not in used:
-                lines.append(f"ci/typed_numbers.yml: {phrase!r} is not in {name}, take it out")
-    return lines
-
-
-def phrases_of(allowed: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
-    """All phrases of a page in ci/typed_numbers.yml."""
-    return [phrase for group in allowed.get(name, []) for phrase in group["phrases"]]
-
-
-def flat(text: str) -> str:
-    """One line, with one blank between words."""
-    return " ".join(text.split())
+    unused = [(name, p) for name, phrases in allowed.items() for p in phrases if (name, p) not in used]
+    return lines + [f"ci/typed_numbers.yml: {p!r} is not in {name}: remove it" for name, p in unused]
 
 
 def main() -> int:
     """Check from the command line; 1 if there is a fault."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     faults = [*misspelt(ROOT), *typed_numbers(ROOT)]
-    print(*faults or ["the prose has no word unknown and no result typed"], sep="\n")
+    print(*faults or ["no misspelt word and no typed result in the prose"], sep="\n")
     return bool(faults)
 
 

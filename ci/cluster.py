@@ -1,6 +1,6 @@
-"""The runs of the matrix on a Dask cluster that is there already: what is checked, sent, and recorded.
+"""The runs of the matrix on a running Dask cluster: what is checked, sent, and recorded.
 
-Workers need mdrlib with its extra `book`, of the same files as here, and the data sets; no file system in
+Workers need mdrlib of the same files as here with its extra `cluster`, and the data sets; no file system in
 common with this machine. The scheduler gives a run to one worker, and to another one if that dies.
 """
 
@@ -17,21 +17,18 @@ from filelock import FileLock, Timeout
 
 import notebooks
 import one_run
-from matrix import Cell
 from mdrlib.checkpoint import write_atomically
 from mdrlib.results import git, write_json
+from runs import Job
 
 WAIT_SECONDS = 300  # for a first worker: a queue may have to start it
+CONNECT_SECONDS = 10
 
 
 def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, Any]]:
-    """A client of the scheduler at `address`, and what its workers have, see `one_run.what_is_here`.
-
-    Raises ValueError for no scheduler, no worker, or a worker that cannot make runs on `datasets`, with what
-    it lacks.
-    """
+    """Return a client of the scheduler at `address`, and `one_run.what_is_here` of its workers."""
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {address}; `dask scheduler` starts one") from error
     try:
@@ -47,7 +44,7 @@ def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, An
 
 
 def check(client: Client, datasets: Sequence[str]) -> dict[str, Any]:
-    """What all workers have. Raises ValueError naming those that lack something, and what."""
+    """Return what all workers have. Raises ValueError naming those that lack something, and what."""
     version = ".".join(platform.python_version_tuple()[:2])
     python = ask(client, platform.python_version)
     refuse(
@@ -69,7 +66,7 @@ def check(client: Client, datasets: Sequence[str]) -> dict[str, Any]:
 
 
 def differs(theirs: str, ours: str) -> str:
-    """What is wrong with a worker whose `one_run.sources` are `theirs`, a sum or an error's text."""
+    """Say what is wrong with a worker whose `one_run.sources` are `theirs`, a sum or an error's text."""
     if " " in theirs:
         return theirs
     commit = (git() or {}).get("commit", "that is installed")
@@ -77,7 +74,7 @@ def differs(theirs: str, ours: str) -> str:
 
 
 def shipped(function: Callable) -> Callable:
-    """`function`, of one_run.py, as one that workers can call without having ci/.
+    """Return `function`, of one_run.py, as one that workers can call without having ci/.
 
     Its code travels as bytes: the scheduler unpacks what it is given, and may have less than a worker has.
     """
@@ -94,7 +91,7 @@ def shipped(function: Callable) -> Callable:
 
 
 def ask(client: Client, function: Callable, *words: Any) -> dict[str, Any]:
-    """What `function` returns on each worker, or what it raised, as text."""
+    """Return what `function` returns on each worker, or what it raised, as text."""
     answers = client.run(shipped(function), *words, on_error="return")
     return {
         worker: f"{type(answer).__name__}: {answer}" if isinstance(answer, Exception) else answer
@@ -113,12 +110,11 @@ def refuse(lacks: dict[str, str]) -> None:
 
 
 def on_cluster(
-    client: Client, here: dict[str, Any], sweep: Path, template: str, left: dict[str, Cell]
+    client: Client, here: dict[str, Any], template: str, left: dict[str, Job]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A `Maker` (see sweep.py). It records each run under the run's lock, once.
+    """Make jobs as a `Maker` (see sweep.py), and record each run under the run's lock, once.
 
     Runs that another sweep is at are looked at again at the end, and waited for.
-    Raises RuntimeError when the scheduler is lost.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # an open file for each lock
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -127,47 +123,47 @@ def on_cluster(
         waiting, elsewhere = elsewhere, {}
         with ExitStack() as locks:
             futures = {}
-            for name, cell in waiting.items():
-                (sweep / name).mkdir(parents=True, exist_ok=True)
+            for name, job in waiting.items():
+                job.folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    locks.enter_context(FileLock(sweep / name / "lock").acquire(timeout=-1 if wait else 0))
+                    locks.enter_context(FileLock(job.folder / "lock").acquire(timeout=-1 if wait else 0))
                 except Timeout:
-                    elsewhere[name] = cell
+                    elsewhere[name] = job
                     continue
-                if (sweep / name / "result.json").exists():
-                    yield name, {"state": "there", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": None}
+                if (job.folder / "result.json").exists():
+                    yield name, one_run.outcome("there")
                     continue
-                words = (name, template, cell.parameters(), here["sources"])
+                words = (name, template, job.config.to_dict(), here["sources"])
                 # The key finds the run again that a worker goes on with after an interrupted sweep.
                 future = client.submit(on_worker, *words, key=name, priority=-len(futures))
                 futures[future] = name
             for future in as_completed(futures):
                 name = futures[future]
-                yield name, record(outcome_of(future), here, sweep / name)
+                yield name, record(outcome_of(future), here, left[name].folder)
 
 
 def outcome_of(future: Future) -> dict[str, Any]:
-    """What `on_worker` returned; an outcome "failed" for what it or Dask raised."""
+    """Return what `on_worker` returned, or an outcome "failed" for what it or Dask raised."""
     if future.status == "cancelled":
         raise RuntimeError("the scheduler has gone, or dropped the runs; the same call goes on from here")
     if future.status == "finished":
         return future.result()
     error = future.exception()
     text = f"{type(error).__name__}: {error}"  # KilledWorker: several workers died of this run
-    return {"state": "failed", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": text, "notebook": ""}
+    return one_run.outcome("failed", text) | {"notebook": ""}
 
 
 def record(outcome: dict[str, Any], here: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write what a worker sent into the run's folder, result.json last; the outcome, as it then is."""
+    """Write what a worker sent into the run's folder, result.json last; return the outcome as it then is."""
     result = outcome.get("result")
     if result is not None:
         seen = {split: part["fingerprint"] for split, part in result["data"].items()}
         if seen != here["data"][result["config"]["dataset"]]:
-            outcome |= {"state": "failed", "failure": f"a worker made it with other images: {result['data']}"}
-    failed = outcome["state"] == "failed"
-    name = "failed.ipynb" if failed else "run.ipynb"
+            failure = f"a worker made this run with other images: {result['data']}"
+            outcome |= {"state": "failed", "failure": failure}
+    name = "failed.ipynb" if outcome["failure"] else "run.ipynb"
     write_atomically(folder / name, lambda file: file.write(outcome["notebook"].encode()))
-    if not failed:
+    if outcome["failure"] is None:
         write_atomically(folder / "history.csv", lambda file: file.write(outcome["history"].encode()))
         # A worker without a clone has the same files: that was checked.
         write_json(folder / "result.json", result | {"git": result["git"] or git()})

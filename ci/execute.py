@@ -1,9 +1,8 @@
-"""Execute the experiment templates and the chapters with papermill, a fresh kernel each.
+"""Execute the experiment templates and the chapters with papermill, as many at a time as there are cores.
 
-An executed notebook is keyed by its cells, its parameters, mdrlib's sources, requirements.txt and what it
-reads; nothing changed, nothing runs. At scale full, whose runs are the recipes of the benchmarks, the key is
-parameters and data alone, and what a run has left is never deleted: a run that was interrupted or failed goes
-on. All failures are collected and told at the end.
+A chapter starts once what it reads is there. Nothing changed, nothing runs (see runs.py). All failures are
+collected and told at the end. At scale full, whose runs are the benchmark recipes, one run follows another,
+and what a run has left is never deleted: a run that was interrupted or failed goes on.
 """
 
 import argparse
@@ -12,17 +11,22 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 
 import nbformat
+import psutil
 
-from notebooks import Failure, execute_notebook, peak_memory
-from plan import FULL, Job, all_jobs, benchmark_sets, digest_of, key_file, key_of, library, optional_sets
+from kernel_server import KernelServer
+from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, threads
+from runs import FULL, Job, data_here, is_done, jobs, key_file, key_of, left_key
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# What most notebooks import, once for all of them.
+IMPORTED = ("mdrlib.experiment", "mdrbook.plots", "mdrbook.pictures", "mdrbook.tables", "myst_nb")
+USUAL_GB = 1.5  # memory of a notebook of which nothing is known yet
 
 
 def clean_page(notebook: nbformat.NotebookNode) -> None:
@@ -39,26 +43,22 @@ def clean_page(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
 
 
-def execute_one(job: Job, key: str, working: Path) -> Failure | None:
+def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callable | None) -> Execution:
     """Execute one notebook in `working`, then put it in its place whole, with its key."""
-    begun = key_file(job.output).with_name(key_file(job.output).name + ".running")
-    resumes = begun.exists() and begun.read_text() == key
-    if job.folder and job.folder.exists() and not resumes and not job.kept:
+    key = key_of(job)
+    if job.folder and job.folder.exists() and left_key(job.output) != key and not job.kept:
         shutil.rmtree(job.folder)  # else results of other code or another config would be taken for these
+    job.output.unlink(missing_ok=True)
     for folder in (job.output.parent, working.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    begun.write_text(key)
-    # A chapter's prints belong on its page.
-    made = execute_notebook(job.source, working, job.parameters, job.cwd, live=job.folder is not None)
-    if isinstance(made, str):
-        return Failure(job.name, made, working)
-    if job.folder is None:
-        clean_page(made)
-        nbformat.write(made, working)
-    os.replace(working, job.output)
     key_file(job.output).write_text(key)
-    begun.unlink()
-    return None
+    made = execute_notebook(job.source, working, job.parameters, job.source.parent, job.name, variables, fork)
+    if made.failure is None:
+        if job.folder is None:
+            clean_page(made.notebook)
+            nbformat.write(made.notebook, working)
+        os.replace(working, job.output)
+    return made
 
 
 def execute(
@@ -68,52 +68,91 @@ def execute(
     experiments: bool = False,
     dataset: str | None = None,
 ) -> list[Failure]:
-    """Execute what is not up to date: everything, the job named `only`, or the `experiments` alone.
+    """Execute what is not up to date, and return the failures.
 
-    dataset: the benchmark whose recipes are run at scale full; all by default.
+    Args:
+        root: Root of the project.
+        scale: "smoke", "quick" or "full".
+        only: The one run, map or chapter to execute.
+        experiments: Leave out the chapters.
+        dataset: At scale full: the data set whose recipes are run; all by default.
     """
     root = root.resolve()
-    os.environ["MDR_PROGRESS"] = "lines"
     if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss
         os.environ["MDR_DATA_ROOT"] = os.path.abspath(os.environ["MDR_DATA_ROOT"])
     if dataset is not None and scale != FULL:
         raise ValueError(f"a data set is chosen at scale {FULL} alone, not at {scale}: add SCALE={FULL}")
-    sets = benchmark_sets(root, dataset, only) if scale == FULL else optional_sets(root)
-    jobs = all_jobs(root, scale, sets)
+    found = jobs(root, scale, data_here(root, scale, dataset, only))
     if only is None and scale != FULL:
-        names = {job.name for job in jobs}
-        for folder in (root / "_build/runs" / scale).glob("*"):  # of runs left out or no longer listed
-            if folder.name not in names and list(folder.glob("run.ipynb.key*")):
-                shutil.rmtree(folder)
-    chosen = [job for job in jobs if job.name == (only or job.name) and (job.folder or not experiments)]
+        delete_others(root / "_build/runs" / scale, {job.name for job in found})
+    chosen = [job for job in found if job.name == (only or job.name) and (job.folder or not experiments)]
     if not chosen:
-        raise ValueError(f"no notebook named {only!r}; there are {[job.name for job in jobs]}")
-    sources = digest_of([*library(root), root / "requirements.txt"], root)
-    durations_file = root / "_build/executed" / scale / "durations.json"
-    durations = json.loads(durations_file.read_text()) if durations_file.exists() else {}
-    failures = []
-    for number, job in enumerate(chosen, 1):
-        label = f"[{number}/{len(chosen)}] {job.name}"
-        key, done = key_of(job, sources), key_file(job.output)
-        if job.output.exists() and done.exists() and done.read_text() == key:
-            print(f"{label} up to date", flush=True)
-            continue
-        print(f"{label} ...", flush=True)
-        began = time.monotonic()
-        with peak_memory() as peak:
-            failure = execute_one(job, key, root / "_build/working" / scale / f"{job.name}.ipynb")
-        seconds = time.monotonic() - began
-        ended = "FAILED after" if failure else "done in"
-        print(f"{label} {ended} {seconds:.0f} s, peak memory {peak[0]:.1f} GB", flush=True)
-        if failure:
-            failures.append(failure)
-            continue
-        durations[job.name] = {"seconds": round(seconds, 1), "peak_memory_gb": round(peak[0], 2)}
-        durations_file.parent.mkdir(parents=True, exist_ok=True)
-        durations_file.write_text(json.dumps(durations, indent=1))
+        raise ValueError(f"no notebook named {only!r}; choose one of {[job.name for job in found]}")
+    failures = run_all(root, scale, chosen)
     for failure in failures:
         print(failure, flush=True)
     return failures
+
+
+def delete_others(folder: Path, names: set[str]) -> None:
+    """Delete the folders of runs that were left out or are no longer listed."""
+    for path in folder.glob("*"):
+        if path.name not in names and (path / "run.ipynb.key").exists():
+            shutil.rmtree(path)
+
+
+def run_all(root: Path, scale: str, chosen: list[Job]) -> list[Failure]:
+    """Execute jobs in this order, each once those that it reads have ended; returns the failures."""
+    count = 1 if scale == FULL else len(os.sched_getaffinity(0))
+    variables = KEEP_MEMORY | {"MDR_PROGRESS": "lines"}
+    if count > 1 and "OMP_NUM_THREADS" not in os.environ:
+        variables["OMP_NUM_THREADS"] = "1"  # threads of several kernels would wait for each other
+    records_file = root / "_build/executed" / scale / "durations.json"
+    records = json.loads(records_file.read_text()) if records_file.exists() else {}
+    waiting, running, failures = list(chosen), {}, []
+    free, working = free_gb(), root / "_build/working" / scale
+
+    def said(job: Job, text: object) -> None:
+        print(f"[{chosen.index(job) + 1}/{len(chosen)}] {job.name} {text}", flush=True)
+
+    def fits(job: Job) -> bool:
+        peaks = [
+            records.get(its.name, {}).get("peak_memory_gb", USUAL_GB) for its in (job, *running.values())
+        ]
+        return not running or (sum(peaks) < free and peaks[0] < free_gb())
+
+    def start(job: Job, fork: Callable | None) -> None:
+        waiting.remove(job)
+        if is_done(job):
+            said(job, "up to date")
+        else:
+            said(job, "...")
+            running[pool.submit(execute_one, job, working / f"{job.name}.ipynb", variables, fork)] = job
+
+    with KernelServer(IMPORTED) as server, threads(count) as pool:
+        fork = server.fork if sys.platform == "linux" and scale != FULL else None
+        while waiting or running:
+            to_come = {job.output for job in (*waiting, *running.values())}
+            ready = [job for job in waiting if not to_come & set(job.inputs)]
+            if ready and len(running) < count and fits(ready[0]):
+                start(ready[0], fork)
+                continue
+            for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                job, made = running.pop(future), future.result()
+                said(job, made)
+                if made.failure:
+                    failures.append(Failure(job.name, made.failure, working / f"{job.name}.ipynb"))
+                    continue
+                cost = {"seconds": round(made.seconds, 1), "peak_memory_gb": round(made.peak_memory_gb, 2)}
+                records[job.name] = cost
+                records_file.parent.mkdir(parents=True, exist_ok=True)
+                records_file.write_text(json.dumps(records, indent=1))
+    return failures
+
+
+def free_gb() -> float:
+    """Return the memory that is free for new processes."""
+    return psutil.virtual_memory().available / 1e9
 
 
 def main() -> int:
@@ -131,7 +170,10 @@ def main() -> int:
 
 def exit_status(work: Callable[[], object]) -> int:
     """Call `work`: 0 if it returns nothing, 1 if something, or if it raises what a line on stderr tells."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the kernel too
+    # An exception ends the kernels too. A shell starts what is in the background of a script with SIGINT
+    # ignored, so that Python would not raise KeyboardInterrupt by itself.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return 1 if work() else 0
     except (RuntimeError, ValueError) as error:

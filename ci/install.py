@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
-NEEDED_GB = 10  # .venv holds 6.6 GB, and pip keeps about 3 GB of downloads beside it while it installs
+NEEDED_GB = 10  # .venv holds 6.6 GB, and pip keeps about 3 GB of downloads while it installs
 AGAIN = "then call make again"
 NETWORK = re.compile(
     "name resolution|NewConnectionError|ConnectTimeout|ReadTimeout|Network is unreachable|ProxyError"
@@ -25,42 +25,43 @@ NETWORK = re.compile(
 )
 
 
+FULL_DISK = re.compile("No space left on device|Disk quota exceeded")
+
+
 class InstallError(Exception):
     """An install that cannot go on; the message is one line that says what to do."""
+
+
+class NetworkError(InstallError):
+    """The package index could not be reached."""
 
 
 def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3]), has_pip: bool | None = None) -> None:
     """Raise InstallError for a Python that is too old or cannot make an environment with pip."""
     shown = ".".join(map(str, version))
     if version < OLDEST:
-        raise InstallError(
-            f"Python {shown} is too old: install 3.11 or later "
-            "(Debian: apt-get install python3.11 python3.11-venv), " + AGAIN + "."
-        )
+        what = "is too old: install 3.11 or later (Debian: apt-get install python3.11 python3.11-venv)"
+        raise InstallError(f"Python {shown} {what}, {AGAIN}.")
     if has_pip is None:
         has_pip = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
     if not has_pip:
         package = f"python{version[0]}.{version[1]}-venv"
-        raise InstallError(
-            f"Python {shown} came without venv or ensurepip: install them "
-            f"(Debian: apt-get install {package}), {AGAIN}."
-        )
+        what = f"came without venv or ensurepip: install them (Debian: apt-get install {package})"
+        raise InstallError(f"Python {shown} {what}, {AGAIN}.")
 
 
 def check_disk(root: Path, needed_gb: float = NEEDED_GB) -> None:
     """Raise InstallError when the disk of `root` has less than `needed_gb` free."""
     free_gb = shutil.disk_usage(root).free / 1e9
     if free_gb < needed_gb:
-        raise InstallError(
-            f"The install needs {needed_gb:g} GB and the disk of {root} has {free_gb:.1f} GB free: "
-            f"free {needed_gb - free_gb:.1f} GB, {AGAIN}."
-        )
+        what = f"needs {needed_gb:g} GB and the disk of {root} has {free_gb:.1f} GB free"
+        raise InstallError(f"The install {what}: free {needed_gb - free_gb:.1f} GB, {AGAIN}.")
 
 
 def stamp_of(root: Path) -> str:
-    """What a usable .venv was made from: requirements.txt, pyproject.toml, and its place (it cannot move)."""
+    """Digest what a usable .venv was made from: requirements, packages, and its place (it cannot move)."""
     digest = hashlib.sha256(str(root).encode())
-    for name in ("requirements.txt", "pyproject.toml"):
+    for name in ("requirements.txt", "pyproject.toml", "book/pyproject.toml"):
         digest.update((root / name).read_bytes())
     return digest.hexdigest()
 
@@ -87,7 +88,7 @@ def install(root: Path, needed_gb: float = NEEDED_GB) -> bool:
             raise InstallError(explain(created.stdout + created.stderr, root))
     try:
         pip_install(folder, root, "-r", "requirements.txt")
-        pip_install(folder, root, "--no-deps", "-e", ".")
+        pip_install(folder, root, "--no-deps", "-e", ".", "-e", "./book")  # mdrlib and mdrbook
     except NetworkError:
         if before is not None:  # pip fetches all before it changes anything: what was there still works
             stamp.write_text(before)
@@ -96,30 +97,21 @@ def install(root: Path, needed_gb: float = NEEDED_GB) -> bool:
     return True
 
 
-class NetworkError(InstallError):
-    """The package index could not be reached."""
-
-
 def python_of(folder: Path) -> Path:
-    """The environment's own Python."""
+    """Return the Python of the environment."""
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def pip_install(folder: Path, root: Path, *words: str) -> None:
     """Run `pip install` in the environment, showing what is downloaded. Raises InstallError."""
     command = [str(python_of(folder)), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
+    command += ["--disable-pip-version-check", *words]
+    said, began = [], time.monotonic()
     pip = subprocess.Popen(
-        [*command, "--disable-pip-version-check", *words],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
-    said = []
-    began = time.monotonic()
     try:
-        for line in pip.stdout or ():
+        for line in pip.stdout:
             said.append(line)
             # Of pip's hundreds of lines those that tell a waiting person something: large files, and the end.
             large = re.search(r"Downloading ([^/\s]+?)-\d.*\((\d+(\.\d+)? ?[MG]B)\)", line)
@@ -133,23 +125,21 @@ def pip_install(folder: Path, root: Path, *words: str) -> None:
         raise
     if code:
         text = "".join(said)
-        kind = NetworkError if NETWORK.search(text) and "No space left" not in text else InstallError
+        kind = NetworkError if NETWORK.search(text) and not FULL_DISK.search(text) else InstallError
         raise kind(explain(text, root))
 
 
 def explain(said: str, root: Path) -> str:
-    """One line that says what to do about what pip or venv said."""
-    if "No space left on device" in said or "Disk quota exceeded" in said:
+    """Say in one line what to do about what pip or venv said."""
+    if FULL_DISK.search(said):
         free_gb = shutil.disk_usage(root).free / 1e9
-        return (
-            f"The disk is full ({free_gb:.1f} GB free at {root}; pip uses TMPDIR too): "
-            f"free {NEEDED_GB} GB, {AGAIN}."
-        )
+        what = f"The disk is full ({free_gb:.1f} GB free at {root}; pip uses TMPDIR too)"
+        return f"{what}: free {NEEDED_GB} GB, {AGAIN}."
     if NETWORK.search(said):
         return f"pip could not reach the package index: check the network (or PIP_INDEX_URL), {AGAIN}."
     lines = said.splitlines() or ["nothing"]
     line = next((line for line in lines if "error" in line.lower()), lines[-1])
-    return f"pip failed, saying: {line.strip()}. Mend that, {AGAIN}; it starts clean."
+    return f"pip failed, saying: {line.strip()}. Solve that, {AGAIN}; it starts clean."
 
 
 def main() -> int:

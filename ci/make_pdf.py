@@ -1,7 +1,7 @@
-"""Print the built book to one PDF by headless Chromium: _build/book.pdf.
+"""Print the built book to one PDF with headless Chromium: _build/book.pdf.
 
 The pages become one long page (one_page.py), so that links lead to places in the PDF and its outline is that
-of the headings. It is printed twice: the first time tells on which page each chapter begins.
+of the headings. It is printed twice: the first print tells on which page each chapter begins.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pypdf import PdfReader
 
 from check_book import chromium, served, watch
 from one_page import assemble
-from plan import files_of, pages
+from runs import files_of, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "print-the-book.html"  # its address; there is no such file
-PATIENCE = 600_000  # milliseconds: all chapters at once take their time
+PATIENCE = 600_000  # milliseconds for all chapters at once
 
 # What is wider than the text is made smaller: tables, equations.
 FIT = """() => {
@@ -35,7 +35,7 @@ NUMBERS = """numbers => {
 
 
 def parts(toc: Path) -> list[tuple[str, list[str]]]:
-    """The captions of a _toc.yml, each with its pages in order; the root page has none."""
+    """Return the captions of a _toc.yml, each with its pages in order; the root page has none."""
     content = yaml.safe_load(toc.read_text())
     listed = content.get("parts") or [content]
     return [
@@ -45,12 +45,12 @@ def parts(toc: Path) -> list[tuple[str, list[str]]]:
 
 
 def print_page(page: Page) -> bytes:
-    """The open page as a PDF, tagged for screen readers, with an outline."""
+    """Return the open page as a PDF, tagged for screen readers, with an outline."""
     return page.pdf(prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
 
 
 def chapter_numbers(pdf: bytes, names: list[str]) -> dict[str, int]:
-    """The page on which each chapter begins, from 1, as its place in the PDF says."""
+    """Return the page on which each chapter begins, from 1."""
     reader = PdfReader(BytesIO(pdf))
     places = reader.named_destinations
     return {
@@ -62,9 +62,14 @@ def chapter_numbers(pdf: bytes, names: list[str]) -> dict[str, int]:
 
 
 def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
-    """Print the pages below `html`, in the order of `toc`, to the file `out`; returns how many it has.
+    """Print the pages below `html`, in the order of `toc`, to the file `out`.
 
-    Raises FileNotFoundError when a page is missing, RuntimeError when the long page has a fault.
+    Returns:
+        The number of pages of the PDF.
+
+    Raises:
+        FileNotFoundError: A page is missing.
+        RuntimeError: The long page has a fault, such as a picture that is not there.
     """
     contents = parts(toc)
     names = [name for _, part in contents for name in part]
@@ -76,7 +81,7 @@ def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
         watch(page, address.removeprefix("http://"), faults)
         page.route(f"**/{PAGE}", lambda route: route.fulfill(body=text, content_type="text/html"))
         page.goto(f"{address}/{PAGE}", wait_until="commit")
-        # The event "load" does not always arrive on a busy machine; the state can be asked for.
+        # On a busy machine the event "load" does not always arrive.
         page.wait_for_function("document.readyState === 'complete'")
         if page.locator(".math").count():
             page.evaluate("MathJax.startup.promise")

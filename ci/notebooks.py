@@ -1,9 +1,12 @@
-"""Execute one notebook with papermill in a kernel of its own, and tell what it cost or why it failed."""
+"""Execute notebooks with papermill, each in a kernel of its own, several at a time."""
 
+import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +16,21 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
+PROGRESS = r"iteration \d+/\d+"  # what a run says while it trains
+# glibc's malloc keeps freed memory. A training step frees and allocates the same tens of megabytes many
+# times, and each time the system would fill new pages with zeros.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "2000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 
 
 @dataclass(frozen=True)
@@ -31,59 +45,136 @@ class Failure:
         return f"\nFAILED {self.name}\n{self.text}\nexecuted notebook: {self.notebook}"
 
 
+@dataclass(frozen=True)
+class Execution:
+    """What became of a notebook: it as executed, or the text of its failure; and what it cost."""
+
+    notebook: nbformat.NotebookNode | None
+    failure: str | None
+    seconds: float
+    peak_memory_gb: float
+
+    def __str__(self) -> str:
+        ended = "FAILED after" if self.failure else "done in"
+        return f"{ended} {self.seconds:.0f} s, peak memory {self.peak_memory_gb:.1f} GB"
+
+
+def kernel_with(
+    variables: Mapping[str, str], fork: Callable | None, processes: list[psutil.Process]
+) -> type[AsyncKernelManager]:
+    """Return kernels of this very interpreter, whatever is installed; their processes join the list.
+
+    The class is made here, because one of traitlets does not travel to the workers of a cluster; for the same
+    reason its body names nothing of this module.
+    """
+
+    class Kernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self):
+            return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+        async def start_kernel(self, **words):
+            await super().start_kernel(env=os.environ | variables, **words)
+
+        async def _async_launch_kernel(self, kernel_cmd, **words):
+            if fork is None:
+                await super()._async_launch_kernel(kernel_cmd, **words)
+            else:
+                its = self.provisioner
+                its.process = fork(kernel_cmd, words["cwd"], words["env"])
+                its.pid = its.pgid = its.process.pid
+                self._reconcile_connection_info(its.connection_info)
+            processes.append(psutil.Process(self.provisioner.pid))
+
+    return Kernel
+
+
+class Lines:
+    """A file that prints what is written to it: the whole lines that match a pattern, each after a name."""
+
+    def __init__(self, name: str, pattern: str = r"\S") -> None:
+        self.name, self.pattern, self.rest = name, pattern, ""
+
+    def write(self, text: str) -> None:
+        """Print the lines that the text completes."""
+        *lines, self.rest = (self.rest + text).split("\n")
+        shown = [f"  {self.name}: {line}\n" for line in lines if re.search(self.pattern, line)]
+        print("".join(shown), end="", flush=True)
+
+    def flush(self) -> None:
+        """Do nothing: what is left is no whole line."""
+
+
 def execute_notebook(
     source: Path | nbformat.NotebookNode,
     working: Path,
     parameters: dict[str, Any],
     cwd: Path | None = None,
-    live: bool = False,
-) -> nbformat.NotebookNode | str:
-    """Execute `source` into the file `working`; live shows what it prints as it does.
+    name: str | None = None,
+    variables: dict[str, str] | None = None,
+    fork: Callable | None = None,
+) -> Execution:
+    """Execute `source` into the file `working`.
 
-    cwd: where the kernel starts. This process goes there meanwhile, so it is not for several threads.
+    A failing cell, a kernel that died and a file that is no notebook do not raise, so that others go on.
 
-    Returns the executed notebook, or what is to be told of its failure: a failing cell, a kernel that died,
-    a file that is no notebook. None of these raises, so that other notebooks go on.
+    Args:
+        source: The notebook or its file.
+        working: Where it is written, executed as far as it got.
+        parameters: What papermill sets in the notebook.
+        cwd: Folder that the kernel starts in; by default that of this process.
+        name: Precedes the lines of progress and of stderr, which are shown at once; None: stderr alone.
+        variables: Environment variables of the kernel, over those of this process.
+        fork: `KernelServer.fork`; None starts a new interpreter.
     """
-    try:
-        with TemporaryDirectory(prefix="kernel-") as private:
-            # Through files only their owner can open; TCP ports are open to all users of a machine.
-            ipc = {"transport": "ipc", "ip": f"{private}/ipc"} if sys.platform != "win32" else {}
-            return papermill.execute_notebook(
+    began, made, failure = time.monotonic(), None, None
+    processes = []
+    with TemporaryDirectory(prefix="kernel-") as private, peak_memory(processes) as peak:
+        # Through files only their owner can open; TCP ports are open to all users of a machine.
+        settings = {"connection_file": f"{private}/kernel.json", "transport": "ipc", "ip": f"{private}/ipc"}
+        (Path(private) / "tmp").mkdir()
+        own = {"TMPDIR": f"{private}/tmp"} | (variables or {})  # which ends with the kernel
+        try:
+            made = papermill.execute_notebook(
                 source,
                 working,
                 parameters,
                 kernel_name="python3",
                 language="python",
-                cwd=cwd,
+                resources={"metadata": {"path": str(cwd or Path.cwd())}},
                 progress_bar=False,
-                stdout_file=sys.stdout if live else None,
-                stderr_file=sys.stderr,
-                config=Config({"KernelManager": ipc}),
+                stdout_file=Lines(name, PROGRESS) if name else None,
+                stderr_file=Lines(name) if name else sys.stderr,
+                kernel_manager_class=kernel_with(own, fork, processes),
+                config=Config({"KernelManager": settings}),
+                shutdown_kernel="immediate",
                 start_timeout=300,
                 iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy
             )
-    except PapermillExecutionError as error:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
-        last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])
-        return f"{error.ename}: {error.evalue}\n{last}"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        except PapermillExecutionError as error:
+            text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
+            last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])
+            failure = f"{error.ename}: {error.evalue}\n{last}"
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+    return Execution(made, failure, time.monotonic() - began, peak[0])
 
 
 @contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """Watch the memory of this process's children; the list holds their largest sum in GB."""
+def peak_memory(processes: list[psutil.Process]) -> Iterator[list[float]]:
+    """Watch the memory of processes and of those that they start; the list holds its largest, in GB."""
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.2):
-            total = 0
-            with suppress(psutil.Error):
-                for child in psutil.Process().children(recursive=True):
-                    with suppress(psutil.Error):
-                        total += child.memory_info().rss
-            peak[0] = max(peak[0], total / 1e9)
+        while not over.wait(0.3):
+            memory = 0
+            for process in list(processes):
+                with suppress(psutil.Error):
+                    memory += process.memory_info().rss
+                    for child in process.children(recursive=True):
+                        with suppress(psutil.Error):
+                            memory += child.memory_info().rss
+            peak[0] = max(peak[0], memory / 1e9)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -92,3 +183,30 @@ def peak_memory() -> Iterator[list[float]]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Provide threads that execute a notebook each. Left by an exception, such as Ctrl-C, all kernels end."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # Again and again: a thread may be about to start a kernel.
+        while any(thread.is_alive() for thread in pool._threads):
+            end_kernels()
+            time.sleep(0.1)
+        raise
+    pool.shutdown()
+
+
+def end_kernels() -> None:
+    """Kill the kernels that this process started, its kernel servers, and all that these started."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            command = " ".join(child.cmdline())
+            if "ipykernel_launcher" in command or "kernel_server" in command:
+                for process in [*child.children(recursive=True), child]:
+                    with suppress(psutil.Error):
+                        process.kill()

@@ -1,6 +1,7 @@
-"""The built pages as one long page to print: chapters in order, links within it, nothing folded, no controls.
+"""Join the built pages to one long page to print: chapters in order, nothing folded, no controls.
 
-`assemble` returns HTML text that loads stylesheets and MathJax from the folder of the built pages.
+Sphinx's singlehtml is no substitute: "Takeaways", citations and footnotes of all chapters get the same ids
+there, so that links lead to the wrong chapter.
 """
 
 from collections.abc import Iterable
@@ -11,20 +12,26 @@ from urllib.parse import unquote, urljoin, urlsplit
 from bs4 import BeautifulSoup, Tag
 
 CI = Path(__file__).resolve().parent
-# Lines in the place of what only the web page can do.
+# Lines in place of what only the web page can do.
 SLIDER = (
     "On the web page a slider shows {count} pictures here, from “{first}” to “{last}”; this is “{shown}”."
 )
-PLAYGROUND = "On the web page one can play with this: drag points, move levels, watch both losses."
+PLAYGROUND = "On the web page you can play with this: drag points, move levels, watch both losses."
 REMOVED = ".headerlink, .copybtn, script, style, button, link, section.mdr-playground, input, .d-print-none"
 REFERRING = ("for", "aria-labelledby", "aria-describedby", "aria-controls", "aria-owns")
 
 
 def assemble(html: Path, contents: Iterable[tuple[str, Iterable[str]]], title: str, author: str) -> str:
-    """All pages as one.
+    """Return all pages as one HTML page, which loads stylesheets and MathJax from the folder of the pages.
 
-    html: the folder of built pages; contents: captions of parts, each with its pages by name without suffix;
-    a caption may be empty. Raises FileNotFoundError when a page is not there.
+    Args:
+        html: The folder of built pages.
+        contents: Captions of parts, each with its pages by name without suffix; a caption may be empty.
+        title: Title of the book.
+        author: Its authors.
+
+    Raises:
+        FileNotFoundError: A page is missing.
     """
     contents = [(caption, list(names)) for caption, names in contents]
     names = [name for _, part in contents for name in part]
@@ -75,7 +82,7 @@ def _heading(article: Tag) -> str:
 
 
 def _article(soup: BeautifulSoup, name: str, names: set[str]) -> Tag:
-    """The text of one page, with ids and links of its own in the whole."""
+    """The text of one page, with ids and links that are unique in the whole."""
     article = soup.find("article") or soup.body
     for still in article.select(".playground-still > p"):
         still.string = PLAYGROUND
@@ -99,7 +106,7 @@ def _article(soup: BeautifulSoup, name: str, names: set[str]) -> Tag:
 
 
 def _stand_still(soup: BeautifulSoup, player: Tag) -> None:
-    """A slider's pictures: the first that is shown stays, and a line says what the web page has."""
+    """Keep the picture of a slider that is shown, and say in a line what the web page has."""
     images = player.find_all("img")
     shown = next((image for image in images if "none" not in image.get("style", "")), images[0])
     labels = [image.get("data-label", "") for image in images]
@@ -114,7 +121,7 @@ def _stand_still(soup: BeautifulSoup, player: Tag) -> None:
 
 
 def _unfold(soup: BeautifulSoup, article: Tag) -> None:
-    """Open what is folded; of the lines to click only that of a solution is left."""
+    """Open what is folded; of the lines to click only that of a solution stays, as a heading."""
     for folded in article.find_all("details"):
         folded["open"] = ""
         summary = folded.find("summary")
@@ -130,7 +137,7 @@ def _unfold(soup: BeautifulSoup, article: Tag) -> None:
 
 
 def _lead(link: Tag, name: str, names: set[str]) -> None:
-    """Turn a link between pages into one within the whole; without the page, into plain text."""
+    """Turn a link between pages into one within the whole, or into plain text if the page is not in it."""
     parts = urlsplit(link.get("href", ""))
     if parts.scheme or parts.netloc:
         return

@@ -1,4 +1,4 @@
-"""One run of the matrix, wherever it happens: under a lock, in a kernel of its own, on a GPU of its own.
+"""One run of the matrix, wherever it happens: under a lock, in a kernel of its own.
 
 These functions travel to the workers of a cluster, which have mdrlib and its data and need not have ci/.
 """
@@ -8,102 +8,86 @@ import importlib.util
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from filelock import FileLock, Timeout
 
-from notebooks import execute_notebook, peak_memory
-
-POLL_SECONDS = 0.5  # between two looks for a free GPU
+from notebooks import KEEP_MEMORY, execute_notebook
 
 
 def make_run(
-    template: str, config: dict[str, Any], folder: Path, wait: bool = False, gpus: Sequence[str] = ()
+    template: str,
+    config: dict[str, Any],
+    folder: Path,
+    wait: bool = False,
+    variables: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make the run of `config` in `folder`, or go on with it; `template` is the text of its notebook.
 
-    Returns {"state": "done", "failed", "there" (made meanwhile by another) or "elsewhere" (another process
-    holds its lock; with wait it is waited for), "seconds", "peak_memory_gb", "failure": text or None}.
-    The lock belongs to the process: that of one that was killed is free at once.
-    gpus: names for CUDA_VISIBLE_DEVICES, one process each.
+    The lock of a run belongs to a process: that of one that was killed is free at once. With wait, another
+    process that is at this run is waited for.
+
+    Returns:
+        An `outcome`. Its state is "done", "failed", "there" (made by another process) or "elsewhere" (another
+        process is at it).
     """
-    began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    outcome: dict[str, Any] = {"state": "elsewhere", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": None}
     try:
-        with FileLock(folder / "lock").acquire(timeout=-1 if wait else 0), one_gpu(gpus, folder.parent):
+        with FileLock(folder / "lock").acquire(timeout=-1 if wait else 0):
             if (folder / "result.json").exists():
-                return outcome | {"state": "there"}
+                return outcome("there")
             for left in folder.glob(".*"):  # half written by a process that was killed
                 left.unlink()
-            with peak_memory() as peak:
-                failure = execute_template(template, config, folder)
+            return execute_template(template, config, folder, variables or {})
     except Timeout:
-        return outcome
-    outcome |= {"state": "failed" if failure else "done", "failure": failure}
-    return outcome | {"seconds": time.monotonic() - began, "peak_memory_gb": peak[0]}
+        return outcome("elsewhere")
 
 
-def execute_template(template: str, config: dict[str, Any], folder: Path) -> str | None:
-    """Execute the template into folder/run.ipynb; what went wrong, with folder/failed.ipynb, or None."""
-    os.environ["MDR_PROGRESS"] = "off"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one a process: those of several would wait for each other
+def outcome(
+    state: str, failure: str | None = None, seconds: float = 0.0, peak_memory_gb: float = 0.0
+) -> dict[str, Any]:
+    """Return what became of a run, as JSON has it."""
+    return {"state": state, "failure": failure, "seconds": seconds, "peak_memory_gb": peak_memory_gb}
+
+
+def execute_template(
+    template: str, config: dict[str, Any], folder: Path, variables: dict[str, str]
+) -> dict[str, Any]:
+    """Execute the template into folder/run.ipynb, or folder/failed.ipynb; what `make_run` returns of it."""
     # The kernel is to have the library that this process would import.
     paths = [str(library().parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
-    working = folder / "failed.ipynb"
+    own = {
+        "MDR_PROGRESS": "off",
+        # One thread a run: those of several would wait for each other.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path)),
+    }
+    working, parameters = folder / "failed.ipynb", {"config": config, "out_dir": str(folder)}
     notebook = nbformat.reads(template, as_version=4)
-    made = execute_notebook(notebook, working, {"config": config, "out_dir": str(folder)})
-    if isinstance(made, str):
-        return made
-    if not (folder / "result.json").exists():
-        return "the template left no result.json"
-    working.replace(folder / "run.ipynb")
-    return None
-
-
-@contextmanager
-def one_gpu(gpus: Sequence[str], folder: Path) -> Iterator[None]:
-    """Show the kernels of this process one GPU that no other process of a sweep in `folder` has."""
-    if not gpus:
-        yield
-        return
-    locks = [FileLock(folder / f".gpu-{gpu}-{gpus[:k].count(gpu)}") for k, gpu in enumerate(gpus)]
-    while (free := next((k for k, lock in enumerate(locks) if try_lock(lock)), None)) is None:
-        time.sleep(POLL_SECONDS)
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[free]
-    try:
-        yield
-    finally:
-        locks[free].release()
-
-
-def try_lock(lock: FileLock) -> bool:
-    """Take the lock if it is free; whether it was."""
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
+    made = execute_notebook(notebook, working, parameters, variables=KEEP_MEMORY | own | variables)
+    failure = made.failure
+    if failure is None and not (folder / "result.json").exists():
+        failure = "the template left no result.json"
+    if failure is None:
+        working.replace(folder / "run.ipynb")
+    return outcome("failed" if failure else "done", failure, made.seconds, made.peak_memory_gb)
 
 
 def library() -> Path:
-    """The folder of mdrlib. Raises ModuleNotFoundError saying what to do."""
+    """Return the folder of mdrlib. Raises ModuleNotFoundError saying what to do."""
     found = importlib.util.find_spec("mdrlib")
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(
-            "there is no mdrlib here: `pip install .` in a clone, or set PYTHONPATH to it"
+            "mdrlib is not installed: `pip install .` in a clone, or set PYTHONPATH to it"
         )
     return Path(found.submodule_search_locations[0])
 
 
 def sources() -> str:
-    """16 hex digits of the sha256 of mdrlib's files here."""
+    """Return 16 hex digits of the sha256 of mdrlib's files here."""
     digest = hashlib.sha256()
     for path in sorted(library().rglob("*.py")):
         digest.update(f"{path.relative_to(library()).as_posix()}\0{path.stat().st_size}\0".encode())
@@ -112,36 +96,36 @@ def sources() -> str:
 
 
 def what_is_here(datasets: Sequence[str]) -> dict[str, Any]:
-    """{"data": data set -> fingerprint by split, "missing": data set -> why it cannot be had}"""
+    """Return {"data": data set -> split -> fingerprint, "missing": data set -> why it is not available}."""
     from mdrlib.datasets import load
 
     data, missing = {}, {}
     for name in datasets:
+        splits = ("train", "query", "gallery") if name == "inshop" else ("train", "test")
         try:
-            data[name] = {split: load(name, split).fingerprint for split in ("train", "test")}
+            data[name] = {split: load(name, split).fingerprint for split in splits}
         except (OSError, ImportError) as error:
             missing[name] = str(error)
     return {"data": data, "missing": missing}
 
 
 def on_worker(name: str, template: str, config: dict[str, Any], expected: str) -> dict[str, Any]:
-    """`make_run` in the scratch folder of a Dask worker, deleted afterwards: what counts travels back.
+    """Call `make_run` in the scratch folder of a Dask worker, and delete it: what counts travels back.
 
-    Adds "result" (result.json), "history" (history.csv) and "notebook" to the outcome. A worker with other
-    sources of mdrlib than `expected` fails it: it may have joined after the others were asked.
+    The outcome has "notebook" too, and of a finished run "result" (result.json) and "history" (history.csv).
+    A worker with other `sources` of mdrlib than expected fails it: it may have joined after all were asked.
     """
     from distributed import get_worker
 
     if sources() != expected:
-        text = f"this worker's mdrlib is another: its sources are {sources()}, {expected} are wanted"
-        return {"state": "failed", "seconds": 0.0, "peak_memory_gb": 0.0, "failure": text, "notebook": ""}
+        text = f"this worker has another mdrlib: its sources are {sources()}, expected {expected}"
+        return outcome("failed", text) | {"notebook": ""}
     folder = Path(get_worker().local_directory) / name
-    outcome = make_run(template, config, folder, wait=True)
-    failed = outcome["state"] == "failed"
-    notebook = folder / ("failed.ipynb" if failed else "run.ipynb")
-    outcome["notebook"] = notebook.read_text() if notebook.exists() else ""
-    if not failed:
-        outcome["result"] = json.loads((folder / "result.json").read_text())
-        outcome["history"] = (folder / "history.csv").read_text()
+    made = make_run(template, config, folder, wait=True)
+    notebook = folder / ("failed.ipynb" if made["failure"] else "run.ipynb")
+    made["notebook"] = notebook.read_text() if notebook.exists() else ""
+    if made["failure"] is None:
+        made["result"] = json.loads((folder / "result.json").read_text())
+        made["history"] = (folder / "history.csv").read_text()
     shutil.rmtree(folder)
-    return outcome
+    return made

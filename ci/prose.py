@@ -1,34 +1,29 @@
-"""The prose of the book: what a reader reads of its pages, without code, mathematics and what is glued in."""
+"""The prose of the book: the text of its pages without code, mathematics and glued results."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
-from mdit_py_plugins.amsmath import amsmath_plugin
-from mdit_py_plugins.colon_fence import colon_fence_plugin
-from mdit_py_plugins.deflist import deflist_plugin
-from mdit_py_plugins.dollarmath import dollarmath_plugin
-from mdit_py_plugins.myst_role import myst_role_plugin
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
 
-# Directives whose content is prose, too; that of others is code, mathematics or an option.
+# Directives whose content is prose; that of others is code or mathematics.
 SPOKEN = (
     "{admonition}", "{attention}", "{caution}", "{danger}", "{dropdown}", "{figure}", "{glossary}", "{hint}",
     "{important}", "{margin}", "{note}", "{seealso}", "{sidebar}", "{tip}", "{warning}",
 )  # fmt: skip
 
-PARSER = MarkdownIt("commonmark").enable("table")
-for plugin in (amsmath_plugin, colon_fence_plugin, deflist_plugin, dollarmath_plugin, myst_role_plugin):
-    PARSER.use(plugin)
+EXTENSIONS = {"amsmath", "colon_fence", "deflist", "dollarmath"}  # of _config.yml
+PARSER = create_md_parser(MdParserConfig(enable_extensions=EXTENSIONS), RendererHTML)
 
 
 def prose(path: Path) -> Iterator[str]:
-    """The prose of a page, one paragraph, heading or table cell at a time.
+    """Yield the prose of a page, one paragraph, heading or table cell at a time.
 
-    Of a notebook (.ipynb) that is its markdown, and the captions and alt texts of its figures. Left out, with
-    a blank in their place, are code, mathematics, addresses, comments, and roles without words of their own
-    (glue, cite).
+    Of a notebook (.ipynb) that is its Markdown, and the captions and alt texts of its figures. A blank stands
+    for code, mathematics, addresses, comments, and roles without words of their own (glue, cite).
     """
     if path.suffix != ".ipynb":
         yield from spoken(path.read_text(encoding="utf8"))
@@ -43,7 +38,7 @@ def prose(path: Path) -> Iterator[str]:
 
 
 def spoken(text: str) -> Iterator[str]:
-    """The prose of MyST Markdown, see `prose`."""
+    """Yield the prose of MyST Markdown, as `prose` does."""
     for token in PARSER.parse(text):
         if token.type == "inline":
             yield "".join(said(child) for child in token.children or []).strip()
@@ -59,7 +54,7 @@ def spoken(text: str) -> Iterator[str]:
 
 
 def said(token: Token) -> str:
-    """What is read of one inline token; a picture is read as its alt text."""
+    """Return what is read of one inline token; a picture is read as its alt text."""
     if token.type in ("text", "text_special"):
         return "" if token.content.startswith(("http://", "https://")) else token.content
     if token.type == "myst_role" and token.meta["name"] in ("term", "doc"):
@@ -73,7 +68,7 @@ def said(token: Token) -> str:
 
 
 def readable(root: Path) -> list[Path]:
-    """The pages whose prose is checked: those of the book in English, and the texts beside it."""
+    """Return the pages whose prose is checked: those of the book in English, and the README files."""
     pages = sorted([*(root / "book").glob("*.md"), *(root / "book").glob("*.ipynb")])
     return [page for page in pages if page.name != "ja.md"] + [
         root / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")

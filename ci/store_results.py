@@ -2,7 +2,7 @@
 
 A list of the runs' result.json, with history and provenance. Runs of uncommitted code are refused: the commit
 in a stored result should be the code that made it. So are runs on a miniature of a benchmark. --study stores
-runs of the experiment matrix, a line each, beside those that are stored already.
+runs of the experiment matrix, a line each, with those that are stored already.
 """
 
 import argparse
@@ -12,25 +12,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from matrix import by_identity, cells, file_of, finished
 from mdrlib.checkpoint import write_atomically
-from mdrlib.datasets.catalog import ON_DISK
+from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.results import Result, load_committed, load_runs, write_json
+from runs import by_identity, file_of, matrix, swept
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def store(root: Path, dataset: str, scale: str) -> Path:
-    """Write the file and return its path. Raises ValueError for no runs, or runs that are not to be shown."""
-    folder = root / "_build/runs" / scale
-    found = [run for run in load_runs(folder).values() if run.config["dataset"] == dataset]
+    """Write the runs on a data set at a scale into a file, and return its path."""
+    found = [
+        run for run in load_runs(root / "_build/runs" / scale).values() if run.config["dataset"] == dataset
+    ]
     if not found:
         chosen = f" SET={dataset}" if scale == "full" else ""
         raise ValueError(
             f"no runs on {dataset} at scale {scale}: call `make experiments SCALE={scale}{chosen}`"
         )
     refuse_uncommitted(found)
-    sizes = ON_DISK[dataset].SIZES if dataset in ON_DISK else {}
+    sizes = BENCHMARKS[dataset].sizes if dataset in BENCHMARKS else {}
     for split, (images, _) in sizes.items():
         seen = {run.data[split]["images"] for run in found}
         if seen != {images}:
@@ -41,25 +42,28 @@ def store(root: Path, dataset: str, scale: str) -> Path:
 
 
 def store_studies(root: Path, study: str | None) -> list[tuple[Path, int]]:
-    """Store what there is of a study of ci/ablations.yml, or of all; each file with its number of runs.
+    """Store the finished runs of a study of ci/ablations.yml, or of all.
 
-    A run replaces the stored one of the same Config; the others of the file stay, unless the matrix has them
-    no more. Raises ValueError for no runs, and as `store` does.
+    A run replaces the stored one of the same Config; the others of the file stay, unless the matrix no longer
+    has them. Returns each file that was written, with its number of runs.
     """
-    made, everything = finished(root / "_build/runs/sweep"), cells(root)
-    new = {cell.identity: made[cell.identity] for cell in cells(root, study) if cell.identity in made}
+    made, everything = swept(root), matrix(root)
+    chosen = {cell.config.identity() for cell in matrix(root, study)}
+    new = {key: run for key, run in made.items() if key in chosen}
     if not new:
-        chosen = "" if study is None else f" STUDY={study}"
-        raise ValueError(f"no runs of the matrix: call `make experiments SCALE=ablations{chosen}`")
+        words = "" if study is None else f" STUDY={study}"
+        raise ValueError(f"no runs of the matrix: call `make experiments SCALE=ablations{words}`")
     refuse_uncommitted(list(new.values()))
     written = []
-    files = [{file_of(root, name) for name in cell.studies} for cell in everything]
-    for path in sorted(set().union(*files)):
-        of_file = [cell.identity for cell, its in zip(everything, files, strict=True) if path in its]
-        if not new.keys() & set(of_file):
+    files: dict[Path, list[str]] = {}
+    for cell in everything:
+        for path in {file_of(root, name) for name in cell.studies}:
+            files.setdefault(path, []).append(cell.config.identity())
+    for path, keys in sorted(files.items()):
+        if not new.keys() & set(keys):
             continue
-        kept = by_identity(load_committed(path)) if path.exists() else {}
-        runs = [(kept | new)[key] for key in of_file if key in kept or key in new]
+        known = (by_identity(load_committed(path)) if path.exists() else {}) | new
+        runs = [known[key] for key in keys if key in known]
         refuse_other_images(runs)
         lines = ",\n".join(json.dumps(compact(run), separators=(",", ":"), allow_nan=False) for run in runs)
         write_atomically(path, lambda file, text=lines: file.write(f"[\n{text}\n]\n".encode()))
@@ -68,10 +72,10 @@ def store_studies(root: Path, study: str | None) -> list[tuple[Path, int]]:
 
 
 def refuse_uncommitted(runs: list[Result]) -> None:
-    """Raise ValueError if one was not made by a commit as it is."""
+    """Raise ValueError if one was not made by committed code."""
     if not all(run.git and not run.git["dirty"] for run in runs):
         raise ValueError(
-            "these runs were made with uncommitted changes; commit, delete them and make them again"
+            "these runs were made with uncommitted changes; commit, delete the runs, and run them again"
         )
 
 
@@ -85,7 +89,7 @@ def refuse_other_images(runs: list[Result]) -> None:
 
 
 def compact(run: Result) -> dict[str, Any]:
-    """As JSON has it, with five digits of each number of the history."""
+    """Return a result as JSON has it, with five digits of each number of the history."""
     rounded = [
         {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()} for row in run.history
     ]

@@ -1,4 +1,4 @@
-"""Make the runs of the experiment matrix, ci/ablations.yml, here or on a Dask cluster that is there already.
+"""Make the runs of the experiment matrix, ci/ablations.yml, here or on a running Dask cluster.
 
 Each is executed by papermill from book/experiments/ablation.ipynb into _build/runs/sweep/<name>/, where it is
 found again: stopped at any time, the same call goes on, and two sweeps at once share the work. What is
@@ -9,70 +9,63 @@ import argparse
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from joblib.externals.loky import get_reusable_executor
+from filelock import FileLock, Timeout
 
 from execute import exit_status
-from matrix import Cell, cells, committed, finished, saw
-from notebooks import Failure
+from notebooks import Failure, threads
 from one_run import make_run, what_is_here
+from runs import Cell, Job, committed, is_done, matrix, sweep_job, swept
 
 ROOT = Path(__file__).resolve().parents[1]
-# Takes runs by name and gives, as they end, the name of each and its outcome (see `make_run`).
-Maker = Callable[[dict[str, Cell]], Iterator[tuple[str, dict[str, Any]]]]
+POLL_SECONDS = 0.5  # between two looks at what another sweep holds
+# Takes jobs by name and gives, as they end, the name of each and its outcome (see `make_run`).
+Maker = Callable[[dict[str, Job]], Iterator[tuple[str, dict[str, Any]]]]
 
 
 def sweep(
     root: Path, wanted: list[Cell], here: dict[str, Any], make: Maker, again: bool = False
 ) -> list[Failure]:
-    """Make those of `wanted` that are not done yet; returns the failures.
+    """Make those of `wanted` that are not done yet, and return the failures.
 
-    here: what `what_is_here` says of the machines that make them; runs on data sets they lack are left out.
-    again: make those also whose results are committed.
+    Args:
+        root: Root of the project.
+        wanted: Runs of the matrix.
+        here: What `what_is_here` says of the machines that make them; runs on missing data sets are left out.
+        make: Makes them.
+        again: Make those too whose results are committed.
     """
     for name, why in here["missing"].items():
-        print(f"{name} cannot be had here, its runs are left out: {why}", flush=True)
-    possible = {cell.name(here["data"]): cell for cell in wanted if cell.config.dataset in here["data"]}
-    done = finished(root / "_build/runs/sweep")
-    if not again:
-        done = committed(root) | done
-    left = {name: cell for name, cell in possible.items() if not is_done(cell, done, here["data"])}
-    print(
-        f"{len(possible)} runs: {len(possible) - len(left)} are done, {len(left)} are to be made", flush=True
-    )
-    failures, began, count = [], time.monotonic(), 0
-    for name, outcome in make(left):
-        count += 1
-        seconds, memory = outcome["seconds"], outcome["peak_memory_gb"]
-        said = {
-            "done": f"done in {seconds:.0f} s, peak memory {memory:.1f} GB",
-            "failed": f"FAILED after {seconds:.0f} s, peak memory {memory:.1f} GB",
-            "there": "made by another sweep",
-        }[outcome["state"]]
+        print(f"{name} is not available, its runs are left out: {why}", flush=True)
+    data = here["data"]
+    possible = [
+        sweep_job(root, its.config, data[its.config.dataset]) for its in wanted if its.config.dataset in data
+    ]
+    results = swept(root) if again else committed(root) | swept(root)
+    left = {job.name: job for job in possible if not is_done(job, results)}
+    print(f"{len(possible)} runs: {len(possible) - len(left)} are done, {len(left)} are left", flush=True)
+    failures, began = [], time.monotonic()
+    for count, (name, outcome) in enumerate(make(left), 1):
+        cost = f"{outcome['seconds']:.0f} s, peak memory {outcome['peak_memory_gb']:.1f} GB"
+        said = {"done": f"done in {cost}", "failed": f"FAILED after {cost}", "there": "made by another sweep"}
         rest = (time.monotonic() - began) / count * (len(left) - count)
-        print(f"[{count}/{len(left)}] {name} {said}{'; ' + duration(rest) if rest else ''}", flush=True)
+        after = f"; {duration(rest)}" if rest else ""
+        print(f"[{count}/{len(left)}] {name} {said[outcome['state']]}{after}", flush=True)
         if outcome["failure"]:
-            notebook = root / "_build/runs/sweep" / name / "failed.ipynb"
-            failures.append(Failure(name, outcome["failure"], notebook))
+            failures.append(Failure(name, outcome["failure"], left[name].folder / "failed.ipynb"))
     for failure in failures:
         print(failure, flush=True)
     return failures
 
 
-def is_done(cell: Cell, done: dict[str, Any], fingerprints: dict[str, dict[str, str]]) -> bool:
-    """Whether there is a result of this Config and of these images."""
-    result = done.get(cell.identity)
-    return result is not None and saw(result, fingerprints)
-
-
 def duration(seconds: float) -> str:
-    """About how long that is, in words."""
+    """Say about how long that is."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"about {seconds / size:.1f} {unit} left"
@@ -80,39 +73,53 @@ def duration(seconds: float) -> str:
 
 
 def on_this_machine(
-    root: Path, template: str, jobs: int, gpus: Sequence[str], left: dict[str, Cell]
+    root: Path, template: str, count: int, gpus: Sequence[str], left: dict[str, Job]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A `Maker`: `jobs` processes at a time, each with one thread or with a GPU of its own.
+    """Make jobs as a `Maker`: `count` at a time, each with one thread or with a GPU of its own.
 
-    Runs that another sweep is at are looked at again at the end, and waited for.
+    Runs that another sweep is at are looked at again after the others, until they are made.
     """
-    # loky's executor and not joblib.Parallel: interrupted, it ends its processes with their kernels.
-    # Those of a sweep that was killed make the run that they are at, and go after a minute without another.
-    # A group of their own: what a terminal sends at Ctrl-C would have them report a failure while they are
-    # being killed, and a report cut off in the middle leaves this process waiting for its end.
-    executor = get_reusable_executor(max_workers=jobs, timeout=60, initializer=os.setpgrp)
-    elsewhere = left
-    try:
-        for wait in (False, True):
-            names, elsewhere, running = iter(elsewhere), {}, {}
-            while True:
-                for name in islice(names, jobs - len(running)):
-                    words = (template, left[name].parameters(), root / "_build/runs/sweep" / name, wait, gpus)
-                    running[executor.submit(make_run, *words)] = name
-                if not running:
+    folder = root / "_build/runs/sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    locks = [(gpu, FileLock(folder / f".gpu-{gpu}-{gpus[:k].count(gpu)}")) for k, gpu in enumerate(gpus)]
+    names, running, elsewhere = deque(left), {}, set()
+    with threads(count) as pool:
+        while names or running:
+            while names and len(running) < count:
+                gpu, lock = take_gpu(locks)
+                if locks and lock is None:  # other sweeps have the GPUs
+                    time.sleep(0 if running else POLL_SECONDS)
                     break
-                for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
-                    name, outcome = running.pop(future), future.result()
-                    if outcome["state"] == "elsewhere":
-                        elsewhere[name] = left[name]
-                    else:
-                        yield name, outcome
-    finally:
-        executor.shutdown(wait=True, kill_workers=True)
+                job = left[names.popleft()]
+                variables = {"CUDA_VISIBLE_DEVICES": gpu} if lock else {}
+                words = (template, job.config.to_dict(), job.folder, False, variables)
+                running[pool.submit(make_run, *words)] = job.name, lock
+            for future in futures.wait(running, POLL_SECONDS, futures.FIRST_COMPLETED).done:
+                (name, lock), outcome = running.pop(future), future.result()
+                if lock:
+                    lock.release()
+                if outcome["state"] != "elsewhere":
+                    yield name, outcome
+                    continue
+                time.sleep(POLL_SECONDS if name in elsewhere else 0)
+                elsewhere.add(name)
+                names.append(name)
+
+
+def take_gpu(locks: Sequence[tuple[str, FileLock]]) -> tuple[str, FileLock | None]:
+    """Lock a GPU that no run of this or another sweep has; its name and lock, or "" and None."""
+    for gpu, lock in locks:
+        try:
+            if not lock.is_locked:
+                lock.acquire(timeout=0)
+                return gpu, lock
+        except Timeout:
+            continue
+    return "", None
 
 
 def gpus_here() -> list[str]:
-    """The GPUs that torch sees, as CUDA_VISIBLE_DEVICES names them."""
+    """List the GPUs that torch sees, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -121,14 +128,18 @@ def gpus_here() -> list[str]:
 
 
 def run(
-    root: Path, study: str | None, smoke: bool, jobs: int | None, dask: str | None, again: bool
+    root: Path,
+    study: str | None = None,
+    smoke: bool = False,
+    jobs: int | None = None,
+    dask: str | None = None,
+    again: bool = False,
 ) -> list[Failure]:
-    """What the command does; see its help."""
+    """Do what the command does; see its help for the arguments."""
     root = root.resolve()
     if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss
         os.environ["MDR_DATA_ROOT"] = os.path.abspath(os.environ["MDR_DATA_ROOT"])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the processes start
-    wanted = cells(root, study, smoke)
+    wanted = matrix(root, study, smoke)
     datasets = sorted({cell.config.dataset for cell in wanted})
     template = (root / "book/experiments/ablation.ipynb").read_text()
     if dask:
@@ -137,24 +148,17 @@ def run(
         try:
             from cluster import connect, on_cluster
         except ImportError as error:
-            raise ValueError("a cluster needs dask and distributed: pip install mdrlib[cluster]") from error
+            raise ValueError("a cluster needs dask and distributed: pip install 'mdrlib[cluster]'") from error
         client, here = connect(dask, datasets)
         with client:  # what is queued is forgotten at its end; what a worker is at ends and is not recorded
-            return sweep(
-                root,
-                wanted,
-                here,
-                partial(on_cluster, client, here, root / "_build/runs/sweep", template),
-                again,
-            )
+            return sweep(root, wanted, here, partial(on_cluster, client, here, template), again)
     gpus = gpus_here()
     jobs = jobs or len(gpus) or len(os.sched_getaffinity(0))
     if gpus:  # more jobs than GPUs share them evenly
         gpus = [gpus[number % len(gpus)] for number in range(jobs)]
     print(f"{jobs} at a time, " + (f"on GPU {', '.join(gpus)}" if gpus else "on a core each"), flush=True)
-    return sweep(
-        root, wanted, what_is_here(datasets), partial(on_this_machine, root, template, jobs, gpus), again
-    )
+    make = partial(on_this_machine, root, template, jobs, gpus)
+    return sweep(root, wanted, what_is_here(datasets), make, again)
 
 
 def main() -> int:
@@ -165,18 +169,16 @@ def main() -> int:
     parser.add_argument("--study", metavar="NAME", help="one study of ci/ablations.yml; by default all")
     parser.add_argument("--smoke", action="store_true", help="seconds a run, on generated glyphs, for tests")
     parser.add_argument(
-        "--jobs", type=at_least_one, metavar="N", help="runs at a time; by default one a GPU, or one a core"
+        "--jobs", type=at_least_one, metavar="N", help="runs at a time; by default one per GPU, or per core"
     )
-    parser.add_argument(
-        "--dask", metavar="ADDRESS", help="tcp://host:port of the scheduler of a Dask cluster"
-    )
-    parser.add_argument("--again", action="store_true", help="make those also whose results are committed")
+    parser.add_argument("--dask", metavar="ADDRESS", help="tcp://host:port of a Dask scheduler")
+    parser.add_argument("--again", action="store_true", help="make those too whose results are committed")
     words = parser.parse_args()
-    return exit_status(lambda: run(ROOT, words.study, words.smoke, words.jobs, words.dask, words.again))
+    return exit_status(lambda: run(ROOT, **vars(words)))
 
 
 def at_least_one(text: str) -> int:
-    """A whole number from 1."""
+    """Read a whole number from 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"at least 1, got {number}")

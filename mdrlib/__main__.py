@@ -1,24 +1,42 @@
-"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]`, `... data NAME|check` and `... results`
+"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]`, `... data NAME|check` and `... results`.
 
 `torchrun -m mdrlib run ...` does the first in several processes: see `mdrlib.distributed`.
 """
 
 import argparse
+import ctypes
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdrlib import distributed, report
+import yaml
+
+from mdrlib import comparison, distributed
 from mdrlib.datasets import download
 from mdrlib.experiment import Config, run
 
+# mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: keep freed memory, a fifth of a training step on a CPU.
+MALLOC = {-4: 0, -1: 2_000_000_000, -2: 2**28}
 
-def read_config(path: str, changes: list[str]) -> Config:
-    """The Config of a YAML (or JSON) mapping, with `key=value` changes, each value read as YAML.
 
-    Raises OSError for a file that cannot be read, ValueError or TypeError for what is no Config.
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, which YAML 1.1 takes for text because it has no point."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_config(path: str, changes: Sequence[str]) -> Config:
+    """Read a Config from a YAML or JSON file, with changes "key=value", each value read as YAML.
+
+    Raises:
+        OSError: For a file that cannot be read.
+        TypeError, ValueError: For text that is not a Config.
     """
     values = _read_yaml(Path(path).read_text(), path) or {}
     if not isinstance(values, dict):
@@ -33,74 +51,56 @@ def read_config(path: str, changes: list[str]) -> Config:
 
 def _read_yaml(text: str, name: str) -> Any:
     try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("reading a configuration needs pyyaml: pip install mdrlib[book]") from error
-
-    class Loader(yaml.SafeLoader):
-        """Reads 1e-3 as a number, which YAML 1.1 takes for text, for want of a point."""
-
-    exponential = re.compile(r"[-+]?\d+[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponential, list("-+0123456789"))
-    try:
-        return yaml.load(text, Loader)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name} is not YAML: {error}") from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["data"]:
-        return _data(words[1:])
-    if words[:1] == ["results"]:
-        return report.main(words[1:])
-    parser = argparse.ArgumentParser(
-        prog="mdrlib",
-        description="Multi-level distance regularization",
-        epilog="`mdrlib data --help` tells how data sets get to their place, "
-        "`mdrlib results --help` how runs are compared",
-    )
-    parser.add_argument("command", choices=["run"], help="train and evaluate an experiment, or go on with it")
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line `words` (by default the process's own); return the exit status.
+
+    0 for success; 1 for an error, which is one line on stderr; argparse exits with 2 for wrong usage.
+    """
+    words = sys.argv[1:] if words is None else words
+    commands = {"run": _run, "data": _data, "results": comparison.main}
+    parser = argparse.ArgumentParser("mdrlib", description="Multi-level distance regularization")
+    parser.add_argument("command", choices=commands, help="`mdrlib COMMAND --help` explains each")
+    command = parser.parse_args(words[:1]).command
+    try:
+        return commands[command](words[1:]) or 0
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
+        count = distributed.world_size()
+        process = f" (process {distributed.rank()} of {count})" if count > 1 else ""
+        print(f"mdrlib{process}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def _run(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("mdrlib run", description="Train and evaluate, or continue a run")
     parser.add_argument("config", help="YAML file of Config fields")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="fields to change")
     parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
     given = parser.parse_intermixed_args(words)  # the changes may follow --out
-    try:
-        with distributed.processes():
-            result = run(read_config(given.config, given.changes), given.out)
-            if distributed.rank() == 0:
-                print(json.dumps(result.metrics, indent=1))
-                print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
-        print(f"mdrlib{_whose()}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for parameter, value in MALLOC.items() if mallopt else ():
+        mallopt(parameter, value)
+    with distributed.processes():
+        result = run(read_config(given.config, given.changes), given.out)
+        if distributed.rank() == 0:
+            print(json.dumps(result.metrics, indent=1))
+            print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
 
 
-def _whose() -> str:
-    count = distributed.world_size()
-    return f" (process {distributed.rank()} of {count})" if count > 1 else ""
-
-
-def _data(words: list[str]) -> int:
-    """The command data: 0 when the set is in its place, or every set that is there is complete."""
-    parser = argparse.ArgumentParser(prog="mdrlib data", description="Bring a data set to its place")
-    choices = [*download.NAMES, "check"]
-    parser.add_argument(
-        "name", choices=choices, help="the set; check lists all: present, complete, size, path"
-    )
+def _data(words: Sequence[str]) -> int:
+    """0 if the set is in its place, or every set that is there is complete."""
+    parser = argparse.ArgumentParser("mdrlib data", description="Bring a data set to its place")
+    what = "the set; check lists all: present, complete, size, path"
+    parser.add_argument("name", choices=[*download.NAMES, "check"], help=what)
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
-    try:
-        if given.name == "check":
-            fine = download.check(given.root)
-        else:
-            fine = download.prepare(given.name, given.root)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"mdrlib: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0 if fine else 1
+    if given.name == "check":
+        return not download.check(given.root)
+    return not download.prepare(given.name, given.root)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and the random number generators' states they carry."""
+"""Files that are whole or absent, and checkpoints with the states of the random number generators."""
 
 import io
 import os
@@ -14,10 +14,10 @@ import torch
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+    """Let `write` fill a temporary file next to `path`, then move it there in one step.
 
-    A process killed at any moment leaves the old file or the new one. An OSError, such as a full disk,
-    leaves the old one and passes through.
+    A process killed at any moment leaves the old file or the new one, and so does an OSError such as a full
+    disk, which passes through.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,20 +44,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, onto the CPU, executing nothing from the file.
 
-    Raises OSError when it cannot be read, ValueError naming it when it is damaged or no such checkpoint.
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged or not such a checkpoint.
     """
     file = io.BytesIO(Path(path).read_bytes())
     try:
-        broken = zipfile.ZipFile(file).testzip()  # torch itself does not look at the checksums
+        broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
         if broken is not None:
             raise ValueError(f"wrong checksum of {broken}")
         file.seek(0)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # zipfile and torch raise several kinds for a damaged file
-        raise ValueError(f"{path} is damaged or no checkpoint of mdrlib ({error}); delete it") from error
-    return state
+        raise ValueError(f"{path} is damaged or not a checkpoint of mdrlib ({error}); delete it") from error
 
 
 def seed_everything(seed: int) -> None:
@@ -68,7 +67,7 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of all global generators, in types `load` accepts."""
+    """The states of these generators, in types `load` accepts."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -79,7 +78,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what `rng_state` returned; states of GPUs that are not here are left out."""
+    """Restore what `rng_state` returned; states of GPUs that are not here are left out."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):

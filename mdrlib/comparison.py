@@ -1,39 +1,67 @@
-"""From runs to rows of a table: which runs are one group, what it is called, what sets it off a baseline."""
+"""Runs side by side: groups over seeds, differences paired by seed, their intervals, `mdrlib results`.
 
+Intervals are Student's t, right for means of few, roughly normal values; a bootstrap of five seeds would be
+too narrow. Among twenty comparisons of equals, about one 95 % interval leaves 0 out by chance.
+"""
+
+import argparse
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from mdrlib.config import PLACE, completed
-from mdrlib.results import Result
-from mdrlib.statistics import Difference, Interval, interval, paired
+import numpy as np
 
+from mdrlib.config import Config
+from mdrlib.results import Result, load_committed, load_run
+
+STORED = Path(__file__).resolve().parents[1] / "data/results"  # of the clone
 FEW = 5  # seeds that a row of a table in the book has at least
+CONFIDENCE = 0.95
+METHOD = "Student's t over seeds"  # what tables and figures say of their intervals
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in their seed alone."""
+class Interval(NamedTuple):
+    """A mean and the ends of its confidence interval."""
 
-    label: str  # unique among the groups it was made with
-    config: dict[str, Any]  # without the seed and what names a place
-    data: dict[str, Any]  # images and fingerprint of each split, as Result.data
-    values: dict[int, float]  # seed -> metric
+    mean: float
+    low: float
+    high: float
 
 
-@dataclass(frozen=True)
-class Row:
-    """A group in a table: its mean, and how it differs from the baseline."""
+class Difference(NamedTuple):
+    """The mean of a - b over `n` shared seeds and the ends of its confidence interval."""
+
+    difference: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """Of a, where more is better: "better", "worse", or "undecided" if the interval covers 0."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "undecided"
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed and place alone."""
+
+    label: str  #: Unique among the groups it was made with.
+    config: dict[str, Any]  #: Fields of the Config that say what a run is, without the seed.
+    data: dict[str, Any]  #: See `Result`.
+    values: dict[int, float]  #: Seed -> metric.
+
+
+class Row(NamedTuple):
+    """A group in a table."""
 
     label: str
-    n: int  # seeds
+    n: int  #: Number of seeds.
     mean: float
-    interval: Interval | None  # None for one seed
-    difference: (
-        Difference | None
-    )  # group - baseline; None of the baseline, or with fewer than two shared seeds
+    interval: Interval | None  #: None for one seed.
+    difference: Difference | None  #: To the baseline; None for itself or fewer than two shared seeds.
 
     @property
     def verdict(self) -> str:
@@ -41,152 +69,298 @@ class Row:
         return self.difference.verdict if self.difference else "undecided"
 
 
-def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
-    """The runs by what they are but for the seed, in the order in which they come.
+def interval(values: Sequence[float], confidence: float = CONFIDENCE, new: int = 0) -> Interval:
+    """Mean of the values (n,) and its t interval: mean -+ t(n - 1) s / sqrt(n), s with divisor n - 1.
 
-    Stored configs may lack fields that are newer than they are (`config.completed`). Raises ValueError for a
-    metric that a run lacks, the same config and seed twice, and one config on different data.
+    Args:
+        values: Two or more finite numbers.
+        confidence: In (0, 1).
+        new: 1 for the interval of one more value, as `prediction`.
+    """
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise ImportError('intervals need scipy: pip install "mdrlib[results]"') from error
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError(f"an interval needs two or more finite values, got {x.tolist()}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    # The mean of equal values may be off by a rounding, which must not become a spread.
+    mean, s = (x[0], 0.0) if (x == x[0]).all() else (x.mean(), x.std(ddof=1))
+    half = t.ppf((1 + confidence) / 2, len(x) - 1) * s * math.sqrt(new + 1 / len(x))
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def prediction(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean of the values and the interval for one more: mean -+ t(n - 1) s sqrt(1 + 1/n)."""
+    return interval(values, confidence, new=1)
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference:
+    """The mean of a - b, of seed -> value each, over shared seeds, of which a ValueError asks for two.
+
+    What a seed decides for both, such as the order of classes, cancels.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if len(shared) < 2:
+        raise ValueError(
+            f"a paired difference needs two or more shared seeds, got {shared} of {sorted(a)} and {sorted(b)}"
+        )
+    return Difference(*interval([a[seed] - b[seed] for seed in shared], confidence), len(shared))
+
+
+def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
+    """Collect runs that differ in seed and place alone, in the order in which they come.
+
+    Raises:
+        ValueError: For a run without the metric, one config and seed twice, or one config on different data.
     """
     found: dict[str, Group] = {}
     for result in results:
-        config = completed(result.config)
-        seed = config["seed"]
-        config = {key: value for key, value in config.items() if key not in ("seed", *PLACE)}
+        config = json.loads(Config.of(result.config).identity())
+        seed = config.pop("seed")
+        name = f"{config['dataset']} {config['method']}, seed {seed}"
         if metric not in result.metrics:
-            has = f"of {config['dataset']} {config['method']}, seed {seed}: it has {list(result.metrics)}"
-            raise ValueError(f"there is no metric {metric!r} {has}")
-        key = json.dumps(config, sort_keys=True)
-        group = found.setdefault(key, Group("", config, result.data, {}))
-        name = f"{config['dataset']} {config['method']}"
+            raise ValueError(f"there is no metric {metric!r} of {name}: it has {list(result.metrics)}")
+        group = found.setdefault(json.dumps(config), Group("", config, result.data, {}))
+        value = result.metrics[metric]
         if seed in group.values:
-            raise ValueError(
-                f"two runs of {name} have the same config and seed {seed}, with {metric} "
-                f"{group.values[seed]:.4f} and {result.metrics[metric]:.4f}; leave one of them out"
-            )
+            both = f"{metric} {group.values[seed]:.4f} and {value:.4f}"
+            raise ValueError(f"two runs of {name} have the same config, with {both}; leave one of them out")
         if result.data != group.data:
-            raise ValueError(
-                f"runs of {name} with the same config saw different data, {_data(group.data)} and, of seed "
-                f"{seed}, {_data(result.data)}: they are no repetitions; give them apart"
-            )
-        group.values[seed] = result.metrics[metric]
-    labels = _labels([group.config for group in found.values()])
-    return [Group(name, g.config, g.data, g.values) for name, g in zip(labels, found.values(), strict=True)]
+            both = f"{_images(group.data)} and, of {name}, {_images(result.data)}"
+            raise ValueError(f"runs of one config saw different data, {both}; compare them apart")
+        group.values[seed] = value
+    made = []
+    for group in found.values():
+        alike = [g.config for g in found.values() if g.config["method"] == group.config["method"]]
+        words = [group.config["method"]]
+        for field in differing(alike):
+            value = group.config[field]
+            words.append(f"{field}={','.join(f'{v:g}' for v in value) if isinstance(value, list) else value}")
+        made.append(group._replace(label=" ".join(words)))
+    return made
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields in which configs with the same fields differ, in the order of Config."""
+    order = [field for field in Config.__dataclass_fields__ if field in configs[0]]
+    return [field for field in order if any(config[field] != configs[0][field] for config in configs)]
 
 
 def distinct(results: Iterable[Result]) -> list[Result]:
-    """The runs in their order, each config and seed once: stored lists share runs. The first is kept."""
+    """The runs in their order, the first of each config and seed: stored lists share runs."""
     found: dict[str, Result] = {}
     for result in results:
-        config = {key: value for key, value in completed(result.config).items() if key not in PLACE}
-        found.setdefault(json.dumps(config, sort_keys=True), result)
+        found.setdefault(Config.of(result.config).identity(), result)
     return list(found.values())
 
 
 def values(found: Iterable[Group], config: Mapping[str, Any], **changes: Any) -> dict[int, float]:
-    """Seed -> metric, of the group whose config is `config` but for `changes`; empty where there is none."""
+    """Seed -> metric of the group whose config is `config` but for `changes`; empty without such a group."""
     wanted = {**config, **changes}
     return next((group.values for group in found if group.config == wanted), {})
 
 
 def with_held_out(result: Result) -> Result:
-    """The run with one metric more, "held out": its best Recall@1 on the held-out training classes, 0..1.
-
-    Raises KeyError for a run without `Config.validation`.
-    """
+    """The run with a further metric "held out": its best Recall@1 on held-out training classes, in [0, 1]."""
     best = max(row["validation_recall@1"] for row in result.history)
     return replace(result, metrics=result.metrics | {"held out": best})
 
 
-def label(config: Mapping[str, Any], differing: Iterable[str]) -> str:
-    """A short name: the method, then each other field of `differing` as field=value."""
-    words = [config["method"]]
-    for field in differing:
-        if field != "method":
-            value = config[field]
-            words.append(f"{field}={','.join(f'{v:g}' for v in value) if isinstance(value, list) else value}")
-    return " ".join(words)
-
-
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields in which configs with the same fields differ, in their order."""
-    return [field for field in configs[0] if any(c[field] != configs[0][field] for c in configs[1:])]
-
-
-def _labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Unique labels: of groups with one method the fields in which these differ."""
-    same = {c["method"]: differing([p for p in configs if p["method"] == c["method"]]) for c in configs}
-    return [label(c, same[c["method"]]) for c in configs]
-
-
 def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The runs by data set, named by it; one of which there were different images, by it and fingerprints.
+    """The runs that can be compared, by data set; by its name and fingerprints if these differ."""
+    found: dict[str, dict[str, list[Result]]] = {}
+    for result in results:
+        found.setdefault(result.config["dataset"], {}).setdefault(_images(result.data), []).append(result)
+    return {
+        name if len(apart) == 1 else f"{name} ({images})": runs
+        for name, apart in sorted(found.items())
+        for images, runs in apart.items()
+    }
 
-    What was tested on other images cannot be compared. Weights that a run started from are no images: they
-    belong to its config.
+
+def _images(data: Mapping[str, Any]) -> str:
+    """In words, without weights, which belong to the config: "train 0f0f, test 0e0e"."""
+    return ", ".join(f"{split} {of.get('fingerprint')}" for split, of in data.items() if split != "weights")
+
+
+def rows(found: Sequence[Group], baseline: str | None = None, confidence: float = CONFIDENCE) -> list[Row]:
+    """A row for each group, with its difference to the `baseline` (see `pick`) over the seeds they share.
+
+    Raises:
+        ValueError: For an unknown label, and for groups on different images.
     """
-
-    def images(result: Result) -> str:
-        return _data({split: about for split, about in result.data.items() if split != "weights"})
-
-    runs = sorted(results, key=lambda result: result.config["dataset"])  # stable
-    found = {}
-    for dataset, of_set in groupby(runs, key=lambda result: result.config["dataset"]):
-        apart: dict[str, list[Result]] = {}
-        for result in of_set:
-            apart.setdefault(images(result), []).append(result)
-        for seen, part in apart.items():
-            found[dataset if len(apart) == 1 else f"{dataset} ({seen})"] = part
-    return found
-
-
-def _data(data: Mapping[str, Any]) -> str:
-    """What a run saw, in words: "train 0f0f, test 0e0e"."""
-    return ", ".join(f"{split} {about.get('fingerprint')}" for split, about in data.items()) or "none named"
-
-
-def rows(found: Sequence[Group], baseline: str | None = None, confidence: float = 0.95) -> list[Row]:
-    """A row for each group, with its difference to the group labelled `baseline` over the seeds they share.
-
-    Without a name the baseline is "triplet" where there is one, or else the first group. Raises ValueError
-    for no groups, for a name that is none of theirs and for groups that saw different images (`by_data`).
-    """
-    base = pick(found, baseline if baseline is not None else default_baseline(found))
+    base, made = pick(found, baseline), []
     for group in found:
         refuse_other_images(group, base)
-    made = []
-    for group in found:
-        values = list(group.values.values())
-        own = interval(values, confidence) if len(values) > 1 else None
-        difference = None
-        if group is not base and len(group.values.keys() & base.values.keys()) > 1:
-            difference = paired(group.values, base.values, confidence)
-        made.append(Row(group.label, len(values), own.mean if own else values[0], own, difference))
+        of_seeds = list(group.values.values())
+        own = interval(of_seeds, confidence) if len(of_seeds) > 1 else None
+        alone = group is base or len(group.values.keys() & base.values.keys()) < 2
+        difference = None if alone else paired(group.values, base.values, confidence)
+        made.append(Row(group.label, len(of_seeds), own.mean if own else of_seeds[0], own, difference))
     return made
 
 
-def default_baseline(found: Sequence[Group]) -> str:
-    """The label "triplet" where a group has it, else that of the first group; ValueError for no groups."""
-    names = [group.label for group in found]
-    if not names:
-        raise ValueError("there are no runs to compare")
-    return "triplet" if "triplet" in names else names[0]
-
-
-def pick(found: Sequence[Group], name: str) -> Group:
-    """The group labelled `name`; ValueError lists those there are."""
-    for group in found:
-        if group.label == name:
-            return group
-    raise ValueError(f"no group of runs is called {name!r}; there are {[group.label for group in found]}")
+def pick(found: Sequence[Group], name: str | None = None) -> Group:
+    """The group labelled `name`, by default "triplet" or else the first; ValueError lists the labels."""
+    labels = [group.label for group in found]
+    if name is None and labels:
+        name = "triplet" if "triplet" in labels else labels[0]
+    if name not in labels:
+        raise ValueError(f"no group of runs is called {name!r}; there are {labels}")
+    return found[labels.index(name)]
 
 
 def refuse_other_images(a: Group, b: Group) -> None:
     """Raise ValueError unless both groups were trained and tested on the same images."""
-    seen = [
-        (group.config["dataset"], {s: v for s, v in group.data.items() if s != "weights"}) for group in (a, b)
-    ]
+    seen = [f"{group.config['dataset']}: {_images(group.data)}" for group in (a, b)]
     if seen[0] != seen[1]:
-        words = [
-            f"{group.label!r} {name}: {_data(data)}" for group, (name, data) in zip((a, b), seen, strict=True)
+        words = f"{a.label!r} {seen[0]} and {b.label!r} {seen[1]}"
+        raise ValueError(f"these saw different images and cannot be compared: {words}")
+
+
+def read(paths: Iterable[str | Path]) -> list[Result]:
+    """The runs of files and folders, in order; ValueError for a folder without runs.
+
+    A file is a list of runs such as data/results/omniglot-seeds.json, or a result.json; a folder has lists
+    (without bench-*, which are of speed), or is that of one run or of several.
+    """
+    found = []
+    for path in map(Path, paths):
+        for file in _files(path) if path.is_dir() else [path]:
+            found += [load_run(file.parent)] if file.name == "result.json" else load_committed(file)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    found = [file for file in sorted(folder.glob("*.json")) if not file.name.startswith("bench-")]
+    if folder / "result.json" in found:
+        return [folder / "result.json"]
+    found += sorted(folder.glob("*/result.json"))
+    if not found:
+        raise ValueError(f"{folder} has no runs, in lists *.json or as */result.json; name files or folders")
+    return found
+
+
+def metric_name(key: str) -> str:
+    """The written form of a key of `Result.metrics`: "recall@1" -> "Recall@1"."""
+    return {"r_precision": "R-Precision", "map@r": "MAP@R"}.get(key, key.replace("recall", "Recall"))
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with a true minus sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus zero
+
+
+def _cells(found: Sequence[float], digits: int = 1) -> tuple[str, str]:
+    """In percent "80.7" and "79.0 to 81.8"; in points, of two digits, "+2.80" and "+1.44 to +4.16"."""
+    texts = [signed(100 * value, digits) for value in found[:3]]
+    plus = "+" if digits == 2 else ""
+    mean, low, high = (text if text.startswith("\N{MINUS SIGN}") else plus + text for text in texts)
+    return mean, f"{low} to {high}"
+
+
+def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> str:
+    """The groups of one data set as lines of text: seeds, mean, difference to the baseline, verdict."""
+    base, ends = pick(found, baseline).label, f"{100 * CONFIDENCE:.0f} % interval"
+    lines = [["", "seeds", metric_name(metric), ends, f"minus {base}", ends, "verdict"]]
+    made = rows(found, baseline)
+    for row in made:
+        d, verdict = row.difference, row.verdict
+        if row.label == base:
+            verdict = "the baseline"
+        elif d is None:
+            verdict = "undecided: under 2 shared seeds"
+        elif d.n < row.n:
+            verdict += f" ({d.n} shared seeds)"
+        seeds = f"{row.n}{'*' if row.n < FEW else ' '}"
+        own = _cells(row.interval) if row.interval else (signed(100 * row.mean), "")
+        lines.append([row.label, seeds, *own, *(_cells(d, 2) if d else ("", "")), verdict])
+    first, *widths, _ = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for name, *cells, verdict in lines:
+        cells = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        text.append("  ".join([name.ljust(first), *cells, verdict]).rstrip())
+    if any(row.n < FEW for row in made):
+        text.append(f"* fewer than {FEW} seeds: too few for a table to show")
+    return "\n".join(text)
+
+
+def compare(a: Group, b: Group, metric: str) -> str:
+    """The paired difference a - b in words; ValueError as `paired`, and for different images."""
+    refuse_other_images(a, b)
+    found = paired(a.values, b.values)
+    shared = sorted(a.values.keys() & b.values.keys())
+    few = f", fewer than {FEW}: too few to show" if found.n < FEW else ""
+    seeds = f"{found.n} shared seeds ({', '.join(map(str, shared))})"
+    names = [a.label, b.label] if a.label != b.label else [f"{a.label} (A)", f"{b.label} (B)"]
+    width = max(map(len, [*names, "A - B"]))
+    text = [f"{metric_name(metric)} in percent, {seeds}{few}"]
+    for tag, name, group in zip("AB", names, (a, b), strict=True):
+        mean, ends = _cells(interval([group.values[seed] for seed in shared]))
+        text.append(f"  {tag} {name.ljust(width)}  {mean:>6}  {ends}")
+    mean, ends = _cells(found, 2)
+    text.append(f"    {'A - B'.ljust(width)}  {mean:>6}  {ends}")
+    covers = found.verdict == "undecided"
+    text.append("undecided: the interval covers 0" if covers else f"A is {found.verdict} than B")
+    fields = ", ".join(differing([a.config, b.config])) or "no field of the config"
+    return "\n".join([*text, f"they differ in: {fields}"])
+
+
+def main(words: Sequence[str]) -> None:
+    """Print what the command `mdrlib results` says; errors of what is read and compared pass through."""
+    comparing = words[:1] == ["compare"]
+    parser = argparse.ArgumentParser("mdrlib results")
+    if comparing:
+        parser.prog += " compare"
+        parser.description = "The paired difference of two groups of runs, A minus B"
+        what = "a name as `mdrlib results` prints it, or a file or folder with runs of one group"
+        parser.add_argument("a", metavar="A", help=what)
+        parser.add_argument("b", metavar="B", help="the same")
+        where = "where groups of these names are; by default the lists of data/results"
+        parser.add_argument("--from", dest="paths", nargs="+", metavar="PATH", default=[], help=where)
+    else:
+        parser.description = "Runs over seeds: means, and differences to a baseline paired by seed"
+        parser.epilog = "`mdrlib results compare A B` shows the difference of two groups alone"
+        what = "lists of runs, or folders; one table per data set; by default each list of data/results"
+        parser.add_argument("paths", nargs="*", metavar="PATH", help=what)
+        parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
+    parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
+    given = parser.parse_args(words[comparing:])
+    metric = given.metric
+    if comparing and Path(given.a).exists() and Path(given.b).exists():
+        sides = [groups(read([side]), metric) for side in (given.a, given.b)]
+        if {*map(len, sides)} != {1}:
+            names = [[group.label for group in side] for side in sides]
+            raise ValueError(f"A and B have groups {names}, not one each: name two of them with --from")
+        blocks = [compare(sides[0][0], sides[1][0], metric)]
+    elif comparing:
+        blocks = [
+            f"{title}, {compare(pick(found, given.a), pick(found, given.b), metric)}"
+            for title, found in _parts(given.paths, metric, [given.a, given.b]).items()
         ]
-        raise ValueError(f"these saw different images and cannot be compared: {' and '.join(words)}")
+    else:
+        wanted = [given.baseline] if given.baseline else []
+        blocks = [
+            f"{title}, {metric_name(metric)} in percent\n{table(found, metric, given.baseline)}"
+            for title, found in _parts(given.paths, metric, wanted).items()
+        ]
+    print("\n\n".join(blocks))
+    print(f"\nIntervals: {100 * CONFIDENCE:.0f} %, {METHOD}; differences are paired by seed.")
+
+
+def _parts(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:
+    """The groups of each table by its title, of the tables that have all `names`."""
+    found = by_data(read(paths))
+    if not paths:  # each stored list for itself: they share runs
+        each = {path.name: by_data(read([path])) for path in _files(STORED)}
+        found = {f"{name}: {title}": runs for name, of in each.items() for title, runs in of.items()}
+    parts = {title: groups(runs, metric) for title, runs in found.items()}
+    labels = {title: [group.label for group in of] for title, of in parts.items()}
+    wanted = {title: of for title, of in parts.items() if {*names} <= {*labels[title]}}
+    if not wanted:
+        there = "; ".join(f"in {title} {of}" for title, of in labels.items())
+        raise ValueError(f"no runs have the group(s) {names}; there are {there}")
+    return wanted

@@ -1,9 +1,9 @@
-"""Several processes that train as one: `torchrun -m mdrlib run ...` on several GPUs or nodes.
+"""Processes that train as one: `torchrun -m mdrlib run ...` on several GPUs or nodes.
 
-Each process sends its share of a batch through the network, gathers all embeddings and takes the loss of the
-whole batch; DistributedDataParallel averages the gradients of the network. So each process has the loss, the
-gradients, the levels and the running statistics that one process would have. Of one process, which torchrun
-has not started, every function here does nothing or the plain thing.
+Each process sends its shard of the global batch through the network, gathers all embeddings and takes the
+loss of the global batch; DistributedDataParallel averages the gradients of the network. So every process has
+the loss, gradients, levels and running statistics that one process would have. Without torchrun there is one
+process, of rank 0, and the functions here do nothing or the plain thing.
 """
 
 import os
@@ -15,20 +15,16 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from mdrlib.models.batch_norm import share_batch_norm
-
-# How long a process waits for the others before it takes them for dead. The first one evaluates alone.
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT = timedelta(minutes=10)  # for the others to answer; the first process evaluates alone
 T = TypeVar("T")
 
 
 def join() -> None:
-    """Join the processes that torchrun has started. Does nothing without torchrun, or in a process group.
-
-    CPU tensors travel by gloo, those of GPUs by nccl.
-    """
+    """Join the processes that torchrun has started; CPU tensors travel by gloo, those of GPUs by nccl."""
     if dist.is_torchelastic_launched() and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
@@ -36,11 +32,7 @@ def join() -> None:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """All that a process of torchrun does: `join` at the start, leave at the end, which is for good.
-
-    An error goes into torchrun's summary of what failed. The group is then left as it is: to end it, all
-    would have to be there.
-    """
+    """Join at the start and leave at the end; an error goes into torchrun's summary of what failed."""
     join()
     try:
         yield
@@ -49,9 +41,9 @@ def processes() -> Iterator[None]:
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
             get_error_handler().record_exception(error)
-        raise
+        raise  # without leaving, for which all would have to be there
+    _wait()  # or one would be gone while another still listens to it
     if world_size() > 1:
-        _wait()  # or one would be gone while another still listens to it
         dist.destroy_process_group()
 
 
@@ -71,44 +63,50 @@ def local_world_size() -> int:
 
 
 def local_rank() -> int:
-    """The number of this process among those of this machine."""
+    """The number of this process among those on this machine."""
     return int(os.environ.get("LOCAL_RANK", rank())) if world_size() > 1 else 0
 
 
-def from_first(function: Callable[[], T]) -> T:
-    """What `function()` returns or raises in the first process, the only one to call it, in every process.
+def gather_objects(value: T) -> list[T]:
+    """The picklable `value` of every process, by rank; tensors have to be on the CPU."""
+    found: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(found, value)
+    return found
 
-    What it returns has to be picklable, its tensors on the CPU.
-    """
+
+def from_first(function: Callable[[], T]) -> T:
+    """Call `function` in the first process; return or raise in every process what it returned or raised."""
     if world_size() == 1:
         return function()
-    found: list[Any] = [None, None]
+    value = error = None
     if rank() == 0:
         try:
-            found[0] = function()
-        except Exception as error:
-            found[1] = error
-    dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
-    if found[1] is not None:
-        raise found[1]
-    return found[0]
+            value = function()
+        except Exception as raised:
+            error = raised
+    value, error = gather_objects((value, error))[0]
+    if error is not None:
+        raise error
+    return value
 
 
 def agree(name: str, value: Any) -> None:
-    """Raise ValueError in a process whose `value`, called `name`, is not that of the first."""
-    first = from_first(lambda: value)
-    if value != first:
-        raise ValueError(f"{name} differs: {first} in the first process, {value} in process {rank()}")
+    """Raise ValueError in every process unless `value`, called `name`, is the same in all."""
+    first, *others = gather_objects(value)
+    for number, other in enumerate(others, 1):
+        if other != first:
+            raise ValueError(f"{name} differs: {first} in process 0, {other} in process {number}")
 
 
 @contextmanager
 def local_first() -> Iterator[None]:
-    """Let the first process of each machine through, then the others: they find what it has downloaded."""
+    """Let the first process of each machine through, then the others: they find what it downloaded."""
     if local_rank() > 0:
         _wait()
     try:
         yield
-    finally:  # after an error too: the others will meet it themselves
+    finally:  # after an error too: the others will get it themselves
         if local_rank() == 0:
             _wait()
 
@@ -116,16 +114,6 @@ def local_first() -> Iterator[None]:
 def _wait() -> None:
     if world_size() > 1:
         dist.all_reduce(torch.zeros(1))  # a barrier might choose a GPU before the processes have theirs
-
-
-@torch.no_grad()
-def broadcast(*modules: object) -> None:
-    """Give the modules among `modules` the parameters and buffers that they have in the first process."""
-    if world_size() > 1:
-        for module in modules:
-            for value in module.state_dict().values() if isinstance(module, nn.Module) else ():
-                if isinstance(value, Tensor):
-                    dist.broadcast(value, 0)
 
 
 class _Gather(torch.autograd.Function):
@@ -137,43 +125,46 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Every process has the gradient of the same loss by all rows, and knows how its own rows came to be.
-        # Over the processes the network's gradients have to be summed: DistributedDataParallel averages.
+        # The network's gradients are to be summed over processes; DistributedDataParallel averages them.
         return gradient.tensor_split(world_size())[rank()] * world_size()
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows (B / world_size, ...) of each process -> all rows (B, ...), by rank, with gradient.
+    """Gather the embeddings (B / world_size, D) of all processes into (B, D), by rank, with gradient.
 
     Every process has to take the same loss of them, and DistributedDataParallel to average the gradients of
-    what x was made with: the backward pass gives x its gradient times world_size.
+    the network: the backward pass multiplies the gradient of x by the world size.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 
 
-def shares(count: int, batch_size: int) -> list[int]:
-    """How many of `count` rows each process takes, by rank: whole batches, the last of which may be short.
-
-    So each batch is the one that a single process would have, and its results have the same bits. Shares
-    differ by one batch at most; some are 0 where there are fewer batches than processes.
-    """
+def shard(count: int, batch_size: int) -> slice:
+    """The rows of `count` that this process takes: whole batches, so that results have the bits of one."""
     batches = -(-count // batch_size)
-    bounds = [min(count, batches * r // world_size() * batch_size) for r in range(world_size() + 1)]
-    return [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
+    start, stop = (batches * r // world_size() * batch_size for r in (rank(), rank() + 1))
+    return slice(min(start, count), min(stop, count))
 
 
-@torch.no_grad()
-def gather_shares(x: Tensor, sizes: list[int]) -> Tensor:
-    """Rows (sizes[rank], ...) of each process -> all rows (sum of sizes, ...), by rank, without gradient."""
+def parallel(model: nn.Module) -> nn.Module:
+    """Wrap a model for training: images of this process's shard -> embeddings of the global batch.
+
+    Batch-norm layers in training mode take the statistics of the global batch from here on, in `model` too.
+    Dropout draws the same numbers in every process.
+
+    Args:
+        model: Called as model(images, gather=f), it has to apply f before anything that makes rows depend on
+            each other, as `models.Embedder` does. Returned unchanged if there is one process.
+
+    Raises:
+        ValueError: For a batch norm of another class than nn.BatchNorm1d, 2d and 3d that is not frozen.
+    """
     if world_size() == 1:
-        return x
-    parts = [x.new_empty(max(sizes), *x.shape[1:]) for _ in sizes]
-    parts[rank()][: len(x)] = x  # what travels is of one size; what is beyond a share is cut off again
-    dist.all_gather(parts, parts[rank()].clone())
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return model
+    share_batch_norm(model.train())
+    return DistributedDataParallel(_GlobalBatch(model))
 
 
-class _WholeBatch(nn.Module):
+class _GlobalBatch(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -182,16 +173,44 @@ class _WholeBatch(nn.Module):
         return self.model(images, gather=gather)
 
 
-def parallel(model: nn.Module) -> nn.Module:
-    """The model for training steps: images of this process's share -> embeddings of the whole batch.
+def share_batch_norm(model: nn.Module) -> None:
+    """Let the batch-norm layers in training mode take the statistics of all processes, as `parallel` says."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    for layer in layers:
+        if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):  # timm's have an activation
+            raise ValueError(
+                f"{type(layer).__name__} cannot take the statistics of several processes together; "
+                "use freeze_batch_norm=True, one process, or another backbone"
+            )
+    if layers and layers[0].weight.is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
+    for layer in layers:  # nn.SyncBatchNorm refuses CPU tensors
+        layer.__class__ = _GlobalBatchNorm
 
-    `model(images, gather=f)` has to apply f to the rows of its share before anything that makes them depend
-    on each other, as `models.Embedder` does. Batch norm that is not frozen takes the statistics of the whole
-    batch from here on, in `model` itself. What else in the network is random (dropout) draws the same numbers
-    in every process, not those of one process. Of one process: the model.
-    Raises ValueError for a batch norm of a kind of its own that is not frozen.
-    """
-    if world_size() == 1:
-        return model
-    share_batch_norm(model.train())
-    return DistributedDataParallel(_WholeBatch(model))
+
+class _GlobalBatchNorm(_BatchNorm):
+    """Batch norm with the statistics of the inputs (N, C, ...), of one shape, of all processes."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(1, -1)  # (N, ..., C)
+        others = list(range(x.ndim - 1))
+        count = x.numel() // x.shape[1] * world_size()
+        mean = all_reduce(wide.sum(others)) / count
+        centred = wide - mean
+        variance = all_reduce(centred.square().sum(others)) / count
+        if self.track_running_stats:
+            self.num_batches_tracked += 1
+            share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), share)
+            unbiased = variance.detach() * count / (count - 1)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+        y = centred * (variance + self.eps).rsqrt()
+        if self.affine:
+            y = y * self.weight + self.bias
+        return y.transpose(1, -1).to(x.dtype)

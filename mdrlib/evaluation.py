@@ -1,6 +1,7 @@
-"""What is measured of a model: retrieval, and the distances of a few whole classes."""
+"""What is measured of a model while it trains: retrieval, and the distances of a few whole classes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,12 @@ from mdrlib.datasets.loader import Photographs
 from mdrlib.datasets.transforms import to_float
 from mdrlib.distances import pairwise_distances
 from mdrlib.retrieval import evaluate
+from mdrlib.trainer import Trainer
 
-# Bin edges for normalized distances; what lies beyond is counted in the end bins.
+Images = Tensor | Photographs
+Splits = dict[str, tuple[Images, Tensor]]
+Measured = tuple[dict[str, float], dict[str, Tensor]]
+# Of histograms of normalized distances; the end bins also hold what lies beyond.
 EDGES = torch.linspace(-6, 6, 121)
 BATCH = 64  # images embedded at once
 WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole classes
@@ -20,9 +25,15 @@ WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole 
 
 @torch.no_grad()
 def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = BATCH) -> Tensor:
-    """Embeddings (N, D) float32, computed in eval mode on the model's device.
+    """Embed images in eval mode.
 
-    images: uint8 (N, C, H, W), or batches of such, as `batches.Photographs` gives them.
+    Args:
+        model: Images float32 (B, C, H, W) in [0, 1] -> embeddings (B, D). Its mode is restored.
+        images: uint8 (N, C, H, W), or an iterable of such batches.
+        batch_size: Images at once, of a tensor.
+
+    Returns:
+        (N, D) float32 on the model's device.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -33,22 +44,21 @@ def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int =
     return x
 
 
-def embed_all(model: nn.Module, images: Tensor | Photographs) -> Tensor:
-    """As `embed`, of several processes each its share of the batches: all embeddings, in order, in each."""
+def embed_all(model: nn.Module, images: Images) -> Tensor:
+    """Embed images as `embed` does, each process its shard; every process gets all (N, D) in order."""
     if distributed.world_size() == 1:
         return embed(model, images)
-    sizes = distributed.shares(len(images), getattr(images, "batch_size", BATCH))
-    mine, start = sizes[distributed.rank()], sum(sizes[: distributed.rank()])
-    # A process without a share embeds an image all the same, to know the shape of nothing.
-    part = images[start : start + mine] if mine else images[:1]
-    return distributed.gather_shares(embed(model, part)[:mine], sizes)
+    part = images[distributed.shard(len(images), getattr(images, "batch_size", BATCH))]
+    x = embed(model, part).cpu() if len(part) else None
+    device = next(model.parameters()).device
+    return torch.cat([x for x in distributed.gather_objects(x) if x is not None]).to(device)
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts (B,) int64 of the normalized distances of pairs i < j in the bins of EDGES.
+    """Count normalized distances z = (d - mean) / std, with the mean and std of these pairs i < j.
 
-    z = (d - mean) / std with the mean and standard deviation of these very pairs. Returns the counts of the
-    pairs of one class and of those of two classes.
+    Returns:
+        Counts (120,) int64 between EDGES of the positive pairs, and of the negative ones.
     """
     i, j = torch.triu_indices(len(labels), len(labels), offset=1)
     d = pairwise_distances(embeddings)[i, j]
@@ -59,52 +69,113 @@ def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 
 def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
-    """Indices of the images of every class, or of evenly spaced classes when there are more than `limit`."""
-    classes = labels.unique()  # not 0, 1, ...: those held out for validation have gaps
+    """Indices of the images of every class, or of evenly spaced classes to have about `limit` images."""
+    classes = labels.unique()  # those held out for validation have gaps
     count = len(classes)
     wanted = max(2, round(count * min(1.0, limit / len(labels))))
     chosen = classes[torch.linspace(0, count - 1, min(wanted, count)).round().long()]
     return torch.isin(labels, chosen).nonzero()[:, 0]
 
 
-class Evaluation:
-    """Called with a model: Recall@K, R-Precision and MAP@R of splits, and their distance histograms.
+def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) -> Measured:
+    """Measure retrieval and distances.
 
-    splits: name -> (images, labels); images a tensor or `batches.Photographs`, whatever `embed` takes and
-    gives a part of itself when indexed. ks: the K of Recall@K.
-    "test" is searched in "gallery" where there is one, and every other split in itself; "train" is not
-    searched. The metrics of "test" go by their own names, those of another split with its name before:
-    "validation_recall@1". Histograms come as "train_positive", "train_negative" and so on.
+    Args:
+        model: See `embed`.
+        splits: Images (N, ...) and labels (N,) of "test" and, optionally, "train", "validation", "gallery".
+            "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
+        ks: The K of Recall@K.
+
+    Returns:
+        Metrics by name, those of validation as "validation_recall@1" and so on; and `distance_histograms` of
+        `whole_classes` as "test_positive", "test_negative" and so on.
     """
+    watched = {split: whole_classes(labels) for split, (_, labels) in splits.items()}
+    embedded = {
+        split: embed_all(model, images[watched[split]] if split == "train" else images)
+        for split, (images, _) in splits.items()
+    }
 
-    def __init__(self, splits: dict[str, tuple], ks: Sequence[int] = (1, 2, 4, 8)) -> None:
-        self.splits, self.ks = splits, ks
-
-    def __call__(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
-        watched = {split: whole_classes(labels) for split, (_, labels) in self.splits.items()}
-        embedded = {
-            split: embed_all(model, images[watched[split]] if split == "train" else images)
-            for split, (images, _) in self.splits.items()
-        }
-        return distributed.from_first(lambda: self._measure(embedded, watched))
-
-    def _measure(
-        self, embedded: dict[str, Tensor], watched: dict[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        metrics: dict[str, float] = {}
-        histograms: dict[str, Tensor] = {}
-        for split, x in embedded.items():
-            if split == "gallery":
-                continue
-            labels, seen = self.splits[split][1], watched[split]
+    def compare() -> Measured:
+        metrics, histograms = {}, {}
+        for split in [split for split in splits if split != "gallery"]:
+            x, labels, chosen = embedded[split], splits[split][1], watched[split]
             if split != "train":
-                gallery = (None, None)
-                if split == "test" and "gallery" in embedded:
-                    gallery = (embedded["gallery"], self.splits["gallery"][1])
+                searched = split == "test" and "gallery" in splits
+                gallery = (embedded["gallery"], splits["gallery"][1]) if searched else (None, None)
                 prefix = "" if split == "test" else f"{split}_"
-                found = evaluate(x, labels, *gallery, ks=self.ks)
-                metrics |= {prefix + key: value for key, value in found.items()}
-                x = x[seen.to(x.device)]
-            positive, negative = distance_histograms(x.cpu(), labels[seen])
+                metrics |= {prefix + k: v for k, v in evaluate(x, labels, *gallery, ks=ks).items()}
+                x = x[chosen.to(x.device)]
+            positive, negative = distance_histograms(x.cpu(), labels[chosen])
             histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
         return metrics, histograms
+
+    return distributed.from_first(compare)
+
+
+class History:
+    """The evaluations of a run: of each a row of numbers and arrays; of the best one the weights.
+
+    Args:
+        evaluate: Model -> metrics and arrays, as `measure` returns them.
+        keep_best: The metric whose largest value says which weights to keep; None keeps none.
+    """
+
+    def __init__(self, evaluate: Callable[[nn.Module], Measured], keep_best: str | None = None) -> None:
+        self.evaluate, self.keep_best = evaluate, keep_best
+        self.rows: list[dict[str, float | int | None]] = []
+        self.arrays: list[dict[str, Tensor]] = []
+        self.best, self.best_weights = -1, {}  # index of the row, the last one without keep_best
+
+    def add(self, trainer: Trainer, **more: float | None) -> None:
+        """Evaluate the model now; `more` are further numbers for the row.
+
+        A row has iteration, seconds, images_per_second, lr and the mean loss since the row before; with MDR
+        the mean regularizer, its statistics and levels, and of the last batch the share of pairs nearest to
+        each level (occupancy); then the metrics. None is what does not exist before the first iteration.
+        """
+        row = _state_of(trainer) | more
+        metrics, arrays = self.evaluate(trainer.model)
+        self.rows.append(row | metrics)
+        self.arrays.append(arrays)
+        key = self.keep_best
+        if key and (self.best < 0 or metrics[key] > self.rows[self.best][key]):
+            self.best = len(self.rows) - 1
+            self.best_weights = {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
+
+    def select(self, model: nn.Module) -> dict[str, float | int | None]:
+        """Move the best weights, where they are kept, into `model`; return the row of its weights."""
+        if self.best_weights:
+            model.load_state_dict(self.best_weights)
+            self.best_weights = {}
+        return self.rows[self.best]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs."""
+        best = {"best": self.best, "best_weights": self.best_weights}
+        return {"history": self.rows, "snapshots": self.arrays} | best
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.rows, self.arrays = state["history"], state["snapshots"]
+        self.best, self.best_weights = state["best"], state["best_weights"]
+
+
+def _state_of(trainer: Trainer) -> dict[str, float | int | None]:
+    trained, mdr = trainer.since > 0, trainer.mdr
+    loss, regularizer = trainer.means()
+    seen = trainer.iteration * len(trainer.embeddings) if trained else 0
+    row = {"iteration": trainer.iteration, "seconds": round(trainer.seconds, 3)}
+    row["images_per_second"] = round(seen / trainer.training_seconds, 1) if trained else None
+    row |= {"lr": trainer.optimizer.param_groups[0]["lr"], "loss": loss if trained else None}
+    if mdr is None:
+        return row
+    of_mdr = {"regularizer": regularizer, "running_mean": mdr.running_mean.item()}
+    of_mdr["running_std"] = mdr.running_std.item()
+    row |= of_mdr if trained else dict.fromkeys(of_mdr)
+    row |= {f"level_{k}": level for k, level in enumerate(mdr.levels.tolist())}
+    if trained:
+        nearest = mdr.assign(trainer.embeddings)
+        counts = torch.bincount(nearest[nearest >= 0], minlength=len(mdr.levels))
+        row |= {f"occupancy_{k}": share for k, share in enumerate((counts / counts.sum()).tolist())}
+    return row

@@ -13,23 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdrlib import distributed
 from mdrlib.checkpoint import write_atomically
-
-Row = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run: its Config as a dict, metrics (0..1), a history row per evaluation, and its provenance."""
+    """One run, as result.json holds it."""
 
-    config: dict[str, Any]
-    metrics: dict[str, float]
-    selected_by: str  # "last": the final weights; "validation": the best on held-out training classes
-    seconds: float  # spent in training and evaluation, interruptions left out
-    environment: dict[str, Any]
-    git: dict[str, Any] | None
-    data: dict[str, Any]
-    history: list[Row]
+    config: dict[str, Any]  #: See `Config.to_dict`, without folders.
+    metrics: dict[str, float]  #: In [0, 1].
+    selected_by: str  #: "last"; "validation" or "test" for the best evaluation on held-out or test classes.
+    seconds: float  #: Spent in training and evaluation, interruptions left out.
+    environment: dict[str, Any]  #: See `environment`.
+    git: dict[str, Any] | None  #: See `git`.
+    data: dict[str, Any]  #: Split -> number of images and fingerprint; the fingerprint of weights.
+    history: list[dict[str, float | int | None]]  #: A row per evaluation: see `evaluation.History`.
 
 
 def write(result: Result, out_dir: Path) -> None:
@@ -44,8 +43,8 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_history(history: list[Row], out_dir: Path) -> None:
-    """Write history.csv: a row an evaluation, an empty field where a value does not exist."""
+def write_history(history: list[dict[str, float | int | None]], out_dir: Path) -> None:
+    """Write history.csv: a row per evaluation, an empty field where a value does not exist."""
     columns = list(dict.fromkeys(key for row in history for key in row))
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -55,14 +54,11 @@ def write_history(history: list[Row], out_dir: Path) -> None:
 
 
 def load_run(out_dir: str | Path) -> Result:
-    """The Result in `out_dir`.
-
-    Raises FileNotFoundError saying how to make it, ValueError naming a file that is no result.
-    """
+    """The Result in `out_dir`; FileNotFoundError without one, ValueError for a file that is not a result."""
     path = Path(out_dir) / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"no result at {path}; make it with `make experiments`")
-    return _result(_read_json(path), path)
+    return _read(path, lambda entry: Result(**entry))
 
 
 def load_runs(folder: str | Path) -> dict[str, Result]:
@@ -72,25 +68,19 @@ def load_runs(folder: str | Path) -> dict[str, Result]:
 
 def load_committed(path: str | Path) -> list[Result]:
     """The runs of a committed list such as data/results/omniglot-seeds.json."""
-    return [_result(entry, Path(path)) for entry in _read_json(Path(path))]
+    return _read(Path(path), lambda entries: [Result(**entry) for entry in entries])
 
 
-def _read_json(path: Path) -> Any:
+def _read(path: Path, form: Any) -> Any:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def _result(entry: Any, path: Path) -> Result:
-    try:
-        return Result(**entry)
-    except TypeError as error:
+        return form(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:  # not JSON, or other fields
         raise ValueError(f"{path} is not a result of this version of mdrlib: {error}") from error
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware class of this process; nothing that names the machine."""
+    count = distributed.world_size()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -99,7 +89,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
+    } | ({"processes": count} if count > 1 else {})
 
 
 def git() -> dict[str, Any] | None:

@@ -1,244 +1,66 @@
-"""Nearest-neighbour search, exact unless asked otherwise, and the metrics of zero-shot retrieval over it."""
+"""Nearest-neighbour search, exact unless an index is given, and the metrics of zero-shot retrieval."""
 
-from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mdrlib import approximate, checks, parts
+from mdrlib import checks, sharded_search
 from mdrlib.distances import full_precision
-from mdrlib.parts import Part
+from mdrlib.sharded_search import Shard, squares
 
 CHUNK = 2**24  # numbers held at once: 64 MB in float32
-CACHED = 2**17  # numbers gathered at once on a CPU, whose caches should hold them
-SPARE = 4  # candidates beyond k + k/16, which tell whether rounding may have misplaced the cut
+SPARE = 4  # candidates beyond k + k/16, which show whether rounding may have misplaced the k-th neighbour
 
 
 def search(
     query: Tensor,
-    gallery: Tensor | Sequence[Part] | None = None,
+    gallery: Tensor | Sequence[Shard] | None = None,
     k: int = 1,
     index: Any = None,
     probes: int | None = None,
     candidates: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest gallery vectors of every query by Euclidean distance, nearest first.
+    """Find the k nearest gallery vectors of each query by Euclidean distance, nearest first.
 
-    Parameters: query (Q, D); gallery (G, D), or None to search the queries among themselves, each left out
-    of its own result by its index, so that duplicates of it stay. Returns distances (Q, k) float32 (float64
-    for float64 input) and indices (Q, k) int64 into the gallery; equal distances in order of index.
-    Matrix products, on a CPU through faiss if it is installed, choose candidates, and these are ranked by
-    the differences themselves, in float64 wherever float32 could not tell two of them apart; a query whose
-    k-th neighbour the products cannot tell from the next ones is compared with every vector that could be
-    its k-th. Nothing of size Q x G is held. TF32 and autocast are off inside. Raises ValueError when k
-    exceeds the neighbours there are, and as `checks.embeddings` does.
+    The result is exact without an index: matrix products choose candidates, which are ranked by their
+    differences, in float64 where float32 cannot separate two. Nothing of size Q x G is held; TF32 and
+    autocast are off inside. With an index, a neighbour that the index does not return is missed.
 
-    For galleries that do not fit memory. A list of parts (G_i, D), tensors or arrays such as memory maps, is
-    searched 64 MB at a time, exactly: with the ranks of one gallery of all parts, in order of the list.
-    index: a string for `faiss.index_factory` ("IVF4096,Flat", "IVF4096,PQ32"), or an index of this gallery
-    that `mdrlib.approximate.build` or faiss made, makes the search approximate: a neighbour that the index
-    does not hand over is missed. It hands over `candidates` a query, 10 k and at least 100 if None, and these
-    are ranked by their differences in float64, read from the gallery. probes: lists of an IVF index looked
-    through, its own nprobe if None; a query that finds fewer than k in them is searched for again in twice as
-    many, until it has k. Raises ImportError without faiss, ValueError for an index that faiss cannot make,
-    that is not of this gallery, or that finds too few.
+    Args:
+        query: (Q, D) floating point; half precision is computed in float32.
+        gallery: (G, D); or a list of shards (G_i, D), tensors or arrays such as memory maps, which are read
+            64 MB at a time and numbered as one gallery; or None to search the queries among themselves, each
+            left out of its own result by its index, so that its duplicates stay.
+        k: Neighbours per query.
+        index: A string for `faiss.index_factory` ("IVF4096,PQ32"), or a faiss index of this gallery, for
+            example from `sharded_search.build`.
+        probes: Lists of an IVF index to search, by default its own nprobe. A query that finds fewer than k
+            neighbours searches twice as many lists until it finds k.
+        candidates: Vectors that the index returns per query, by default 10 k and at least 100.
+
+    Returns:
+        Distances (Q, k) float32, float64 for float64 queries, and indices (Q, k) int64 into the gallery;
+        equal distances in order of index.
+
+    Raises:
+        TypeError, ValueError: An input has another type or shape or is not finite, k exceeds the gallery, or
+            the index does not fit the gallery or finds too few neighbours.
+        ImportError: `index` is given and faiss is not installed.
     """
     if index is not None:
-        return approximate.search(query, gallery, k, index, probes, candidates)
+        return sharded_search.search(query, gallery, k, index, probes, candidates)
     if probes is not None or candidates is not None:
-        raise ValueError('probes and candidates belong to an index: give index="IVF4096,PQ32", for example')
-    if isinstance(gallery, list | tuple):
-        return parts.search(query, gallery, k, search)
+        raise ValueError('probes and candidates need an index: give index="IVF4096,PQ32", for example')
     query, gallery, alone = _inputs(query, gallery)
+    if isinstance(gallery, list):
+        return _through_shards(query, gallery, k)
     checks.neighbours(k, len(gallery) - alone)
-    distances = torch.empty(len(query), k, dtype=query.dtype, device=query.device)
-    indices = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
-    for rows, d, neighbours in _chunks(query, gallery, k, alone):
-        distances[rows], indices[rows] = d, neighbours
-    return distances, indices
-
-
-def _inputs(query: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor, bool]:
-    """Both checked, of one kind and contiguous; whether the queries are their own gallery."""
-    query = checks.embeddings(query.detach() if isinstance(query, Tensor) else query, "query", at_least=1)
-    query = query.contiguous()
-    if gallery is None:
-        return query, query, True
-    gallery = checks.embeddings(gallery, "gallery", at_least=1).detach().to(query).contiguous()
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} dimensions and gallery {gallery.shape[1]}")
-    return query, gallery, False
-
-
-def _chunks(
-    query: Tensor, gallery: Tensor, k: int, alone: bool, same: Callable[[slice, Tensor], Tensor] | None = None
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """`search`, some rows of the query at a time: yields (rows, distances, indices).
-
-    same: tells (rows, candidates (R, C)) -> (R, C) bool, of two kinds. Where given, only neighbours of
-    different kind are sure to be in their right order, and distances are those of the products.
-    """
-    there = len(gallery) - alone
-    reach = min(k + k // 16 + SPARE, there)
-    # Centring changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small.
-    centre = gallery.mean(0)
-    g = gallery - centre
-    whole = g if alone else query - centre
-    size = torch.linalg.vector_norm(whole, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
-    # How far apart products must be to be in their true order: twice what they were seen to be off by.
-    rounding = 4 * query.shape[1] ** 0.5 * torch.finfo(query.dtype).eps * size.double().square()
-    distinct: tuple[Tensor, Tensor] | None = None
-    # faiss wants many queries a call, and gets them as long as their neighbours take no memory to speak of.
-    step = max(1, CHUNK // 4 // (reach + 1))
-    for start in range(0, len(query), step):
-        rows = slice(start, min(start + step, len(query)))
-        with full_precision(query.device):
-            sq, indices = _nearest(whole[rows], g, reach + alone)
-        if alone:
-            sq, indices = _without_self(sq, indices, start)
-        doubtful = sq[:, -1] - sq[:, k - 1] <= rounding[rows]
-        if same is None:
-            sq, indices = _ranked(query[rows], gallery, indices)
-        else:
-            unsure = _mixed(sq, same(rows, indices), rounding[rows])
-            sq, indices = _settled(query[rows], gallery, sq.double(), indices, unsure)
-        sq, indices = sq[:, :k], indices[:, :k]
-        if reach < there and doubtful.any():
-            if distinct is None:
-                # Copies of one vector are compared once: constant embeddings would cost Q x G x D.
-                distinct = torch.unique(gallery, dim=0, return_inverse=True)
-            for some in doubtful.nonzero()[:, 0].split(max(1, CHUNK // 8 // len(gallery))):
-                own = some + start if alone else None
-                sq[some], indices[some] = _among_all(query[rows][some], centre, k, *distinct, own)
-        yield rows, sq.sqrt().to(query.dtype), indices
-
-
-def _faiss(x: Tensor) -> ModuleType | None:
-    """faiss where it serves, on float32 on a CPU, and is installed."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return None
-    try:
-        import faiss
-    except ImportError:
-        return None
-    return faiss
-
-
-def _nearest(q: Tensor, g: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest by rounded matrix products: squared distances (Q, k), ascending, and indices."""
-    if faiss := _faiss(q):
-        sq, indices = faiss.knn(q.numpy(), g.numpy(), k)
-        return torch.from_numpy(sq), torch.from_numpy(indices)
-    step = max(1, CHUNK // len(g))
-    parts = [_products(part, g).topk(k, dim=1, largest=False) for part in q.split(step)]
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-
-
-def _products(q: Tensor, g: Tensor) -> Tensor:
-    """Squared distances (Q, G) as ||q||^2 + ||g||^2 - 2qg."""
-    sq = torch.addmm(g.square().sum(1), q, g.T, alpha=-2)
-    return sq.add_(q.square().sum(1)[:, None]).clamp_min_(0)
-
-
-def _without_self(sq: Tensor, indices: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Drop from each row its own index, or its last candidate where duplicates crowded it out."""
-    own = indices == torch.arange(start, start + len(indices), device=indices.device)[:, None]
-    own[:, -1] |= ~own.any(dim=1)
-    columns = torch.arange(indices.shape[1] - 1, device=indices.device)
-    columns = columns + (columns >= own.byte().argmax(dim=1, keepdim=True))
-    return sq.gather(1, columns), indices.gather(1, columns)
-
-
-def _ranked(query: Tensor, gallery: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances (Q, C) float64 from the differences, and candidates sorted by them, ties by index."""
-    if not (faiss := _faiss(query)):
-        candidates = candidates.sort(dim=1).values
-        everyone = torch.arange(len(query), device=query.device)
-        sq, order = _differences(query, everyone, gallery, candidates).sort(dim=1, stable=True)
-        return sq, candidates.gather(1, order)
-    single = torch.empty(candidates.shape)
-    x, y, c, out = (faiss.swig_ptr(part.numpy()) for part in (query, gallery, candidates, single))
-    faiss.fvec_L2sqr_by_idx(out, x, y, c, query.shape[1], *candidates.shape)
-    single, order = single.sort(dim=1)
-    # Squares that are summed in 8 lanes or more are off by less than this share, each half an eps at most.
-    share = (query.shape[1] / 8 + 8) * torch.finfo(torch.float32).eps / 2
-    near = single.diff(dim=1) <= 2 * share * single[:, 1:]
-    unsure = pad(near, (0, 1)) | pad(near, (1, 0))
-    return _settled(query, gallery, single.double(), candidates.gather(1, order), unsure)
-
-
-def _mixed(sq: Tensor, same: Tensor, rounding: Tensor) -> Tensor:
-    """Which (R, C) of the ascending squared distances are too near to one of the other kind; two kinds."""
-    unsure = torch.zeros_like(same)
-    for kind in (same, ~same):
-        before = torch.where(kind, sq, -torch.inf).cummax(dim=1).values
-        after = torch.where(kind, sq, torch.inf).flip(1).cummin(dim=1).values.flip(1)
-        near = torch.minimum(sq - before, after - sq) <= rounding[:, None]
-        unsure |= near & ~kind
-    return unsure
-
-
-def _settled(
-    query: Tensor, gallery: Tensor, sq: Tensor, indices: Tensor, unsure: Tensor
-) -> tuple[Tensor, Tensor]:
-    """sq (Q, C) float64, ascending, and indices, where the unsure ones are compared by differences anew."""
-    rows, columns = unsure.nonzero(as_tuple=True)
-    if len(rows):
-        # An exact 0 is no rounding: copies of the query need no second look, only the order of their index.
-        rows, columns = (part[sq[rows, columns] > 0] for part in (rows, columns))
-        sq[rows, columns] = _differences(query, rows, gallery, indices[rows, columns][:, None])[:, 0]
-        some = unsure.any(dim=1).nonzero()[:, 0]
-        by_index, first = indices[some].sort(dim=1)
-        sq[some], second = sq[some].gather(1, first).sort(dim=1, stable=True)
-        indices[some] = by_index.gather(1, second)
-    return sq, indices
-
-
-def _differences(query: Tensor, rows: Tensor, gallery: Tensor, columns: Tensor) -> Tensor:
-    """Squared distances (P, C) float64 of query[rows] (P, D) to gallery[columns] (P, C, D)."""
-    out = torch.empty(columns.shape, dtype=torch.float64, device=query.device)
-    held = CACHED if query.device.type == "cpu" else CHUNK
-    step = max(1, held // (columns.shape[1] * query.shape[1]))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        difference = gallery[columns[part]].double().sub_(query[rows[part], None])
-        out[part] = difference.square_().sum(2)
-    return out
-
-
-def _among_all(
-    query: Tensor, centre: Tensor, k: int, distinct: Tensor, place: Tensor, own: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The k nearest of a whole gallery distinct[place], ties by index: squared distances and indices (Q, k).
-
-    Only what products in float64 cannot tell from the k-th or put before it is compared by differences.
-    own: index of each query in the gallery, or None.
-    """
-
-    def everywhere(sq: Tensor) -> tuple[Tensor, Tensor]:
-        sq = sq[:, place]
-        if own is not None:
-            sq[torch.arange(len(own), device=sq.device), own] = torch.inf
-        return sq, sq.kthvalue(k, dim=1, keepdim=True).values
-
-    q, g = query.double() - centre, distinct.double() - centre  # in float32 this alone would be rounded
-    size = torch.linalg.vector_norm(q, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
-    rounding = 4 * q.shape[1] ** 0.5 * torch.finfo(q.dtype).eps * size.square()
-    sq = _products(q, g)
-    rows, columns = (sq <= everywhere(sq)[1] + rounding[:, None]).nonzero(as_tuple=True)
-    sq = torch.full_like(sq, torch.inf)
-    sq[rows, columns] = _differences(query, rows, distinct, columns[:, None])[:, 0]
-    sq, last = everywhere(sq)
-    nearer, tied = sq < last, sq == last
-    # Of those at the k-th distance the first by index, as many as there is room for.
-    room = k - nearer.sum(dim=1, keepdim=True)
-    kept = nearer | (tied & (tied.cumsum(dim=1, dtype=torch.int32) <= room))
-    indices = kept.nonzero()[:, 1].reshape(len(query), k)
-    sq, order = sq.gather(1, indices).sort(dim=1, stable=True)
-    return sq, indices.gather(1, order)
+    _, sq, indices = zip(*_nearest(query, gallery, k, alone), strict=True)
+    return torch.cat(sq).sqrt().to(query.dtype), torch.cat(indices)
 
 
 def evaluate(
@@ -248,16 +70,25 @@ def evaluate(
     gallery_labels: Tensor | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
 ) -> dict[str, float]:
-    """Recall@K, R-Precision and MAP@R, each from 0 to 1, of a retrieval by Euclidean distance.
+    """Compute Recall@K, R-Precision and MAP@R of a retrieval by Euclidean distance.
 
-    Parameters: as `search`, with integer labels (Q,) and (G,); ks the K of Recall@K, any order.
-    Recall@K: share of queries with a match among the K nearest. R-Precision: matches among the R nearest
-    over R, with R the query's matches in the gallery. MAP@R: 1/R sum over i <= R of precision(i) where the
-    i-th is a match (Musgrave et al., "A Metric Learning Reality Check", ECCV 2020).
-    Corners: a query that has no match in the gallery counts in no metric, since it can only fail; K beyond
-    the gallery takes the whole gallery; equal distances are ordered by index, which knows no labels.
-    Neighbours are held for some queries at a time. Returns {"recall@1": ..., "r_precision": ...,
-    "map@r": ...}. Raises TypeError or ValueError for bad input, and ValueError when no query has a match.
+    Recall@K is the share of queries with a match among the K nearest. With R matches in the gallery,
+    R-Precision is the share of matches among the R nearest, and MAP@R is 1/R times the sum over i <= R of the
+    precision at i where the i-th is a match (Musgrave et al., "A Metric Learning Reality Check", ECCV 2020).
+    A query without a match in the gallery counts in no metric. Equal distances are ordered by index.
+
+    Args:
+        query: (Q, D), as in `search`.
+        query_labels: (Q,) integers.
+        gallery: (G, D), or None to search the queries among themselves.
+        gallery_labels: (G,) integers, or None without a gallery.
+        ks: The K of Recall@K; a K beyond the gallery takes the whole gallery.
+
+    Returns:
+        {"recall@1": ..., "r_precision": ..., "map@r": ...}, each from 0 to 1, with one recall for each K.
+
+    Raises:
+        TypeError, ValueError: An input has another type or shape or is not finite, or no query has a match.
     """
     query, gallery, alone = _inputs(query, gallery)
     query_labels = checks.labels(query_labels, len(query), "query_labels").to(query.device)
@@ -269,26 +100,147 @@ def evaluate(
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"ks must be integers of 1 or more, got {ks!r}")
     classes, members = torch.cat((gallery_labels, query_labels)).unique(return_inverse=True)
-    counts = torch.bincount(members[: len(gallery)], minlength=len(classes))
-    matches = counts[members[len(gallery) :]] - int(alone)
+    gallery_classes, query_classes = members.split((len(gallery), len(query)))
+    matches = torch.bincount(gallery_classes, minlength=len(classes))[query_classes] - int(alone)
     counted = int((matches > 0).sum())
     if counted == 0:
-        raise ValueError("no query has a match in the gallery: look at the labels of both")
-    k = min(max(max(ks), int(matches.max())), len(gallery) - alone)
+        raise ValueError("no query has a match in the gallery: check the labels of both")
+    k = min(max(*ks, int(matches.max())), len(gallery) - alone)
     rank = torch.arange(1, k + 1, device=query.device)
     hits, precision, average = torch.zeros(len(ks), dtype=torch.int64, device=query.device), 0.0, 0.0
-
-    def same(rows: slice, indices: Tensor) -> Tensor:
-        return gallery_labels[indices] == query_labels[rows, None]
-
-    # Metrics see which neighbours match and no more, so only these and the others must be told apart.
-    for rows, _, neighbours in _chunks(query, gallery, k, alone, same):
-        # Lone queries are still gallery for the others, so they leave after the search.
-        kept = matches[rows] > 0
-        right, r = same(rows, neighbours)[kept], matches[rows][kept]
+    for rows, _, neighbours in _nearest(query, gallery, k, alone, (query_classes, gallery_classes)):
+        kept = matches[rows] > 0  # the others were in the gallery, but do not count as queries
+        r = matches[rows][kept]
+        right = (gallery_classes[neighbours] == query_classes[rows, None])[kept]
         hits += torch.stack([right[:, :n].any(dim=1).sum() for n in ks])
         relevant = (right & (rank <= r[:, None])).double()
         precision += (relevant.sum(1) / r).sum()
         average += ((relevant.cumsum(1) / rank * relevant).sum(1) / r).sum()
     metrics = {f"recall@{n}": hit / counted for n, hit in zip(ks, hits.tolist(), strict=True)}
     return metrics | {"r_precision": float(precision) / counted, "map@r": float(average) / counted}
+
+
+def _inputs(query: Tensor, gallery: Any) -> tuple[Tensor, Any, bool]:
+    """Query, gallery (a tensor like the query, or a list of shards), and whether they are the same."""
+    query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
+    if gallery is None:
+        return query, query, True
+    if isinstance(gallery, list | tuple):
+        return query, sharded_search.checked(gallery, query.shape[1]), False
+    gallery = checks.embeddings(gallery, "gallery", at_least=1).detach().to(query).contiguous()
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"query has {query.shape[1]} dimensions and gallery {gallery.shape[1]}")
+    return query, gallery, False
+
+
+def _through_shards(query: Tensor, shards: list[Shard], k: int) -> tuple[Tensor, Tensor]:
+    checks.neighbours(k, sum(map(len, shards)))
+    everyone = torch.arange(len(query), device=query.device)
+    sq = torch.empty(len(query), 0, dtype=torch.float64, device=query.device)
+    indices = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
+    for first, piece in sharded_search.pieces(shards, query):
+        found = torch.cat([part[2] for part in _nearest(query, piece, min(k, len(piece)), False)])
+        sq = torch.cat((sq, squares(query, everyone, [piece], found)), dim=1)
+        # A stable sort keeps equal distances in order of index: earlier pieces have the lower ones.
+        sq, order = sq.sort(dim=1, stable=True)
+        indices = torch.cat((indices, found + first), dim=1).gather(1, order)
+        sq, indices = sq[:, :k], indices[:, :k]
+    return sq.sqrt().to(query.dtype), indices
+
+
+def _nearest(
+    query: Tensor, gallery: Tensor, k: int, alone: bool, classes: tuple[Tensor, Tensor] | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (rows (R,) of the query, squared distances (R, k) float64, indices (R, k)), some rows at a time.
+
+    classes: those of query and gallery, where only the order of matches among other neighbours counts. It is
+    exact; squared distances then come from products.
+    """
+    centre = gallery.mean(0)  # changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small
+    q, g = query - centre, gallery - centre
+    size = torch.linalg.vector_norm(q, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
+    eps, dims = torch.finfo(q.dtype).eps, q.shape[1]
+    # How far apart products must be to be in their true order: twice the largest error that was seen.
+    rounding = 4 * dims**0.5 * eps * size.double().square()[:, None]
+
+    @cache
+    def without_surplus() -> tuple[Tensor, Tensor]:
+        # More copies of a vector are never among the k nearest; all of them would be candidates.
+        kept = _first_copies(gallery, k + alone)
+        return kept, g[kept]
+
+    def ranked(rows: Tensor, count: int, kept: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        sq, indices = _candidates(q[rows], g, min(count, len(g)))
+        indices = kept[indices]
+        if alone:
+            sq, order = sq.masked_fill(indices == rows[:, None], torch.inf).sort(dim=1)
+            indices = indices.gather(1, order)
+        # Rounding may have put one of the k nearest behind all candidates: these queries need more.
+        doubtful = sq[:, -1 - alone] - sq[:, k - 1] <= rounding[rows, 0]
+        if classes is None:
+            differences = squares(query, rows, [gallery], indices, q.dtype)
+            sq, order = torch.where(sq == torch.inf, sq, differences).sort(dim=1)
+            indices = indices.gather(1, order)
+            border = near = sq.diff(dim=1) <= (dims / 8 + 8) * eps * sq[:, :-1]
+        else:
+            near = sq.diff(dim=1) <= rounding[rows]
+            border = near & (classes[1][indices] == classes[0][rows, None]).diff(dim=1)
+        sq, indices = _settled(query, rows, gallery, sq.double(), indices, near, border)
+        sq, indices = sq[:, :k], indices[:, :k]
+        if count < len(g) and doubtful.any():
+            for some in doubtful.nonzero()[:, 0].split(max(1, CHUNK // 64 // count)):
+                sq[some], indices[some] = ranked(rows[some], 16 * count, *without_surplus())
+        return sq, indices
+
+    count = k + k // 16 + SPARE + alone
+    whole = torch.arange(len(gallery), device=query.device), g
+    # faiss wants many queries per call, and gets them as long as their neighbours need little memory.
+    for rows in torch.arange(len(query), device=query.device).split(max(1, CHUNK // 4 // count)):
+        yield rows, *ranked(rows, count, *whole)
+
+
+def _first_copies(x: Tensor, count: int) -> Tensor:
+    """Indices of the vectors x (N, D), ascending, of at most `count` copies of each."""
+    _, place, copies = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
+    order = place.argsort(stable=True)
+    before = torch.arange(len(x), device=x.device) - (copies.cumsum(0) - copies)[place[order]]
+    return order[before < count].sort().values
+
+
+def _candidates(q: Tensor, g: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` nearest by products of centred vectors: squared distances, ascending, and indices."""
+    try:
+        import faiss
+    except ImportError:
+        faiss = None
+    if faiss and q.device.type == "cpu" and q.dtype == torch.float32:
+        sq, indices = faiss.knn(q.numpy(), g.numpy(), count)
+        return torch.from_numpy(sq), torch.from_numpy(indices)
+    found = []
+    with full_precision(q.device):
+        for part in q.split(max(1, CHUNK // len(g))):
+            products = torch.addmm(g.square().sum(1), part, g.T, alpha=-2)
+            products.add_(part.square().sum(1)[:, None]).clamp_min_(0)
+            found.append(products.topk(count, dim=1, largest=False))
+    sq, indices = zip(*found, strict=True)
+    return torch.cat(sq), torch.cat(indices)
+
+
+def _settled(
+    query: Tensor, rows: Tensor, gallery: Tensor, sq: Tensor, indices: Tensor, near: Tensor, border: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sort the candidates of query[rows] by distance, equal ones by index.
+
+    sq (R, C) ascends, except for rounding, where one and the next are `near` (R, C - 1). A run of near ones
+    with a `border` in it, between two whose order counts, is compared by differences in float64.
+    """
+    run = pad((~near).cumsum(1), (1, 0))
+    unsure = torch.zeros_like(run).scatter_add_(1, run[:, 1:], border.long()).gather(1, run) > 0
+    at, columns = unsure.nonzero(as_tuple=True)
+    found = indices[at, columns]
+    exact = squares(query, rows[at], [gallery], found[:, None])[:, 0]
+    order = found.argsort()
+    for key in (exact, at * run.shape[1] + run[at, columns]):
+        order = order[key[order].argsort(stable=True)]
+    sq[at, columns], indices[at, columns] = exact[order], found[order]
+    return sq, indices

@@ -1,4 +1,4 @@
-"""Draw the picture that explains MDR, mdr.png and mdr-dark.png, beside this file: python make_mdr_picture.py
+"""Draw the picture that explains MDR, mdr.png and mdr-dark.png, next to this file: python make_mdr_picture.py
 
 Everything in it is computed: 60 points of three classes in 16 dimensions, their normalized distances, and the
 same distances after gradient descent on L_MDR alone, levels held at -1.5, 0 and 1.5.
@@ -7,12 +7,13 @@ same distances after gradient descent on L_MDR alone, levels held at -1.5, 0 and
 from pathlib import Path
 
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mdrbook.plots import nearest_level
+from mdrbook.style import figure, level_colors, signed, text_color, theme
 from mdrlib import MDR, pairwise_distances
-from mdrlib.palette import figure, level_colors, signed, text_color, theme
-from mdrlib.plots import nearest_level
 
 LEVELS = (-1.5, 0.0, 1.5)
 CLASSES, MEMBERS, DIM, SPREAD = 3, 20, 16, 1.3
@@ -140,7 +141,8 @@ def main() -> None:
     points = random_points()
     after = regularize(points)
     for name, dark in (("mdr.png", False), ("mdr-dark.png", True)):
-        with theme(dark):
+        with plt.rc_context():
+            theme(dark)
             draw(points, after).savefig(Path(__file__).with_name(name), dpi=200, metadata={"Software": None})
 
 

@@ -1,4 +1,4 @@
-"""Photograph the playground, playground.png beside this file: python make_playground_picture.py _build/html
+"""Photograph the playground, playground.png next to this file: python make_playground_picture.py _build/html
 
 The picture that stays on its page where no script runs: mixed classes, forty steps on, in Chromium.
 """

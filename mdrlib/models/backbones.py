@@ -1,14 +1,15 @@
-"""Backbones by name: BN-Inception, torchvision's and timm's networks, without their classifiers."""
+"""Backbones by name: BN-Inception, and the networks of torchvision and timm without their classifiers."""
 
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mdrlib.models.bn_inception import BNInception
-from mdrlib.models.pooling import AverageMaxPool, global_pool
+from mdrlib.models.bn_inception import POOLING, AverageMaxPool, BNInception
+from mdrlib.models.small import SMALL
 from mdrlib.models.weights import load_network
 
 BN_INCEPTION_FILE = "bn_inception-52deb4733.pth"
@@ -17,31 +18,38 @@ BN_INCEPTION_MEAN = (104.0, 117.0, 128.0)  # of B, G and R, from 0 to 255
 
 
 class Backbone(nn.Module):
-    """Images (N, 3, H, W), RGB in [0, 1], float -> features (N, features).
+    """Images (N, 3, H, W), RGB, float in [0, 1] -> features (N, features).
 
-    prepare makes of the images what `network` takes: (scale * images - mean) / std, with mean and std (3,) in
-    the order of the channels that the network sees, B, G, R with `bgr`. Grey images (N, 1, H, W) are repeated
-    over the channels. heads: names of the layers that a published file of the network holds and this one
-    does not. Raises TypeError or ValueError for other images.
+    `network` sees (scale * images - mean) / std, with the channels in the order B, G, R if `bgr`. Grey images
+    (N, 1, H, W) are repeated over the channels.
+
+    Args:
+        network: Images so normalized -> features.
+        features: Width of the features.
+        heads: Names of the classifiers that a published file of the network has and `network` has not.
+        mean, std: One number per channel, in the order that the network sees.
+        scale: 1, or 255 for a network trained on bytes.
+        bgr: Whether the network expects B, G, R.
     """
 
     def __init__(
         self,
         network: nn.Module,
         features: int,
-        heads: tuple[str, ...],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        heads: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
         scale: float = 1.0,
         bgr: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
-        self.features, self.heads, self.scale, self.bgr = features, heads, scale, bgr
+        self.features, self.heads, self.scale, self.bgr = features, tuple(heads), scale, bgr
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def prepare(self, images: Tensor) -> Tensor:
+        """Return the normalized images; TypeError or ValueError for another dtype or shape."""
         if not images.is_floating_point():
             raise TypeError(f"images must be float in [0, 1], got {images.dtype}; divide bytes by 255")
         if images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -54,13 +62,12 @@ class Backbone(nn.Module):
 
 
 def build_backbone(name: str, pretrained: bool = False, pooling: str = "average") -> Backbone:
-    """The backbone "bn_inception", "timm:<name>", or that of torchvision's classification models.
+    """Build "bn_inception", "timm:<name>" or a classification model of torchvision.
 
-    Its pooling is the network's own; "average+max" puts the sum of both poolings in its place. Raises
-    ValueError for an unknown name, with those that are close, and where the network has no global average
-    pooling; ImportError where a library is missing; OSError where weights are neither here nor reachable.
+    `embedder.build_embedder` documents arguments and errors.
     """
-    global_pool(pooling)  # checks the name
+    if pooling not in POOLING:
+        raise ValueError(f"pooling must be one of {POOLING}, got {pooling!r}")
     if name == "bn_inception":
         return _bn_inception(pretrained, pooling)
     if isinstance(name, str) and name.startswith("timm:"):
@@ -68,152 +75,97 @@ def build_backbone(name: str, pretrained: bool = False, pooling: str = "average"
     return _torchvision(name, pretrained, pooling)
 
 
-def checkpoints_folder() -> Path:
-    """Where torch, and torchvision with it, keeps downloaded weights: TORCH_HOME decides."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
 def _bn_inception(pretrained: bool, pooling: str) -> Backbone:
-    network = BNInception(pooling)
+    network, heads = BNInception(pooling), ("last_linear",)
     if pretrained:
-        path = checkpoints_folder() / BN_INCEPTION_FILE
+        path = _checkpoints() / BN_INCEPTION_FILE
         if not path.exists():
             raise FileNotFoundError(
-                f"mdrlib does not download the ImageNet weights of bn_inception: put {BN_INCEPTION_FILE}, "
-                f"published at {BN_INCEPTION_SOURCE}, into {path.parent}, or use weights=FILE"
+                f"mdrlib does not download the ImageNet weights of bn_inception: put {BN_INCEPTION_FILE} "
+                f"from {BN_INCEPTION_SOURCE} into {path.parent}, or use weights=FILE"
             )
-        load_network(network, ("last_linear",), path)
-    return Backbone(
-        network,
-        BNInception.features,
-        ("last_linear",),
-        BN_INCEPTION_MEAN,
-        (1.0, 1.0, 1.0),
-        scale=255.0,
-        bgr=True,
-    )
+        load_network(network, heads, path)
+    return Backbone(network, network.features, heads, BN_INCEPTION_MEAN, (1.0, 1.0, 1.0), 255.0, bgr=True)
 
 
 def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
     try:
         from torchvision import models
     except ImportError as error:
-        raise ImportError(f"the backbone {name!r} needs torchvision: pip install mdrlib[vision]") from error
+        raise ImportError(f'backbone {name!r} needs torchvision: pip install "mdrlib[vision]"') from error
     names = models.list_models(module=models)
     if name not in names:
-        close = get_close_matches(
-            str(name).lower(), ["small", "tiny", "bn_inception", *names], n=5, cutoff=0.5
-        )
-        raise ValueError(
-            'backbone must be "small", "tiny", "bn_inception", "timm:<name>" or a classification model of '
-            f"torchvision, got {name!r}; close to it: {close or 'none'}"
+        raise _unknown(
+            f'backbone must be {", ".join(map(repr, SMALL))}, "bn_inception", "timm:<name>" or a '
+            f"classification model of torchvision, got {name!r}",
+            name,
+            [*SMALL, "bn_inception", *names],
         )
     weights = models.get_model_weights(name).DEFAULT
     options = {}
-    if name in ("googlenet", "inception_v3"):  # their weights expect it: one input, trained or not
+    if name in ("googlenet", "inception_v3"):  # with or without weights, transform the input as these expect
         options = {"transform_input": True, "init_weights": not pretrained}
     if pretrained:
-        _fetch(name, weights)
+        try:  # a file that loads with weights_only holds no code for torchvision to execute
+            weights.get_state_dict(check_hash=True, progress=sys.stderr.isatty(), weights_only=True)
+        except OSError as error:
+            file = weights.url.rsplit("/", 1)[-1]
+            raise OSError(
+                f"the weights of {name} could not be downloaded from {weights.url} ({error}): put {file} "
+                f"into {_checkpoints()}, or use weights=FILE"
+            ) from error
     network = models.get_model(name, weights=weights if pretrained else None, **options)
-    auxiliary = tuple(n for n in ("aux1", "aux2", "AuxLogits") if hasattr(network, n))
-    if auxiliary:  # classifiers at middle layers, for training on ImageNet
+    auxiliary = [n for n in ("aux1", "aux2", "AuxLogits") if hasattr(network, n)]
+    if auxiliary:  # classifiers in the middle, for training on ImageNet
         network.aux_logits = False
         for part in auxiliary:
             setattr(network, part, None)
-    head, features = _remove_head(network)
+    layers = list(network.named_modules())
+    at = max(i for i, (_, m) in enumerate(layers) if isinstance(m, nn.Linear | nn.Conv2d))
+    head, classifier = layers[at]
+    network.set_submodule(head, nn.Identity())
+    if isinstance(layers[at - 1][1], nn.Dropout):  # a part of the classifier
+        layers[at - 1][1].p = 0.0
     if pooling == "average+max":
-        _pool_average_and_max(name, network)
+        places = "avgpool", "classifier.0", "classifier.3"  # other pools belong to squeeze-and-excitation
+        pools = [n for n, m in layers if n in places and getattr(m, "output_size", 0) in (1, (1, 1))]
+        if not pools:
+            raise ValueError(f'pooling "average+max" needs an average pooling layer; {name} has none')
+        network.set_submodule(pools[0], AverageMaxPool())
+    features = getattr(classifier, "in_features", None) or classifier.in_channels
     preset = weights.transforms()
-    return Backbone(network, features, (head, *auxiliary), tuple(preset.mean), tuple(preset.std))
-
-
-def _fetch(name: str, weights: object) -> None:
-    """Download `weights` where they are not in the folder yet, and see that they hold tensors alone.
-
-    torchvision's own loading would execute what a file says; one that has passed here says nothing.
-    """
-    path = checkpoints_folder() / weights.url.rsplit("/", 1)[-1]
-    progress = sys.stderr.isatty()
-    try:
-        weights.get_state_dict(progress=progress, check_hash=True, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise OSError(
-            f"the weights of {name} could not be downloaded from {weights.url} ({error}): put "
-            f"{path.name} into {path.parent}, or use weights=FILE"
-        ) from error
-    except Exception as error:  # torch raises several kinds
-        raise ValueError(f"{path} is damaged or not the published file ({error}); delete it") from error
-
-
-def _remove_head(network: nn.Module) -> tuple[str, int]:
-    """Replace the classifier by identities; return its last layer's name and the number of its inputs.
-
-    That layer is a torchvision model's last linear one (SqueezeNet's a 1 x 1 convolution, with a ReLU after
-    it). A dropout just before it goes too: it is the classifier's. The layers before stay: features of VGG
-    are those of its second linear layer.
-    """
-    name, last = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    prefix = name.rpartition(".")[0]
-    parts = list(network.get_submodule(prefix).named_children())
-    at = [n for n, _ in parts].index(name.rpartition(".")[2])
-    for near, kind in ((parts[at - 1 : at], nn.Dropout), (parts[at + 1 : at + 2], nn.ReLU)):
-        if near and isinstance(near[0][1], kind):
-            network.set_submodule(f"{prefix}.{near[0][0]}".lstrip("."), nn.Identity())
-    network.set_submodule(name, nn.Identity())
-    return name, last.in_features if isinstance(last, nn.Linear) else last.in_channels
-
-
-def _pool_average_and_max(name: str, network: nn.Module) -> None:
-    """Put the sum of average and maximum in the place of a torchvision model's global average pooling."""
-    pools = [
-        (n, m)
-        for n, m in network.named_modules()  # those of squeeze-and-excitation lie in other parts
-        if n.split(".")[0] in ("avgpool", "classifier") and isinstance(m, nn.AdaptiveAvgPool2d)
-    ]
-    if pools and pools[-1][1].output_size in (1, (1, 1)):
-        network.set_submodule(pools[-1][0], AverageMaxPool())
-        return
-    # The other convolutional ones average in their forward, after a ReLU, the maps that these parts give:
-    # pooled maps, of one position, it leaves as they are.
-    stages = [part for part in ("features", "layers", "conv5") if hasattr(network, part)]
-    if pools or not stages:
-        raise ValueError(f'pooling "average+max" needs global average pooling, which {name} does not have')
-    network.get_submodule(stages[0]).append(nn.ReLU()).append(AverageMaxPool())
+    return Backbone(network, features, (head, *auxiliary), preset.mean, preset.std)
 
 
 def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f'the backbone "timm:{name}" needs timm: pip install mdrlib[timm]') from error
+        raise ImportError(f'backbone "timm:{name}" needs timm: pip install "mdrlib[timm]"') from error
     if not timm.is_model(name):
-        close = get_close_matches(name.lower(), timm.list_models(), n=5, cutoff=0.5)
-        raise ValueError(f"timm has no model {name!r}; close to it: {close or 'none'}")
+        raise _unknown(f"timm has no model {name!r}", name, timm.list_models())
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except OSError as error:
-        source = timm.models.get_pretrained_cfg(name)
-        hub, file = source.hf_hub_id, str(source.url).rsplit("/", 1)[-1]
-        where = f"put {file} into {checkpoints_folder()}, or use weights=FILE"
-        if hub:
-            where = (
-                f"put the folder models--{hub.replace('/', '--')} of another machine's Hugging Face cache "
-                "into this one's (HF_HUB_CACHE, by default ~/.cache/huggingface/hub), or use weights=FILE "
-                f"with the file pytorch_model.bin of https://huggingface.co/{hub}"
-            )
-        raise OSError(f"the weights of timm:{name} could not be downloaded ({error}): {where}") from error
-    except RuntimeError as error:  # an unknown tag after the name's dot
-        raise ValueError(f"timm cannot make {name!r}: {error}") from error
+        raise OSError(f"the weights of timm:{name} were not found: {error}; or use weights=FILE") from error
     if pooling == "average+max":
-        layers = [m for m in network.modules() if isinstance(m, timm.layers.SelectAdaptivePool2d)]
-        if len(layers) != 1 or not isinstance(layers[0].pool, nn.AdaptiveAvgPool2d):
-            raise ValueError(
-                f'pooling "average+max" needs global average pooling; timm:{name} has none we know'
-            )
-        layers[0].pool = AverageMaxPool()  # timm's own "avgmax" is half of it
+        pools = [m for m in network.modules() if isinstance(m, timm.layers.SelectAdaptivePool2d)]
+        if len(pools) != 1 or not isinstance(pools[0].pool, nn.AdaptiveAvgPool2d):
+            raise ValueError(f'pooling "average+max" needs global average pooling; timm:{name} has none')
+        pools[0].pool = AverageMaxPool()  # timm's "avgmax" is half of it
     about = network.pretrained_cfg
-    # What leaves the network is not always num_features wide: some have a layer after the pooling.
+    # Some networks have a layer after the pooling, which changes the width from num_features.
     features = getattr(network, "head_hidden_size", None) or network.num_features
     head = about.get("classifier") or ()
-    heads = (head,) if isinstance(head, str) else tuple(head)
-    return Backbone(network, features, heads, tuple(about["mean"]), tuple(about["std"]))
+    heads = (head,) if isinstance(head, str) else head
+    return Backbone(network, features, heads, about["mean"], about["std"])
+
+
+def _unknown(message: str, name: object, names: Sequence[str]) -> ValueError:
+    close = get_close_matches(str(name).lower(), names, n=5, cutoff=0.5)
+    return ValueError(f"{message}; close to it: {close or 'none'}")
+
+
+def _checkpoints() -> Path:
+    """The folder in which torch and torchvision keep downloaded weights; TORCH_HOME moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints"

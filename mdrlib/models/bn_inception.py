@@ -1,10 +1,9 @@
-"""BN-Inception, the backbone of most papers on deep metric learning, from a table of its blocks."""
+"""BN-Inception, the backbone of most papers on deep metric learning, and its global pooling."""
 
 from torch import Tensor, cat, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from mdrlib.models.pooling import global_pool
-
+POOLING = ("average", "average+max")
 # The channels that leave a block's layers, as the published weights have them; 0 where there is no layer.
 BLOCKS = {
     #     1x1  3x3: reduce, 3x3   double 3x3: reduce, both   pooling, its projection
@@ -21,19 +20,32 @@ BLOCKS = {
 }
 
 
-class BNInception(nn.Module):
-    """Ioffe & Szegedy, "Batch Normalization", ICML 2015: Inception with batch norm after each convolution.
+class AverageMaxPool(nn.Module):
+    """Maps (N, C, H, W) -> (N, C, 1, 1): mean plus maximum of each channel.
 
-    Takes what the published weights were trained on, (N, 3, H, W) in the order B, G, R, from 0 to 255 less
-    the mean colour (`mdrlib.models.backbones.Backbone` makes it of images); H and W such as 224, multiples
-    of 32 always do. Returns features (N, 1024), the last maps pooled over their positions, see
-    `mdrlib.models.pooling`; or with `classes` its linear classifier's scores (N, classes). Keys and shapes
-    of the state_dict are those of the file bn_inception-52deb4733.pth in circulation.
+    Source: the code of Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # amax instead of max pooling: its gradient has a fixed order of summation on a GPU too.
+        return maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)
+
+
+class BNInception(nn.Module):
+    """Inception with batch norm after each convolution (Ioffe & Szegedy, "Batch Normalization", ICML 2015).
+
+    Takes what the published weights were trained on: (N, 3, H, W) in the order B, G, R, from 0 to 255 minus
+    the mean colour (`mdrlib.models.backbones.Backbone` converts images); H and W are multiples of 32, or
+    other sides that halve five times. Returns features (N, 1024). Keys and shapes of the state_dict are
+    those of the published file bn_inception-52deb4733.pth without its classifier.
+
+    Args:
+        pooling: One of POOLING, over the positions of the last maps.
     """
 
     features = 1024
 
-    def __init__(self, pooling: str = "average", classes: int = 0) -> None:
+    def __init__(self, pooling: str = "average") -> None:
         super().__init__()
         self._add("conv1_7x7_s2", 3, 64, 7, stride=2)
         self._add("conv2_3x3_reduce", 64, 64, 1)
@@ -52,8 +64,7 @@ class BNInception(nn.Module):
             if projection:
                 self._add(f"{name}_pool_proj", channels, projection, 1)
             channels = single + three + double + (projection or channels)
-        self.pool = global_pool(pooling)
-        self.last_linear = nn.Linear(channels, classes) if classes else nn.Identity()
+        self.pool = nn.AdaptiveAvgPool2d(1) if pooling == "average" else AverageMaxPool()
 
     def _add(self, name: str, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
         self.add_module(name, nn.Conv2d(inputs, outputs, size, stride, padding=size // 2))
@@ -65,7 +76,7 @@ class BNInception(nn.Module):
         return x
 
     def maps(self, x: Tensor) -> Tensor:
-        """The last feature maps (N, 1024, h, w) of an input (N, 3, H, W) as above; h is about H / 32."""
+        """Return the last feature maps (N, 1024, h, w); h is about H / 32."""
         shape = tuple(x.shape)
         x = _halve(self._layers(x, "conv1_7x7_s2"))
         x = _halve(self._layers(x, "conv2_3x3_reduce", "conv2_3x3"))
@@ -86,8 +97,8 @@ class BNInception(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last_linear(self.pool(self.maps(x)).flatten(1))
+        return self.pool(self.maps(x)).flatten(1)
 
 
 def _halve(x: Tensor) -> Tensor:
-    return max_pool2d(x, 3, stride=2, ceil_mode=True)  # the original, of Caffe, rounds sizes up
+    return max_pool2d(x, 3, stride=2, ceil_mode=True)  # the original, in Caffe, rounds sizes up

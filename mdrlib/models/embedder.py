@@ -9,22 +9,27 @@ from torch.nn.functional import normalize as unit_length
 
 from mdrlib.distances import normalize_by_mean_distance
 from mdrlib.models.backbones import build_backbone
-from mdrlib.models.small import SmallConvNet
+from mdrlib.models.small import SMALL, SmallConvNet
 from mdrlib.models.weights import load_embedder
 
 NORMALIZE = ("none", "l2", "mean-distance")
-SMALL = {"small": 64, "tiny": 32}  # channels of the networks for the book's small sets
 
 
 class Embedder(nn.Module):
-    """Images (N, C, H, W) -> embeddings (N, dim), float32 or wider.
+    """Images (N, C, H, W) -> embeddings (N, dim), float32 or wider, by a backbone and a linear layer.
 
-    normalize "none": as the linear layer gives them. "l2": on the unit sphere. "mean-distance": divided, in
-    training mode, by the batch's mean distance, so that a margin keeps its meaning while distances stay free
-    to grow; raw in eval mode, where scale changes no ranking (Kim & Park, section 3.1, "Learning without L2
-    Norm"). freeze_batch_norm keeps batch-norm layers in eval mode, for fine-tuning on small batches.
-    Called with `gather`, a function that makes the rows of a whole batch of those of a process's share
-    (`mdrlib.distributed.gather`), it returns the embeddings of the whole batch.
+    Args:
+        backbone: Images -> features (N, features).
+        features: Width of the features.
+        dim: Length of the embedding.
+        normalize: "none" leaves the output of the linear layer. "l2" projects it on the unit sphere.
+            "mean-distance" divides it, in training mode, by the batch's mean distance, so that a margin keeps
+            its meaning while distances may grow; in eval mode, where scale changes no ranking, it stays raw
+            (Kim & Park, section 3.1, "Learning without L2 Norm").
+        freeze_batch_norm: Keep batch-norm layers in eval mode, for fine-tuning on small batches.
+
+    Raises:
+        ValueError: `normalize` is unknown or `dim` is not a positive integer.
     """
 
     def __init__(
@@ -41,10 +46,11 @@ class Embedder(nn.Module):
         self.train()  # freezes
 
     def forward(self, images: Tensor, gather: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Embed images; `gather` makes the rows of the global batch from those of this rank."""
         x = self.linear(self.backbone(images))
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if gather is not None:
-            x = gather(x)  # before the mean distance, which is the whole batch's
+            x = gather(x)  # before the mean distance, which is that of the global batch
         if self.normalize == "l2":
             return unit_length(x, dim=1)
         if self.normalize == "mean-distance" and self.training:
@@ -69,33 +75,32 @@ def build_embedder(
     freeze_batch_norm: bool = False,
     pooling: str = "average",
 ) -> Embedder:
-    """An `Embedder` by name of its backbone.
+    """Build an `Embedder` by the name of its backbone.
 
-    backbone: "small", or "tiny" of half the width (images (N, C, 32, 32)); or, for images (N, 3, H, W), RGB
-    in [0, 1], whose own normalization is part of it: "bn_inception", "resnet18", "resnet50" or another
-    classification model of torchvision (the extra `vision`), "timm:<name>" (the extra `timm`). dim: length
-    of the embedding. normalize: see `Embedder`. pooling: "average" leaves the network's own, global average
-    pooling in convolutional ones; "average+max" puts the sum of both in its place.
+    Args:
+        backbone: "small" or "tiny", for images (N, C, 32, 32); or "bn_inception", a classification model of
+            torchvision such as "resnet50", or "timm:<name>", for images (N, 3, H, W), RGB in [0, 1], which
+            these normalize themselves.
+        dim: Length of the embedding.
+        normalize: "none", "l2" or "mean-distance", see `Embedder`.
+        pretrained: Start from ImageNet weights, downloaded by torchvision or timm if needed; those of
+            BN-Inception must lie in torch hub's folder.
+        weights: A file to start from instead, in one of the forms that `mdrlib.models.weights` reads.
+        freeze_batch_norm: Keep batch-norm layers in eval mode.
+        pooling: "average" leaves the network's own pooling, which is global average pooling in convolutional
+            networks; "average+max" puts the sum of both in its place.
 
-    pretrained: start from ImageNet weights, downloaded by torchvision or timm where they are not here yet;
-    those of BN-Inception are looked for in torch hub's folder. weights: a file to start from, instead of
-    these, see `mdrlib.models.weights`: an embedder's state_dict, a run's checkpoint.pt, a published file of
-    the backbone, a checkpoint of the paper's authors.
-
-    Raises ValueError for an unknown name, with those that are close, for a pooling that the network does
-    not have, for "small" and "tiny" with pretrained, and for a file whose tensors do not fit, naming the
-    first that differ; ImportError, naming the extra, where a library is missing; OSError where weights can
-    be neither found nor downloaded, saying which file to put where.
+    Raises:
+        ValueError: A name is unknown, the network has no such pooling or no pretrained weights, or the
+            tensors of a file do not fit, with the first that differ.
+        ImportError: A library is missing; the message names the extra to install.
+        OSError: Weights are neither here nor downloadable; the message says where to put them.
     """
     if backbone in SMALL:
         if pretrained:
-            raise ValueError(
-                f"the {backbone} network has no pretrained weights; use pretrained=False or weights=FILE"
-            )
+            raise ValueError(f"{backbone} has no pretrained weights: use pretrained=False or weights=FILE")
         if pooling != "average":
-            raise ValueError(
-                f'the {backbone} network has no pooling to choose; use "average", not {pooling!r}'
-            )
+            raise ValueError(f'{backbone} has no pooling to choose: use "average", not {pooling!r}')
         network = SmallConvNet(SMALL[backbone])
     else:
         network = build_backbone(backbone, pretrained and weights is None, pooling)

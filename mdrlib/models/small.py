@@ -1,20 +1,22 @@
-"""The convolutional network for the book's small sets: quick enough to train on a laptop's CPU."""
+"""A small convolutional network, quick enough to train on a laptop's CPU."""
 
 import torch
 from torch import Tensor, nn
 
+SMALL = {"small": 64, "tiny": 32}  # channels
+
 
 class SmallConvNet(nn.Module):
-    """Four blocks of convolution 3 x 3, batch norm, 2 x 2 max pooling and ReLU, of `channels` channels each.
+    """Images (N, C, 32, 32) in [0, 1] -> features (N, 4 channels); the network sees the mean over C.
 
-    The architecture few-shot learning uses for Omniglot (Vinyals et al., "Matching Networks for One Shot
-    Learning", NeurIPS 2016), with 64. Takes images (N, C, 32, 32) in [0, 1], of which it sees the mean over
-    C, and returns features (N, 4 channels).
+    Four blocks of 3 x 3 convolution, batch norm, 2 x 2 max pooling and ReLU. With 64 channels this is the
+    architecture that few-shot learning uses for Omniglot (Vinyals et al., "Matching Networks for One Shot
+    Learning", NeurIPS 2016).
     """
 
     def __init__(self, channels: int = 64) -> None:
         super().__init__()
-        self.features = 4 * channels  # of 2 x 2 places
+        self.features = 4 * channels  # from 2 x 2 positions
         layers: list[nn.Module] = []
         for inputs in (1, channels, channels, channels):
             layers += [
@@ -23,7 +25,7 @@ class SmallConvNet(nn.Module):
                 nn.MaxPool2d(2),  # before the ReLU: the same function, with a quarter of the ReLU's work
                 nn.ReLU(inplace=True),
             ]
-        # With channels last and the pooling first, this network alone took two thirds of its time on a CPU.
+        # Channels last and pooling first: together two thirds of the time on a CPU.
         self.layers = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,21 +1,29 @@
 """Weights from files: an embedder's, a run's checkpoint, published ImageNet files, the authors' models."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-AUTHORS_PREFIX = "base.model."  # what their checkpoints call the backbone
+AUTHORS_PREFIX = "base.model."  # before the backbone's keys in their checkpoints
 
 
 def load_embedder(model: nn.Module, path: Path) -> None:
-    """Fill `model`, with parts `backbone` and `linear`, from a file in one of four forms.
+    """Fill an `Embedder` from a file; nothing in the file is executed.
 
-    An embedder's state_dict; a run's checkpoint, a dict with one under "model"; a checkpoint of the authors'
-    (github.com/kakaoenterprise/AAAI2021_MDR), with keys base.model.* and linear.*; a published file of the
-    network alone, such as ImageNet weights, which leaves `linear` as it is. A classifier in it is left out.
-    Nothing in the file is executed. Raises OSError where it cannot be read, ValueError where its tensors do
-    not fit, naming the first that differ.
+    The file has one of four forms: a state_dict of an embedder; a checkpoint of a run, a dict with such a
+    state_dict under "model"; a checkpoint of the paper's authors (github.com/kakaoenterprise/AAAI2021_MDR),
+    with keys base.model.* and linear.*; a published file of the backbone's network, which leaves `linear`
+    unchanged. A classifier in it is ignored.
+
+    Args:
+        model: The embedder, filled in place.
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is damaged or its tensors do not fit; the message names the first that differ.
     """
     found = _read(path)
     network = getattr(model.backbone, "network", None)
@@ -31,8 +39,8 @@ def load_embedder(model: nn.Module, path: Path) -> None:
     _fill(model, found, path)
 
 
-def load_network(network: nn.Module, heads: tuple[str, ...], path: Path) -> None:
-    """Fill `network` from a published file that may hold a classifier, its layers' names in `heads`."""
+def load_network(network: nn.Module, heads: Sequence[str], path: Path) -> None:
+    """Fill `network` from a published file, whose classifiers `heads` are ignored."""
     _fill(network, _modern(_read(path), network, heads), path)
 
 
@@ -47,11 +55,11 @@ def _read(path: Path) -> dict[str, object]:
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _modern(found: dict[str, object], network: nn.Module, heads: tuple[str, ...]) -> dict[str, object]:
-    """`found`, of a network alone, without its classifiers and as torch writes it today.
+def _modern(found: dict[str, object], network: nn.Module, heads: Sequence[str]) -> dict[str, object]:
+    """A published state_dict without classifiers and in the form that torch writes today.
 
-    Files of before torch 0.4.1 have no num_batches_tracked, which only a batch norm without momentum reads;
-    bn_inception's has vectors of shape (1, C).
+    Files older than torch 0.4.1 have no num_batches_tracked, which only batch norm without momentum reads;
+    that of bn_inception has vectors of shape (1, C).
     """
     wanted = network.state_dict()
     classifier = tuple(f"{head}." for head in heads)

@@ -1,4 +1,4 @@
-"""A root with a small matrix whose runs take no training: what happens to them is what is tested."""
+"""Roots whose runs take no training: what happens to them is what is tested."""
 
 import json
 
@@ -7,7 +7,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
+import execute
 from mdrlib.datasets import load
+from tests.ci.houses import build_house, have
 
 # A run that says it has begun, waits while the file `hold` is there, and leaves a result.
 STUB = """
@@ -59,4 +61,14 @@ def matrix_house(tmp_path, glyphs_data, monkeypatch):
     parameters = new_code_cell("config = {}\nout_dir = ''", metadata={"tags": ["parameters"]})
     notebook = new_notebook(cells=[parameters, new_code_cell(stub)])
     nbformat.write(notebook, tmp_path / "book/experiments/ablation.ipynb")
+    return tmp_path
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A root with two runs, a map of them, a chapter that reads them, and one of two data sets."""
+    monkeypatch.delenv("MDR_DATA_ROOT", raising=False)
+    monkeypatch.setattr(execute, "IMPORTED", ())  # these notebooks import nothing that takes time
+    have(monkeypatch, {})
+    build_house(tmp_path)
     return tmp_path

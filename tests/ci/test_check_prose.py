@@ -16,7 +16,7 @@ GOOD = (
 
 @pytest.fixture
 def small(tmp_path):
-    """A project with one page, and two texts beside the book."""
+    """A project with one page and the README files."""
     for name in ("book/page.md", "README.md", "CONTRIBUTING.md", "data/README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(GOOD)
@@ -70,7 +70,7 @@ def test_an_allowance_holds_for_its_page_and_must_be_of_use(small):
     assert "'0.3'" in line
     (small / "book/page.md").write_text(GOOD)
     (line,) = check_prose.typed_numbers(small)
-    assert "take it out" in line
+    assert "remove it" in line
 
 
 def test_a_misspelt_word_is_found(small):
@@ -79,7 +79,7 @@ def test_a_misspelt_word_is_found(small):
     (small / "ci/words.txt").write_text("Embeding\n")
     assert check_prose.misspelt(small) == []
     (small / "README.md").write_text(GOOD)
-    assert check_prose.misspelt(small) == ["ci/words.txt: 'embeding' is on no page, take it out"]
+    assert check_prose.misspelt(small) == ["ci/words.txt: 'embeding' is on no page: remove it"]
 
 
 def test_prose_of_a_notebook_has_captions_and_alt_texts_and_no_code(tmp_path):

@@ -10,8 +10,9 @@ import yaml
 
 import check_results
 from check_results import check, derive, main
-from mdrlib.config import Config, completed
+from mdrlib.config import Config
 from mdrlib.results import Result, write, write_json
+from tests.ci.houses import HERE, have
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"dataset": "glyphs", "method": "triplet+mdr"}
@@ -20,7 +21,7 @@ GOOD = {"recall@1": 0.5, "map@r": 0.3, "loss": 0.1, "regularizer": 0.6}
 
 def result(values=GOOD, seed=0, **config):
     """A finished run whose last evaluation has these values."""
-    stored = completed(asdict(Config(**CONFIG | config, seed=seed)))
+    stored = Config(**CONFIG | config, seed=seed).to_dict()
     metrics = {name: value for name, value in values.items() if name in ("recall@1", "map@r")}
     history = [{"iteration": 0, "loss": None, "recall@1": 0.1}, {"iteration": 3} | values]
     return Result(stored, metrics, "last", 1.0, {}, None, {}, history)
@@ -89,12 +90,13 @@ def test_nan_and_a_value_that_is_not_there_fail(house, capsys, name):
 def test_a_missing_run_fails_unless_its_data_set_is_missing(house, capsys, monkeypatch):
     shutil.rmtree(house / "_build/runs/tiny/a")
     (house / "_build/runs/tiny/b/result.json").unlink()
-    assert check(house, "tiny", {"omniglot": None})[0].startswith("a: got no ")
-    assert "b: left out, omniglot cannot be had here" in capsys.readouterr().out
-    lines = check(house, "tiny", {"omniglot": "0f"})
-    assert [line[:2] for line in lines] == ["a:", "b:"] and "expected one; call make experiments" in lines[1]
-    monkeypatch.setattr(check_results.plan, "optional_sets", lambda root: {"omniglot": None})
+    have(monkeypatch, {})
+    assert check(house, "tiny")[0].startswith("a: got no ")
+    assert "b: left out, omniglot is not available" in capsys.readouterr().out
     assert say(house, capsys).err.count("\n") == 1
+    have(monkeypatch, HERE)
+    lines = check(house, "tiny")
+    assert [line[:2] for line in lines] == ["a:", "b:"] and "expected one; call make experiments" in lines[1]
 
 
 def test_a_run_of_another_config_fails(house, capsys):
@@ -135,7 +137,7 @@ def test_a_run_without_ranges_fails_unless_it_is_said(house, capsys):
 
 def test_what_cannot_be_checked_fails(house, capsys):
     assert (
-        "no scale 'full' in ci/experiments.yml; it has ['quick', 'tiny']"
+        "no scale 'full' in ci/experiments.yml; choose one of ['quick', 'tiny']"
         in say(house, capsys, "--scale", "full").err
     )
     (house / "_build/runs/tiny/a/result.json").write_text("{")
@@ -168,7 +170,7 @@ def test_derive_refuses_too_few_seeds_and_ranges_that_catch_nothing():
     for runs in (spread_by(0.01, 4), [*spread_by(0.01), result(seed=2)]):
         with pytest.raises(ValueError, match="5 or more different seeds, got the seeds"):
             derive(CONFIG, runs, above_untrained=False)
-    with pytest.raises(ValueError, match="would take an untrained network's 0.1000 for a good one"):
+    with pytest.raises(ValueError, match="would accept an untrained network, which has 0.1000"):
         derive(CONFIG, spread_by(0.1), above_untrained=True)
     nan = replace(result(seed=9), metrics={"recall@1": math.nan, "map@r": 0.3})
     with pytest.raises(ValueError, match="must be finite"):
@@ -180,19 +182,19 @@ def test_stored_runs_of_the_config_alone_are_taken_and_the_rest_is_left_as_it_wa
     runs = [*spread_by(0.02, 6, iterations=3), result(seed=9, iterations=3, margin=0.5)]
     write_json(house / "runs.json", [asdict(made) for made in runs])
     said = say(house, capsys, "--derive", "tiny", "--from", str(house / "runs.json"))
-    assert said.out == "a: ranges of 6 runs\nb: no runs, left as it was\n"
+    assert said.out == "a: ranges of 6 runs\nb: no runs, left unchanged\n"
     after = yaml.safe_load((house / "ci/expected.yml").read_text())
     assert after["tiny"]["b"] == before["tiny"]["b"]
     assert after["tiny"]["a"]["seeds"] == [0, 1, 2, 3, 4, 5] and list(after) == ["tiny"]
     said = say(house, capsys, "--derive", "quick", "--from", str(house / "runs.json"))
-    assert said.out == "a: no runs, left as it was\nb: no runs, left as it was\n"
+    assert said.out == "a: no runs, left unchanged\nb: no runs, left unchanged\n"
     assert yaml.safe_load((house / "ci/expected.yml").read_text()) == after | {
         "quick": {"a": None, "b": None}
     }
 
 
 def test_runs_are_made_with_as_many_seeds_as_are_asked_for(house, capsys, monkeypatch):
-    monkeypatch.setattr(check_results.plan, "optional_sets", lambda root: {"omniglot": None})
+    have(monkeypatch, {})
     made = []
 
     def fake(config, folder):
@@ -201,6 +203,6 @@ def test_runs_are_made_with_as_many_seeds_as_are_asked_for(house, capsys, monkey
 
     monkeypatch.setattr(check_results, "run", fake)
     said = say(house, capsys, "--derive", "tiny", "--seeds", "7")
-    assert said.out == "a: ranges of 7 runs\nb: no runs, left as it was\n"
+    assert said.out.endswith("a: ranges of 7 runs\nb: no runs, left unchanged\n")
     assert made == [Config(**CONFIG, iterations=3, seed=seed) for seed in range(7)]
     assert "5 or more different seeds" in say(house, capsys, "--derive", "tiny", "--seeds", "3").err

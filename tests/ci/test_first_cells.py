@@ -1,7 +1,8 @@
-"""Each notebook begins in a clone, and anywhere mdrlib is installed."""
+"""Each notebook begins in a clone, and anywhere mdrlib and mdrbook are installed."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,32 +30,37 @@ def first_cells(path):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"][:2]
 
 
-def begin(cwd, library):
-    """Run the first cells in the folder `cwd`, with `library` to import from; the mdrlib they got."""
+def begin(cwd, *folders):
+    """Run the first cells in the folder `cwd`, with folders to import from; the mdrlib they got."""
     sources = {path.stem: "\n".join(cell.source for cell in first_cells(path)) for path in CHAPTERS}
-    environment = os.environ | {"PYTHONPATH": str(library), "MPLBACKEND": "agg"}
+    path = os.pathsep.join(map(str, folders))
+    environment = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "agg"}
     done = subprocess.run(
         [sys.executable, "-c", BEGIN], input=json.dumps(sources), cwd=cwd, env=environment, text=True,
-        capture_output=True, timeout=250,
+        capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.splitlines()[0])
 
 
 def test_in_a_clone():
-    assert begin(ROOT / "book", ROOT) == ROOT / "mdrlib/__init__.py"
+    assert begin(ROOT / "book", ROOT, ROOT / "book") == ROOT / "mdrlib/__init__.py"
 
 
-def test_with_an_installed_library_and_no_clone(tmp_path):
+@pytest.mark.slow
+def test_with_installed_packages_and_no_clone(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    source = tmp_path / "source"  # pip builds beside the sources
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "mdrlib"):
-        (source / name).symlink_to(ROOT / name)
-    done = subprocess.run(
-        [*pip, "--target", str(tmp_path / "site"), str(source)], capture_output=True, text=True, timeout=250
-    )
-    assert done.returncode == 0, done.stderr
+    # Of copies: pip writes a folder next to the sources that it builds.
+    for folder, names in ((".", ("README.md", "LICENSE", "mdrlib")), ("book", ("mdrbook",))):
+        source = tmp_path / "source" / folder
+        source.mkdir(parents=True)
+        for name in ("pyproject.toml", *names):
+            path = ROOT / folder / name
+            copy = shutil.copytree if path.is_dir() else shutil.copy
+            copy(path, source / name)
+        words = [*pip, "--target", str(tmp_path / "site"), str(source)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     (tmp_path / "elsewhere").mkdir()
     assert begin(tmp_path / "elsewhere", tmp_path / "site") == tmp_path / "site/mdrlib/__init__.py"
 

@@ -17,7 +17,7 @@ FAKE_PYTHON = '#!/bin/sh\necho "$@" >> "$PWD/calls"\necho "$SAYS"\nexit ${CODE:-
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project whose .venv is made in no time. Whatever is deleted or called must lie in it."""
-    inside = tmp_path.parent  # a test moves the project to a folder beside it
+    inside = tmp_path.parent  # a test moves the project to a folder next to it
     rmtree, popen = install.shutil.rmtree, install.subprocess.Popen
 
     def guarded_rmtree(path, *rest):
@@ -34,7 +34,9 @@ def project(tmp_path, monkeypatch):
     fakes = SimpleNamespace(PIPE=-1, STDOUT=-2, Popen=guarded_popen)
     monkeypatch.setattr(install, "subprocess", fakes)
     (tmp_path / "requirements.txt").write_text("numpy==1\n")
-    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    (tmp_path / "book").mkdir()
+    for name in ("pyproject.toml", "book/pyproject.toml"):
+        (tmp_path / name).write_text("[project]\n")
 
     def make_venv(command, **_):
         assert command[:3] == [sys.executable, "-m", "venv"]
@@ -58,7 +60,7 @@ def calls(project: Path) -> list[str]:
     return [line.split("--disable-pip-version-check ")[1] for line in lines]
 
 
-BOTH = ["-r requirements.txt", "--no-deps -e ."]
+BOTH = ["-r requirements.txt", "--no-deps -e . -e ./book"]
 
 
 def test_installs_once_and_again_when_the_requirements_change(project):
@@ -68,6 +70,9 @@ def test_installs_once_and_again_when_the_requirements_change(project):
     assert calls(project) == []
     (project / ".venv/kept").touch()
     (project / "requirements.txt").write_text("numpy==2\n")
+    assert install.install(project, needed_gb=0) is True
+    assert calls(project) == BOTH
+    (project / "book/pyproject.toml").write_text("[project]\nname = 'mdrbook'\n")
     assert install.install(project, needed_gb=0) is True
     assert calls(project) == BOTH and (project / ".venv/kept").exists()
     assert install.install(project, needed_gb=0) is False

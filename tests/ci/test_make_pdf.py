@@ -12,7 +12,7 @@ from pypdf import PdfReader
 import make_pdf
 import one_page
 
-pytestmark = pytest.mark.usefixtures("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("chromium")]
 
 TOC = """format: jb-book
 root: index
@@ -122,7 +122,7 @@ def test_nothing_is_folded_or_left_to_click(pdf):
     assert "Solution\nanswer = 42" in first and "a note" in first
     assert "a slider shows 3 pictures here, from “one” to “three”; this is “two”" in " ".join(first.split())
     assert first.count("wrapped_") + first.count("wrapped") >= 40 and "column23" in first  # neither is cut
-    assert "On the web page one can play" in second and "JavaScript" not in second
+    assert "On the web page you can play" in second and "JavaScript" not in second
     for word in ("Play\n", "Set it up", "Search", "next", "#"):
         assert word not in first + second
     assert len(pdf.pages[3].images) == 1 and len(pdf.pages[4].images) == 1

@@ -24,10 +24,9 @@ def make(folder: Path, *words: str, path: str | None = None) -> subprocess.Compl
 
 def test_help_is_the_default_and_lists_every_target(tmp_path):
     said = make(tmp_path)
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)) - {"venv"}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)) - {"venv"}
     assert said.returncode == 0
-    assert set(re.findall(r"^  make ([a-z]+) +\S", said.stdout, re.M)) == targets
-    assert {"book", "test", "experiments", "lab", "serve", "clean", "help"} <= targets
+    assert set(re.findall(r"^  make ([a-z-]+) +\S", said.stdout, re.M)) == targets
 
 
 def test_no_python_is_one_line(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mdrlib import checkpoint
+from mdrlib import checkpoint, experiment
 from mdrlib.datasets import load
 from mdrlib.datasets.loader import Photographs
 from mdrlib.evaluation import embed
@@ -85,6 +85,7 @@ def test_in_shop_is_searched_from_query_to_gallery(make_tree, tmp_path, layout):
 def test_an_interrupted_run_goes_on_with_the_same_bits_whatever_the_workers(make_tree, tmp_path, monkeypatch):
     make_tree("cub")
     expected = run(CONFIG, tmp_path / "whole")
+    monkeypatch.setattr(experiment, "SAVE_SECONDS", -1)
     save = checkpoint.save
 
     def save_and_stop(path, state):

@@ -1,0 +1,183 @@
+"""Pictures of images: maps of embeddings, galleries of neighbours, contact sheets."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from mdrbook.style import GROUPS, LIGHT, MARKERS, NEGATIVE, POSITIVE, WIDTH, figure, text_color
+
+if TYPE_CHECKING:
+    from mdrlib.datasets import ImageFiles
+
+LEGEND = 35  # groups; with more, colours and markers repeat too often to tell them apart
+
+
+def embedding_map(
+    xy: Any,
+    groups: Any,
+    names: Sequence[str] | None = None,
+    images: Any = None,
+    thumbnails: int = 24,
+) -> Figure:
+    """Draw a scatter of points in the plane, such as UMAP's, with a colour and a marker per group.
+
+    Args:
+        xy: Coordinates (N, 2).
+        groups: (N,) integers, such as alphabets.
+        names: Of the groups, by number, for the legend; up to 35 groups have one.
+        images: (N, C, H, W) as `unit_images` takes them, of which `thumbnails` are drawn, far apart.
+    """
+    xy, groups = np.asarray(xy), np.asarray(groups)
+    present = np.unique(groups)
+    fig, ax = figure(WIDTH, 5.2)
+    for k, group in enumerate(present):
+        ax.scatter(
+            *xy[groups == group].T,
+            s=float(np.clip(30000 / len(xy), 5, 40)),
+            color=GROUPS[k % len(GROUPS)],
+            marker=MARKERS[k % len(MARKERS)],
+            linewidths=0,
+            label=str(group) if names is None else names[group],
+        )
+    if images is not None:
+        _thumbnails(ax, xy, unit_images(images), thumbnails)
+    ax.set(xticks=[], yticks=[])
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.spines[:].set_visible(False)
+    if 1 < len(present) <= LEGEND:
+        small = {"fontsize": 8, "labelspacing": 0.15} if len(present) > 20 else {}
+        fig.legend(loc="outside right upper", markerscale=1.5, handletextpad=0.2, **small)
+    return fig
+
+
+def _thumbnails(ax: Axes, xy: np.ndarray, images: np.ndarray, count: int) -> None:
+    """Draw `count` images at points that are each far from those before: farthest-point sampling."""
+    gap = np.linalg.norm(xy - xy.mean(0), axis=1)
+    for _ in range(min(count, len(xy))):
+        i = int(gap.argmax())
+        gap = np.minimum(gap, np.linalg.norm(xy - xy[i], axis=1))
+        picture = OffsetImage(on_paper(images[i]), zoom=24 / max(images.shape[1:3]), cmap="gray", clim=(0, 1))
+        frame = {"edgecolor": text_color(muted=True), "linewidth": 0.6}
+        ax.add_artist(AnnotationBbox(picture, xy[i], pad=0.08, bboxprops=frame))
+
+
+def retrieval_gallery(images: Any, labels: Any, queries: Any, neighbours: Any, k: int = 8) -> Figure:
+    """Draw a row per query: its image, then its k nearest.
+
+    Neighbours of the query's class have a solid frame and a tick, others a dashed frame and a cross.
+
+    Args:
+        images: (N, C, H, W) as `unit_images` takes them.
+        labels: (N,).
+        queries: Indices of images, (Q,).
+        neighbours: Indices of images, (N, K), K >= k; row i has the nearest of image i, nearest first.
+    """
+    images, labels = unit_images(images), np.asarray(labels)
+    queries, neighbours = np.asarray(queries), np.asarray(neighbours)
+    if (neighbours[queries, :k] < 0).any():  # as a search marks missing ones; -1 would be the last image
+        raise ValueError(f"Expected indices from 0 to {len(images) - 1}, got negative neighbours: lower k.")
+    height = images.shape[1] / images.shape[2]
+    left = np.concatenate([[0.0], 1.4 + 1.16 * np.arange(k)])  # of each column
+    rows = len(queries) * (height + 0.16)
+    fig, ax = figure(WIDTH, WIDTH * (rows + 0.3) / (left[-1] + 1.08))
+    for row, query in enumerate(queries):
+        y = row * (height + 0.16)
+        for x, index in zip(left, (query, *neighbours[query, :k]), strict=True):
+            _draw(ax, images[index], x, y)
+            if x == 0:
+                _frame(ax, x, y, height, text_color(muted=True), "solid", "")
+            elif labels[index] == labels[query]:
+                _frame(ax, x, y, height, POSITIVE, "solid", "\N{CHECK MARK}")
+            else:
+                _frame(ax, x, y, height, NEGATIVE, (0, (2.5, 1.5)), "\N{BALLOT X}")
+    for rank, x in enumerate(left):
+        ax.text(x + 0.5, -0.08, rank or "query", ha="center", va="bottom", color=text_color(muted=True))
+    _bare(ax, left[-1] + 1, rows - 0.16, top=0.4)
+    return fig
+
+
+def photograph_gallery(
+    queries: "ImageFiles", gallery: "ImageFiles", chosen: Any, neighbours: Any, k: int = 8, size: int = 96
+) -> Figure:
+    """Draw `retrieval_gallery` of photographs, read from disk and resized to squares.
+
+    Args:
+        queries, gallery: Splits whose classes are numbered alike; they may be one.
+        chosen: Indices of queries, (Q,).
+        neighbours: Indices of gallery, (N, K), K >= k; row i has the nearest of query i.
+        size: Of a square, in pixels.
+    """
+    chosen = np.asarray(chosen)
+    near = np.asarray(neighbours)[chosen, :k]
+    paths = [queries.paths[i] for i in chosen] + [gallery.paths[j] for j in near.ravel()]
+    images = np.stack([np.asarray(Image.open(path).convert("RGB").resize((size, size))) for path in paths])
+    labels = np.concatenate([queries.labels[chosen], gallery.labels[near.ravel()]])
+    rows = np.zeros((len(paths), near.shape[1]), dtype=int)  # those of neighbours are not drawn
+    rows[: len(chosen)] = np.arange(len(chosen), len(paths)).reshape(near.shape)
+    return retrieval_gallery(np.moveaxis(images, 3, 1), labels, np.arange(len(chosen)), rows, k)
+
+
+def image_grid(images: Any, rows: int, titles: Sequence[str] | None = None) -> Figure:
+    """Draw a contact sheet, filled row by row.
+
+    Args:
+        images: (N, C, H, W) as `unit_images` takes them.
+        rows: 1 to N.
+        titles: N of them, one over each image, or `rows`, one before each row.
+    """
+    images = unit_images(images)
+    columns, height = math.ceil(len(images) / rows), images.shape[1] / images.shape[2]
+    over = titles is not None and len(titles) == len(images)
+    step = height + (0.035 * columns if over else 0) + 0.08  # 10 points over each image
+    before = 0.0 if titles is None or over else 0.012 * columns * max(map(len, titles))
+    fig, ax = figure(WIDTH, WIDTH * step * rows / (1.08 * columns + before) + 0.2)
+    for i, image in enumerate(images):
+        x, y = 1.08 * (i % columns), step * (i // columns)
+        _draw(ax, image, x, y)
+        if over:
+            ax.text(x + 0.5, y - 0.04, titles[i], ha="center", va="bottom", fontsize=9)
+    for row in range(0 if titles is None or over else rows):
+        ax.text(-0.1, step * row + height / 2, titles[row], ha="right", va="center")
+    _bare(ax, 1.08 * columns - 0.08, step * (rows - 1) + height, top=step - height)
+    return fig
+
+
+def unit_images(images: Any) -> np.ndarray:
+    """Return images (N, C, H, W), C 1 or 3, uint8 or float in 0..1, as float (N, H, W, C) in 0..1."""
+    raw = np.asarray(images)
+    unit = raw / np.float32(255) if raw.dtype == np.uint8 else raw.astype(np.float32)
+    if not (unit.min() >= 0 and unit.max() <= 1):
+        raise ValueError(f"Expected images as uint8 or float in 0..1, got values {raw.min()} to {raw.max()}.")
+    return np.moveaxis(unit, 1, 3)
+
+
+def on_paper(image: np.ndarray) -> np.ndarray:
+    """Return a grey image (H, W, 1) as (H, W), inverted if mostly dark: dark strokes on light paper."""
+    if image.shape[2] == 3:
+        return image
+    return 1 - image[..., 0] if np.median(image) < 0.5 else image[..., 0]
+
+
+def _draw(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
+    """The image one unit wide with its upper left corner at (x, y), y downwards."""
+    bottom = y + image.shape[0] / image.shape[1]
+    ax.imshow(on_paper(image), cmap="gray", vmin=0, vmax=1, extent=(x, x + 1, bottom, y))
+
+
+def _frame(ax: Axes, x: float, y: float, height: float, color: str, line: Any, sign: str) -> None:
+    ax.add_patch(Rectangle((x, y), 1, height, fill=False, edgecolor=color, linestyle=line, linewidth=2.2))
+    if sign:
+        box = {"facecolor": color, "edgecolor": "none", "pad": 1.2}
+        ax.text(x + 0.97, y + 0.96 * height, sign, color=LIGHT, fontsize=9, ha="right", va="bottom", bbox=box)
+
+
+def _bare(ax: Axes, right: float, bottom: float, top: float) -> None:
+    ax.set(xlim=(-0.04, right + 0.04), ylim=(bottom + 0.04, -top - 0.04), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,497 @@
+"""Charts of the chapters: distances by level, points and pairs, training, results.
+
+Every function returns a matplotlib Figure that pyplot does not keep, so that a notebook shows it once, as the
+last line of a cell. `ax`, where a function has it, is drawn into instead of a new figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from mdrbook.style import (
+    GROUPS,
+    LINES,
+    MARKERS,
+    NEGATIVE,
+    POSITIVE,
+    WIDTH,
+    figure,
+    level_colors,
+    line_style,
+    method_styles,
+    metric_name,
+    signed,
+    text_color,
+)
+
+History = Sequence[Mapping[str, Any]]  # rows with "iteration" and values by name; None and NaN are left out
+Triple = Sequence[float]  # mean, low, high; further values are ignored
+
+
+# Distances and levels
+
+
+def sorted_levels(levels: Any) -> np.ndarray:
+    """Return the levels (S,) from near to far."""
+    return np.sort(np.asarray(levels, dtype=float))
+
+
+def nearest_level(z: Any, levels: Any) -> np.ndarray:
+    """Return the index (P,) of the level nearest to each z (P,), levels (S,) sorted from near to far."""
+    levels = sorted_levels(levels)
+    middles = (levels[1:] + levels[:-1]) / 2  # a level owns what lies between these
+    return np.searchsorted(middles, np.asarray(z, dtype=float))
+
+
+def distance_histogram(
+    z: Any, same_class: Any, levels: Any, bins: int = 60, ax: Axes | None = None
+) -> Figure:
+    """Draw a histogram of distances: one class upwards, two classes downwards, coloured by nearest level.
+
+    Heights are shares of the pairs of one kind, since pairs of one class are few. A line marks each level,
+    with the share of all pairs that it owns.
+
+    Args:
+        z: Normalized distances (P,), P >= 1.
+        same_class: Whether each pair is of one class, (P,) bool.
+        levels: (S,).
+    """
+    z, same, levels = np.asarray(z, dtype=float), np.asarray(same_class, dtype=bool), sorted_levels(levels)
+    colors = level_colors(len(levels))
+    low, high = min(z.min(), levels.min()), max(z.max(), levels.max())
+    margin = 0.03 * (high - low) + 1e-6
+    edges = np.linspace(low - margin, high + margin, bins + 1)
+    fig, ax = figure(WIDTH, 3.8) if ax is None else (ax.figure, ax)
+    bounds = np.concatenate([edges[:1], (levels[1:] + levels[:-1]) / 2, edges[-1:]])  # what each level owns
+    peak = 0.0
+    for kind, name, sign in ((same, "one class", 1), (~same, "two classes", -1)):
+        heights = 100 * np.histogram(z[kind], edges)[0] / max(kind.sum(), 1)
+        for left, right, color in zip(bounds[:-1], bounds[1:], colors, strict=True):
+            steps = np.concatenate([[left], edges[(edges > left) & (edges < right)], [right]])
+            bin_of = np.searchsorted(edges, steps[:-1], side="right") - 1
+            ax.stairs(sign * heights[bin_of], steps, fill=True, color=color)
+        peak = max(peak, heights.max())
+        text = f"{kind.sum():,}".replace(",", "\N{THIN SPACE}") + f" pairs of {name}"
+        behind = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1}
+        up = {"va": "top", "y": 0.97} if sign > 0 else {"va": "bottom", "y": 0.03}
+        color = POSITIVE if sign > 0 else NEGATIVE
+        ax.text(0.01, s=text, color=color, fontweight="bold", transform=ax.transAxes, bbox=behind, **up)
+    ax.axhline(0, color=text_color(muted=True), linewidth=0.8)
+    shares = np.bincount(nearest_level(z, levels), minlength=len(levels)) / len(z)
+    _mark_levels(ax, levels, colors, shares, edges[-1] - edges[0])
+    ax.set(xlim=(edges[0], edges[-1]), ylim=(-1.3 * peak, 1.3 * peak))
+    ax.set(xlabel="normalized distance z", ylabel="share of these pairs")
+    ax.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g} %")
+    return fig
+
+
+def _mark_levels(ax: Axes, levels: np.ndarray, colors: list, shares: np.ndarray, span: float) -> None:
+    """A line at each level; above the axes its value and share, in rows where levels are close."""
+    rim = [withStroke(linewidth=3.5, foreground=ax.get_facecolor())]  # visible on bars of its own colour
+    ends: list[float] = []  # right end of the last label in each row
+    for level, color, share in zip(levels, colors, shares, strict=True):
+        row = next((r for r, end in enumerate(ends) if level - 0.05 * span > end), len(ends))
+        ends[row : row + 1] = [level + 0.05 * span]
+        ax.axvline(level, color=color, linewidth=1.6, path_effects=rim)
+        ax.annotate(
+            f"{signed(level)}\n{100 * share:.0f} %",
+            (level, 1),
+            (0, 3 + 28 * row),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=color,
+            fontweight="bold",
+        )
+
+
+def shown_range(edges: np.ndarray, counts: Sequence[np.ndarray], levels: np.ndarray | None) -> list[float]:
+    """Return what to show of an axis of distances: a few very far ones should not compress the rest.
+
+    Args:
+        edges: Of the bins, (B + 1,).
+        counts: For each kind of pair (T, B). Bins with more than a thousandth of a kind's pairs are shown.
+        levels: Of any shape, all of which are shown; or None.
+    """
+    inside = np.flatnonzero(sum(part.sum(0) > 1e-3 * part.sum() for part in counts))
+    ends = edges[[inside[0], inside[-1] + 1]] if len(inside) else edges[[0, -1]]
+    if levels is None:
+        return ends.tolist()
+    return [float(min(ends[0], levels.min() - 0.3)), float(max(ends[1], levels.max() + 0.3))]
+
+
+def distance_strip(
+    edges: Any, iterations: Any, positive: Any, negative: Any, levels: Any = None, rows: int = 12
+) -> Figure:
+    """Draw distributions of distances during training, one ridge per evaluation, later ones higher.
+
+    Args:
+        edges: Of the bins of normalized distance, (B + 1,).
+        iterations: (T,).
+        positive, negative: Counts of the pairs of one and of two classes, (T, B).
+        levels: (S,), or (T, S) where they move; or None.
+        rows: At most this many evaluations are drawn, evenly spaced.
+    """
+    edges, iterations = np.asarray(edges), np.asarray(iterations)
+    counts = {"one class": np.asarray(positive), "two classes": np.asarray(negative)}
+    shown = np.unique(np.linspace(0, len(iterations) - 1, min(rows, len(iterations))).round().astype(int))
+    if levels is not None:
+        levels = np.asarray(levels, dtype=float)
+        levels = np.sort(np.broadcast_to(levels, (len(iterations), levels.shape[-1])), axis=1)
+    limits = shown_range(edges, list(counts.values()), levels)
+    fig, axes = figure(WIDTH, 1.4 + 0.32 * len(shown), 1, 2, sharex=True, sharey=True)
+    for ax, (name, part), color in zip(axes, counts.items(), (POSITIVE, NEGATIVE), strict=True):
+        density = part / np.maximum(part.sum(1, keepdims=True), 1)
+        density *= 1.4 / max(density.max(), 1e-12)
+        for y, t in enumerate(shown):  # earlier ridges lie in front of later ones
+            ridge = {"edges": edges, "baseline": y, "zorder": 2 - y / len(shown)}
+            ax.stairs(y + density[t], fill=True, color=color, **ridge)
+            ax.stairs(y + density[t], color=ax.get_facecolor(), linewidth=1.2, **ridge)
+            ax.axhline(y, color=text_color(muted=True), linewidth=0.5, zorder=2.1)
+            if levels is not None:
+                look = {"marker": "^", "s": 45, "linewidths": 0.8, "edgecolors": [ax.get_facecolor()]}
+                colors = level_colors(levels.shape[1])
+                ax.scatter(levels[t], np.full(len(colors), y), c=colors, zorder=3, **look)
+        ax.set_title(f"pairs of {name}", color=color)
+        ax.set(xlabel="normalized distance z", xlim=limits, ylim=(-0.3, len(shown) + 0.5))
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+    axes[0].set_yticks(range(len(shown)), [f"{iterations[t]:.0f}" for t in shown])
+    axes[0].set_ylabel("iteration \N{RIGHTWARDS ARROW}")
+    return fig
+
+
+def distances_to_levels(z: Any, levels: Any) -> Figure:
+    """Draw normalized distances (P,) in ascending order, each joined to the nearest of the levels (S,)."""
+    z, levels = np.sort(np.asarray(z, dtype=float)), sorted_levels(levels)
+    own = nearest_level(z, levels)
+    fig, ax = figure(WIDTH, 4)
+    for k, color in enumerate(level_colors(len(levels))):
+        ax.axvline(levels[k], color=color)
+        rows = np.flatnonzero(own == k)
+        ax.hlines(rows, z[rows], levels[k], color=color, linewidth=1)
+        ax.plot(z[rows], rows, "o", color=color, markersize=4)
+    ax.set(xlabel="normalized distance z", ylabel="pairs, nearest first", yticks=[])
+    ax.spines["left"].set_visible(False)
+    return fig
+
+
+def outlined_histograms(
+    samples: Mapping[str, Any], bins: Any, colors: Sequence[str] = GROUPS, ax: Axes | None = None
+) -> Figure:
+    """Draw outlines of histograms, each in percent of its sample.
+
+    Args:
+        samples: One to four samples (P,) by name.
+        bins: Edges (B + 1,).
+    """
+    fig, ax = figure(WIDTH, 3.2) if ax is None else (ax.figure, ax)
+    for k, (name, values) in enumerate(samples.items()):
+        shares = 100 * np.histogram(np.asarray(values), bins)[0] / len(values)
+        ax.stairs(shares, bins, label=name, color=colors[k], linestyle=LINES[k], linewidth=2)
+    ax.set(xlabel="distance", ylabel="share of the pairs", xlim=(bins[0], bins[-1]))
+    ax.yaxis.set_major_formatter("{x:g} %")
+    ax.legend()
+    return fig
+
+
+def level_shares(nearest: Any, kinds: Mapping[str, Any], count: int) -> Figure:
+    """Draw a bar per kind of pair, divided into the share that each level owns.
+
+    Args:
+        nearest: The level of each pair, (P,), from 0 for the nearest to count - 1.
+        kinds: Masks (P,) by name, each of one pair or more.
+        count: Of levels.
+    """
+    nearest = np.asarray(nearest)
+    fig, ax = figure(WIDTH, 0.8 + 0.55 * len(kinds))
+    colors = level_colors(count)
+    for row, member in enumerate(kinds.values()):
+        member = np.asarray(member, dtype=bool)
+        shares = 100 * np.bincount(nearest[member], minlength=count) / member.sum()
+        for share, left, color in zip(shares, np.cumsum(shares) - shares, colors, strict=True):
+            ax.barh(row, share, left=left, color=color, edgecolor=ax.get_facecolor())
+            if share > 7:  # a narrower one has no room
+                look = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
+                ax.text(left + share / 2, row, f"{share:.0f} %", **look)
+    ax.set(yticks=range(len(kinds)), yticklabels=kinds, xlim=(0, 100))
+    ax.set(xlabel="share of the pairs, nearest level first")
+    ax.invert_yaxis()
+    ax.xaxis.set_major_formatter("{x:.0f} %")
+    return fig
+
+
+# Points and pairs
+
+
+def point_map(points: Any, labels: Any, forces: Any = None, ax: Axes | None = None) -> Figure:
+    """Draw points by class, numbered; or, with forces, unnumbered with an arrow each.
+
+    Args:
+        points: (N, 2).
+        labels: (N,) integers.
+        forces: (N, 2), scaled so that the longest arrow is a fifth of the picture's width.
+    """
+    x, labels = np.asarray(points), np.asarray(labels)
+    fig, ax = figure(WIDTH, 3.8) if ax is None else (ax.figure, ax)
+    for k, label in enumerate(np.unique(labels)):
+        look = {"color": GROUPS[k % len(GROUPS)], "marker": MARKERS[k % len(MARKERS)]}
+        ax.scatter(*x[labels == label].T, s=70, zorder=3, **look)
+    low, high = x.min(0), x.max(0)
+    margin = 0.2 * (high - low).max() + 1e-9
+    if forces is None:
+        for k, place in enumerate(x):
+            where = {"textcoords": "offset points", "fontsize": 9, "color": text_color(muted=True)}
+            ax.annotate(str(k), place, (6, 5), **where)
+    else:
+        arrows = np.asarray(forces)
+        arrows = arrows * margin / max(np.linalg.norm(arrows, axis=1).max(), 1e-12)
+        look = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.012, "zorder": 4}
+        ax.quiver(*x.T, *arrows.T, color=text_color(), **look)
+    ax.update_datalim([low - margin, high + margin])  # no fixed limits: the aspect decides one of them
+    ax.margins(0)
+    ax.set(xticks=[], yticks=[])
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.spines[:].set_visible(True)
+    return fig
+
+
+def pair_matrix(values: Any, title: str = "", ax: Axes | None = None) -> Figure:
+    """Draw a matrix (N, N) of values of pairs as greys with their numbers, without its diagonal."""
+    values = np.asarray(values)
+    n = len(values)
+    fig, ax = figure(WIDTH / 2, WIDTH / 2) if ax is None else (ax.figure, ax)
+    pairs = ~np.eye(n, dtype=bool)
+    low, high = values[pairs].min(), values[pairs].max()
+    # Up to middle grey only: dark numbers stay readable on all of it.
+    ax.imshow(np.where(pairs, values, np.nan), cmap="Greys", vmin=low, vmax=high + 0.6 * abs(high - low))
+    for i, j in np.argwhere(pairs):
+        ax.text(j, i, signed(values[i, j]), ha="center", va="center", fontsize=7.5, color="#1A1A1A")
+    ax.set(title=title, xticks=range(n), yticks=range(n))
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return fig
+
+
+# Training
+
+
+def loss_curves(histories: Mapping[str, History]) -> Figure:
+    """Draw the training loss of each run by name and, where some have one, the regularizer next to it."""
+    panels = {"loss": "metric-learning loss"}
+    if any(len(_series(history, "regularizer")[0]) for history in histories.values()):
+        panels["regularizer"] = "mean |z \N{MINUS SIGN} nearest level|"
+    return _curves(histories, panels)
+
+
+def recall_curves(histories: Mapping[str, History], key: str = "recall@1") -> Figure:
+    """Draw a metric of 0..1, named by `key`, of each run by name during training, in percent."""
+    return _curves(histories, {key: metric_name(key)}, percent=True)
+
+
+def _curves(histories: Mapping[str, History], panels: Mapping[str, str], percent: bool = False) -> Figure:
+    """A line for each history in a panel for each key."""
+    fig, axes = figure(WIDTH, 3.4, 1, len(panels), squeeze=False)
+    for ax, (key, label) in zip(axes[0], panels.items(), strict=True):
+        for name, style in method_styles(histories).items():
+            x, y = _series(histories[name], key)
+            if len(x):
+                ax.plot(x, 100 * y if percent else y, **line_style(style))
+        if not ax.lines:
+            raise ValueError(f"No history has a value of {key!r}; choose a key of its rows.")
+        ax.set(xlabel="iteration", title=label)
+        if percent:
+            ax.yaxis.set_major_formatter("{x:g} %")
+        ax.grid(axis="y")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, handlelength=2.8)
+    return fig
+
+
+def _series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Iterations and values of the rows that have a value of `key`."""
+    rows = [(row["iteration"], row[key]) for row in history if row.get(key) is not None]
+    table = np.array(rows, dtype=float).reshape(-1, 2)
+    x, y = table[np.isfinite(table[:, 1])].T
+    return x, y
+
+
+def _level_series(history: History, prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Iterations (T,) and values (T, S) of "<prefix>0", "<prefix>1", ... in the rows that have them all."""
+    count = 0
+    while any(f"{prefix}{count}" in row for row in history):
+        count += 1
+    values = [[row.get(f"{prefix}{k}") for k in range(count)] for row in history]
+    table = np.array(values, dtype=float).reshape(len(values), count)
+    kept = np.isfinite(table).all(axis=1)
+    if count == 0 or not kept.any():
+        raise ValueError(f"The history has no {prefix}0: draw a run with MDR.")
+    return np.array([row["iteration"] for row in history], dtype=float)[kept], table[kept]
+
+
+def level_trajectories(history: History, ax: Axes | None = None) -> Figure:
+    """Draw the levels during training, from "level_0", "level_1", ... of the rows."""
+    x, levels = _level_series(history, "level_")
+    fig, ax = figure(WIDTH, 3.4) if ax is None else (ax.figure, ax)
+    for y, color in zip(levels.T[np.argsort(levels[-1])], level_colors(levels.shape[1]), strict=True):
+        ax.plot(x, y, color=color, marker="o")
+        _label_end(ax, x[-1], y[-1], signed(y[-1], 2), color)
+    ax.set(xlabel="iteration", ylabel="level (standard deviations)")
+    ax.grid(axis="y")
+    return fig
+
+
+def level_occupancy(history: History, ax: Axes | None = None) -> Figure:
+    """Draw the share of a batch's pairs that each level owns, from "occupancy_0", ... of the rows."""
+    x, shares = _level_series(history, "occupancy_")
+    levels = [history[-1].get(f"level_{k}", k) for k in range(shares.shape[1])]
+    fig, ax = figure(WIDTH, 3.4) if ax is None else (ax.figure, ax)
+    order, colors = np.argsort(levels), level_colors(len(levels))
+    shares = 100 * shares.T[order]
+    ax.stackplot(x, shares, colors=colors, edgecolor=ax.get_facecolor(), linewidth=1)
+    for share, top, color, k in zip(shares[:, -1], shares.cumsum(0)[:, -1], colors, order, strict=True):
+        if share >= 6:  # a thinner band has no room for its name
+            _label_end(ax, x[-1], top - share / 2, f"level {k}\n{share:.0f} %", color)
+    ax.set(xlabel="iteration", ylabel="share of the pairs", ylim=(0, 100), xlim=(x[0], max(x[-1], x[0] + 1)))
+    ax.yaxis.set_major_formatter("{x:.0f} %")
+    return fig
+
+
+def _label_end(ax: Axes, x: float, y: float, text: str, color: Any) -> None:
+    where = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+    ax.annotate(text, (x, y), (8, 0), color=color, fontweight="bold", **where)
+
+
+# Results
+
+
+def metric_bars(metrics: Mapping[str, Mapping[str, float]], keys: Sequence[str]) -> Figure:
+    """Draw the metrics of 0..1 named by `keys` of each run by name, as groups of bars with percentages."""
+    fig, ax = figure(WIDTH, 3.4)
+    width = 0.84 / len(metrics)
+    for i, (name, style) in enumerate(method_styles(metrics).items()):
+        bars = ax.bar(
+            np.arange(len(keys)) + (i - (len(metrics) - 1) / 2) * width,
+            [100 * metrics[name][key] for key in keys],
+            0.92 * width,
+            label=style["label"],
+            color=style["color"],
+            hatch=style["hatch"],
+            edgecolor=ax.get_facecolor(),
+            linewidth=0,
+        )
+        ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
+    ax.set_xticks(range(len(keys)), [metric_name(key) for key in keys])
+    ax.set(ylim=(0, 107), yticks=range(0, 101, 20))
+    ax.yaxis.set_major_formatter("{x:.0f} %")
+    ax.tick_params(axis="x", length=0, labelcolor=text_color())
+    fig.legend(loc="outside upper left", ncols=4)
+    return fig
+
+
+def interval_rows(
+    means: Mapping[str, Triple],
+    differences: Mapping[str, Triple] | None = None,
+    metric: str = "recall@1",
+    baseline: str = "the baseline",
+) -> Figure:
+    """Draw means with their intervals in percent, a row per group, the first at the top.
+
+    Args:
+        means: (mean, low, high) of a metric of 0..1 by name of the group.
+        differences: The same of the paired difference to `baseline`, drawn to the right with a line at 0, for
+            groups that have one. Open marks: the interval covers 0.
+        metric: Its key in `Result.metrics`.
+    """
+    panels = 1 if differences is None else 2
+    fig, axes = figure(WIDTH, 1.1 + 0.38 * len(means), 1, panels, sharey=True, squeeze=False)
+    _points(axes[0, 0], means, means)
+    axes[0, 0].set(xlabel=metric_name(metric), yticks=range(len(means)))
+    axes[0, 0].set_yticklabels([style["label"] for style in method_styles(means).values()])
+    axes[0, 0].set_ylim(len(means) - 0.5, -0.5)
+    axes[0, 0].xaxis.set_major_formatter("{x:g} %")
+    if differences is not None:
+        _points(axes[0, 1], differences, means, open_over_0=True)
+        axes[0, 1].axvline(0, color=text_color(muted=True), linewidth=1.2, zorder=1)
+        axes[0, 1].set_xlabel(f"points more than {baseline}")
+        axes[0, 1].xaxis.set_major_formatter(
+            lambda x, _: (f"{x:+g}" if x else "0").replace("-", "\N{MINUS SIGN}")
+        )
+    for ax in axes[0]:
+        ax.tick_params(axis="y", length=0, labelcolor=text_color())
+        ax.spines["left"].set_visible(False)
+        ax.grid(axis="x")
+    return fig
+
+
+def _points(
+    ax: Axes, triples: Mapping[str, Triple], rows: Mapping[str, Triple], open_over_0: bool = False
+) -> None:
+    """A mark at each mean and a line from end to end, in the row that the name has in `rows`."""
+    for row, (name, style) in enumerate(method_styles(rows).items()):
+        if name in triples:
+            mean, low, high = _percent(triples[name])
+            face = ax.get_facecolor() if open_over_0 and low <= 0 <= high else style["color"]
+            ax.plot([low, high], [row, row], color=style["color"], solid_capstyle="butt")
+            look = {"marker": style["marker"], "markersize": 7, "markeredgewidth": 1.6}
+            ax.plot([mean], [row], color=style["color"], markerfacecolor=face, **look)
+
+
+def metric_over(
+    panels: Mapping[str, Mapping[str, Mapping[float | str, Triple]]], metric: str = "recall@1"
+) -> Figure:
+    """Draw a metric of 0..1 against what was varied, with its intervals as bands, in percent.
+
+    Methods of all panels share colours, legend and the vertical axis.
+
+    Args:
+        panels: What was varied, written below its panel -> method -> value -> (mean, low, high). Values are
+            evenly spaced: numbers in order, texts as given. A method with one value, such as a baseline that
+            does not depend on what was varied, is a horizontal line.
+        metric: Its key in `Result.metrics`.
+    """
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    fig, axes = figure(WIDTH, 0.5 + 2.6 * lines, lines, columns, sharey=True, squeeze=False)
+    styles = method_styles(dict.fromkeys(name for series in panels.values() for name in series))
+    for ax, (label, series) in zip(axes.flat, panels.items(), strict=False):
+        _lines(ax, series, styles)
+        ax.set_xlabel(label)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(metric_name(metric))
+        ax.yaxis.set_major_formatter("{x:g} %")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    handles = {h.get_label(): h for ax in axes.flat for h in ax.get_legend_handles_labels()[0]}
+    fig.legend(handles.values(), handles, loc="outside upper left", ncols=4, handlelength=2.8)
+    return fig
+
+
+def _lines(ax: Axes, series: Mapping[str, Mapping[float | str, Triple]], styles: Mapping[str, dict]) -> None:
+    """One panel of `metric_over`."""
+    every = list(dict.fromkeys(at for values in series.values() for at in values))
+    if not any(isinstance(at, str) for at in every):
+        every.sort()
+    for name, values in series.items():
+        style = line_style(styles[name])
+        x = [every.index(at) for at in every if at in values]
+        table = np.array([_percent(values[every[k]]) for k in x])
+        if len(x) == 1:
+            x, table, style["marker"] = [0, len(every) - 1], table.repeat(2, axis=0), ""
+        mean, low, high = table.T
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        ax.plot(x, mean, **style)
+    ax.set_xticks(range(len(every)), [at if isinstance(at, str) else f"{at:g}" for at in every])
+    ax.grid(axis="y")
+
+
+def _percent(triple: Triple) -> np.ndarray:
+    """Mean, low and high (3,) in percent."""
+    mean, low, high = triple[:3]
+    if not low <= mean <= high:
+        raise ValueError(f"Expected (mean, low, high) with low <= mean <= high, got {tuple(triple)}.")
+    return 100 * np.array([mean, low, high])

@@ -1,0 +1,185 @@
+"""ci/runs.py: what runs there are, each once, what they are called, and which are done."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import runs
+from mdrlib.config import Config
+from mdrlib.results import Result, load_committed
+from tests.ci.houses import HERE, save
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = {"train": "1", "test": "2"}
+STORED = [p for p in sorted((ROOT / "data/results").glob("*.json")) if not p.stem.startswith("bench-")]
+
+
+def result(config, data=DATA):
+    seen = {split: {"images": 1, "fingerprint": text} for split, text in data.items()}
+    return Result(config, {}, "last", 1.0, {}, None, seen, [])
+
+
+# Keys
+
+
+def key(house, name):
+    return next(runs.key_of(job) for job in runs.jobs(house, "smoke", HERE) if job.name == name)
+
+
+def change_parameters(house):
+    path = house / "ci/experiments.yml"
+    path.write_text(path.read_text().replace("iterations: 3", "iterations: 5"))
+
+
+def change_tags(house):
+    path = house / "book/experiments/train.ipynb"
+    path.write_text(path.read_text().replace('"parameters"', '"parameters",\n "hide-input"'))
+
+
+def change_outputs(house):
+    path = house / "book/experiments/train.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].update(execution_count=7, outputs=[nbformat.v4.new_output("stream", text="left")])
+    nbformat.write(notebook, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        (lambda house: (house / "mdrlib/new.py").touch(), True),
+        (lambda house: (house / "requirements.txt").write_text("numpy==2\n"), True),
+        (lambda house: save(house / "book/experiments/train.ipynb", "1"), True),
+        (change_parameters, True),
+        (change_tags, True),
+        (change_outputs, False),
+        (lambda house: (house / "book/new.md").touch(), False),
+        (lambda house: (house / "book/mdrbook/style.css").write_text("color: red"), False),
+    ],
+)
+def test_what_the_key_of_a_run_depends_on(house, change, matters):
+    before = key(house, "a")
+    assert key(house, "a") == before
+    change(house)
+    assert (key(house, "a") != before) == matters
+
+
+def test_a_changed_colour_makes_the_chapters_that_draw_again_and_retrains_nothing(house):
+    save(house / "book/one.ipynb", "from mdrbook import plots")
+    before = {job.name: runs.key_of(job) for job in runs.jobs(house, "smoke", HERE)}
+    (house / "book/mdrbook/style.css").write_text("color: red")
+    after = {job.name: runs.key_of(job) for job in runs.jobs(house, "smoke", HERE)}
+    assert [name for name in before if before[name] != after[name]] == ["one"]
+
+
+def test_templates_that_train_draw_nothing():
+    """What they draw would be in their keys; and the workers of a cluster have mdrlib alone."""
+    jobs = runs.jobs(ROOT, "smoke", HERE)
+    sources = {job.source for job in jobs if job.config} | {ROOT / "book/experiments/ablation.ipynb"}
+    for source in sources:
+        assert "mdrbook" not in source.read_text() and "matplotlib" not in source.read_text()
+
+
+def test_a_chapter_depends_on_the_runs_it_reads_the_sets_and_the_committed_results(house):
+    keys = [key(house, "one"), runs.key_of(runs.jobs(house, "smoke", {})[-1])]
+    output = house / "_build/runs/smoke/a/run.ipynb"
+    output.parent.mkdir(parents=True)
+    output.touch()
+    for text, time in (("1", 1), ("2", 1), ("2", 2)):
+        output.with_name("run.ipynb.key").write_text(text)
+        os.utime(output, ns=(time, time))
+        keys.append(key(house, "one"))
+    for path in (
+        "data/results/omniglot-quick.json",
+        "data/results/peers.yml",
+        "book/experiments/recipes/a.yml",
+        "_build/runs/full/a/result.json",
+    ):
+        (house / path).parent.mkdir(parents=True, exist_ok=True)
+        (house / path).write_text("{}")
+        keys.append(key(house, "one"))
+    assert len(set(keys)) == len(keys)
+
+    save(house / "book/one.ipynb", "1", parameters="runs = ''")
+    job = runs.jobs(house, "smoke", HERE)[-1]
+    assert job.name == "one" and job.inputs == (), "it reads no run, and need not wait for any"
+
+
+def test_pages_are_read_in_order_at_any_depth(tmp_path):
+    toc = tmp_path / "_toc.yml"
+    toc.write_text(
+        "format: jb-book\nroot: index.md\nparts:\n- caption: file\n  chapters:\n  - file: a\n"
+        "    sections:\n    - file: deep/b.ipynb\n  - url: https://example.org\n- chapters:\n  - file: c\n"
+    )
+    assert runs.pages(toc) == ["index", "a", "deep/b", "c"]
+
+
+# The matrix
+
+
+def test_each_run_is_there_once_and_the_first_seeds_come_first(matrix_house):
+    found = runs.matrix(matrix_house)
+    settings = [(cell.config.seed, cell.config.mdr_weight) for cell in found]
+    assert settings == [(0, 0.1), (0, 0.2), (0, 0.3), (1, 0.1), (1, 0.2), (1, 0.3)]
+    assert [cell.studies for cell in found] == [("lambda", "other"), ("lambda",), ("lambda",)] * 2
+    assert all(cell.config.iterations == 4 for cell in found)
+    assert [cell.config.mdr_weight for cell in runs.matrix(matrix_house, "other")] == [0.1, 0.1]
+    smoke = runs.matrix(matrix_house, smoke=True)
+    assert [(cell.config.seed, cell.config.iterations) for cell in smoke] == [(0, 2)] * 3
+
+
+def test_a_folder_keeps_its_name_unless_what_decides_the_result_changes(tmp_path):
+    def named(data=DATA, **changes):
+        return runs.sweep_job(tmp_path, replace(Config(), **changes), data).name
+
+    assert named() == "glyphs-triplet+mdr-s0-41864469"
+    other = {"dataset": "omniglot", "method": "triplet+l2", "levels": (-1.0, 0.0, 2.0), "seed": 3}
+    assert named(**other, weights="/a/b.pt") == "omniglot-triplet+l2-s3-ae8a0ebc"
+    assert named(device="cpu", workers=3, data_root="/sets", cache_images=False) == named()
+    assert len({named(), named(lr=0.5), named(levels=(0.0,)), named(dim=7), named({"train": "1"})}) == 5
+
+
+def test_a_result_counts_whatever_fields_it_lacks_but_not_of_other_images(tmp_path):
+    job = runs.sweep_job(tmp_path, Config(mdr_weight=0.4), DATA)
+    older = {"mdr_weight": 0.4, "dataset": "glyphs"}  # of a version whose other fields were the defaults
+    results = [result({"gone": 1}), result({"method": "none"}), result(older)]
+    assert runs.is_done(job, runs.by_identity(results))
+    assert not runs.is_done(job, runs.by_identity(results[:2]))
+    assert not runs.is_done(job, runs.by_identity([result(older, {"train": "1", "test": "3"})]))
+
+
+def test_a_cell_that_is_no_config_is_told_with_its_study(matrix_house):
+    path = matrix_house / "ci/ablations.yml"
+    path.write_text(path.read_text().replace("- 0.3", "- -1"))
+    with pytest.raises(ValueError, match="study lambda, {.*}: mdr_weight .* got -1"):
+        runs.matrix(matrix_house)
+    with pytest.raises(ValueError, match=r"no study 'nu' in ci/ablations.yml; choose one of \['lambda', 'o"):
+        runs.matrix(matrix_house, "nu")
+
+
+def test_all_stored_runs_count_as_done():
+    results = runs.committed(ROOT)
+    assert results.keys() == {cell.config.identity() for cell in runs.matrix(ROOT)}
+    for cell in runs.matrix(ROOT):
+        seen = results[cell.config.identity()].data
+        data = {split: part["fingerprint"] for split, part in seen.items()}
+        assert runs.is_done(runs.sweep_job(ROOT, cell.config, data), results)
+
+
+def test_all_stored_runs_were_made_with_the_same_images_by_committed_code():
+    seen = {}
+    for run in (run for path in STORED for run in load_committed(path)):
+        assert seen.setdefault(run.config["dataset"], run.data) == run.data
+        assert run.git["dirty"] is False and len(run.git["commit"]) == 40
+
+
+def test_the_main_comparison_has_settings_that_were_tried():
+    def settings(study):
+        return {
+            (c.config.method, c.config.mdr_weight, c.config.pair_margin) for c in runs.matrix(ROOT, study)
+        }
+
+    assert settings("seeds") <= settings("tuning")
+    assert all(cell.config.validation > 0 for cell in runs.matrix(ROOT, "tuning"))

@@ -1,0 +1,224 @@
+"""`python -m mdrlib results`, as a function and once as a process: what is read, printed and refused."""
+
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from mdrlib import __main__ as command
+from mdrlib import comparison
+from mdrlib.config import Config
+from mdrlib.results import Result, load_committed, write, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = {"train": {"images": 3, "fingerprint": "0a"}, "test": {"images": 2, "fingerprint": "0b"}}
+MINUS = "\N{MINUS SIGN}"
+
+
+def result(recall, data=DATA, **config):
+    stored = Config(**config).to_dict()
+    return Result(stored, {"recall@1": recall, "map@r": recall / 2}, "last", 1.0, {}, None, data, [])
+
+
+def method(name, values, first=0, **more):
+    return [result(value, method=name, seed=seed, **more) for seed, value in enumerate(values, first)]
+
+
+TRIPLET, L2, MDR = (
+    [0.80, 0.81, 0.82, 0.79, 0.80],
+    [0.81, 0.80, 0.82, 0.80, 0.79],
+    [0.83, 0.84, 0.83, 0.82, 0.84],
+)
+RUNS = [*method("triplet", TRIPLET), *method("triplet+l2", L2), *method("triplet+mdr", MDR)]
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """data/results of a clone: a list of runs, one seed of them in another, measurements of speed."""
+    monkeypatch.setattr(comparison, "STORED", tmp_path / "results")
+    store(tmp_path / "results/glyphs-seeds.json", RUNS)
+    store(tmp_path / "results/glyphs-quick.json", [run for run in RUNS if run.config["seed"] == 0])
+    write_json(tmp_path / "results/bench-cpu.json", {"sections": []})
+    (tmp_path / "results/peers.yml").touch()
+    return tmp_path / "results"
+
+
+def store(path, runs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, [asdict(run) for run in runs])
+    return path
+
+
+def say(capsys, *words):
+    """What the command prints when all is well."""
+    status = command.main(["results", *map(str, words)])
+    said = capsys.readouterr()
+    assert status == 0 and said.err == "", said.err
+    return said.out
+
+
+def refuse(capsys, *words):
+    """The one line of an error."""
+    status = command.main(["results", *map(str, words)])
+    said = capsys.readouterr()
+    assert status == 1 and said.out == "" and said.err.startswith("mdrlib: ") and said.err.count("\n") == 1
+    return said.err
+
+
+# Intervals by hand: t of 4 degrees of freedom is 2.7764 at 95 %, over sqrt(5) that is 1.2416 times s.
+# s: triplet and triplet+l2 1.14018, triplet+mdr 0.83666; l2 - triplet: 1 -1 0 1 -1 (mean 0, s 1);
+# mdr - triplet: 3 3 1 3 4 (mean 2.8, s 1.09545).
+TABLE = f"""\
+glyphs, Recall@1 in percent
+             seeds  Recall@1  95 % interval  minus triplet   95 % interval  verdict
+triplet         5       80.4   79.0 to 81.8                                 the baseline
+triplet+l2      5       80.4   79.0 to 81.8          +0.00  {MINUS}1.24 to +1.24  undecided
+triplet+mdr     5       83.2   82.2 to 84.2          +2.80  +1.44 to +4.16  better
+
+Intervals: 95 %, Student's t over seeds; differences are paired by seed.
+"""
+
+
+def test_a_table_worked_out_by_hand(tmp_path, capsys):
+    assert say(capsys, store(tmp_path / "a.json", RUNS)) == TABLE
+
+
+def test_the_lists_of_the_clone_are_shown_each_for_itself(stored, capsys):
+    quick, seeds, _ = say(capsys).split("\n\n")
+    assert quick.startswith("glyphs-quick.json: glyphs, Recall@1 in percent\n")
+    assert re.search(r"^triplet\+mdr +1\* +83.0 +undecided: under 2 shared seeds$", quick, re.M)
+    assert quick.endswith("* fewer than 5 seeds: too few for a table to show")
+    assert seeds.splitlines()[1:] == TABLE.splitlines()[1:5]
+
+
+def test_files_and_folders_given_together_are_one_table(tmp_path, capsys):
+    one = store(tmp_path / "a/one.json", method("triplet", TRIPLET))
+    store(tmp_path / "b/two.json", method("triplet+l2", L2))
+    for run in method("triplet+mdr", MDR):
+        write(run, tmp_path / "b" / f"mdr-{run.config['seed']}")
+    assert say(capsys, one, tmp_path / "b") == TABLE
+    third = [method("triplet+mdr", MDR)[2]]
+    assert (
+        comparison.read([tmp_path / "b/mdr-2/result.json"])
+        == comparison.read([tmp_path / "b/mdr-2"])
+        == third
+    )
+
+
+def test_data_sets_are_tables_of_their_own_and_so_is_other_data(tmp_path, capsys):
+    other = DATA | {"test": {"images": 2, "fingerprint": "0c"}}
+    runs = [*RUNS, *method("triplet", TRIPLET, dataset="digits"), *method("triplet+mdr", MDR, data=other)]
+    blocks = say(capsys, store(tmp_path / "a.json", runs)).split("\n\n")
+    assert [block.splitlines()[0] for block in blocks[:-1]] == [
+        "digits, Recall@1 in percent",
+        "glyphs (train 0a, test 0b), Recall@1 in percent",
+        "glyphs (train 0a, test 0c), Recall@1 in percent",
+    ]
+
+
+def test_another_metric_and_another_baseline(tmp_path, capsys):
+    path = store(tmp_path / "a.json", RUNS)
+    text = say(capsys, path, "--metric", "map@r", "--baseline", "triplet+mdr")
+    assert "glyphs, MAP@R in percent" in text and "minus triplet+mdr" in text
+    assert re.search(rf"^triplet +5 +40.2 .* {MINUS}1.40 +{MINUS}2.08 to {MINUS}0.72  worse$", text, re.M)
+    assert re.search(r"^triplet\+mdr +5 +41.6 .*the baseline$", text, re.M)
+
+
+def test_shared_seeds_are_told_where_they_are_fewer(tmp_path, capsys):
+    runs = [*method("triplet", TRIPLET), *method("triplet+mdr", MDR, first=3)]
+    assert "(2 shared seeds)" in say(capsys, store(tmp_path / "a.json", runs))
+
+
+COMPARISON = """\
+Recall@1 in percent, 5 shared seeds (0, 1, 2, 3, 4)
+  A triplet+mdr    83.2  82.2 to 84.2
+  B triplet        80.4  79.0 to 81.8
+    A - B         +2.80  +1.44 to +4.16
+A is better than B
+they differ in: method
+
+Intervals: 95 %, Student's t over seeds; differences are paired by seed.
+"""
+
+
+def test_compare_two_names_where_both_are(stored, tmp_path, capsys):
+    (stored / "glyphs-quick.json").unlink()
+    store(stored / "other.json", method("triplet", TRIPLET, dataset="digits"))
+    wanted = f"glyphs-seeds.json: glyphs, {COMPARISON}"
+    assert say(capsys, "compare", "triplet+mdr", "triplet") == wanted
+    path = store(tmp_path / "a.json", RUNS)
+    assert say(capsys, "compare", "triplet+mdr", "triplet", "--from", path) == f"glyphs, {COMPARISON}"
+    text = say(capsys, "compare", "triplet", "triplet+mdr", "--from", path)
+    assert f"A - B         {MINUS}2.80  {MINUS}4.16 to {MINUS}1.44\nA is worse than B" in text
+    text = say(capsys, "compare", "triplet+l2", "triplet", "--from", path, "--metric", "map@r")
+    assert "MAP@R" in text and "\nundecided: the interval covers 0\n" in text
+
+
+def test_compare_two_files_or_folders(tmp_path, capsys):
+    a, b = (store(tmp_path / f"{name}/runs.json", RUNS[k : k + 5]) for name, k in (("a", 10), ("b", 0)))
+    assert say(capsys, "compare", a, b) == COMPARISON
+    assert say(capsys, "compare", a.parent, b.parent) == COMPARISON
+    again = store(tmp_path / "again.json", method("triplet", MDR[:3]))
+    text = say(capsys, "compare", again, b)
+    assert "3 shared seeds (0, 1, 2), fewer than 5: too few to show" in text
+    assert "A triplet (A)" in text and "they differ in: no field of the config" in text
+
+
+def test_compare_refuses_what_cannot_be_compared(stored, tmp_path, capsys):
+    path = store(tmp_path / "a.json", RUNS)
+    one = store(tmp_path / "one.json", method("triplet", TRIPLET))
+    assert "have groups [['triplet', 'triplet+l2', 'triplet+mdr'], ['triplet']], not one each" in refuse(
+        capsys, "compare", path, one
+    )
+    assert "no runs have the group(s) ['triplet', '" in refuse(capsys, "compare", "triplet", one)
+    error = refuse(capsys, "compare", "triplet", "tripled", "--from", path)
+    assert "no runs have the group(s) ['triplet', 'tripled']; there are in glyphs ['triplet'" in error
+    digits = store(tmp_path / "digits.json", method("triplet", TRIPLET, dataset="digits"))
+    assert "different images and cannot be compared" in refuse(capsys, "compare", one, digits)
+    late = store(tmp_path / "late.json", method("triplet", TRIPLET, first=4))
+    assert "got [4] of [0, 1, 2, 3, 4] and [4, 5, 6, 7, 8]" in refuse(capsys, "compare", one, late)
+
+
+def test_tables_refuse_what_is_no_runs(stored, tmp_path, capsys):
+    path = store(tmp_path / "a.json", RUNS)
+    error = refuse(capsys, path, "--baseline", "foo")
+    assert "no runs have the group(s) ['foo']; there are in glyphs ['triplet', 'triplet+l2'" in error
+    assert "no metric 'recall@3'" in refuse(capsys, path, "--metric", "recall@3")
+    assert "No such file or directory" in refuse(capsys, tmp_path / "nowhere.json")
+    assert "bench-cpu.json is not" in refuse(capsys, stored / "bench-cpu.json")
+    assert "seed 0" in refuse(capsys, stored), "in one table the run of both lists is there twice"
+    (tmp_path / "empty").mkdir()
+    assert "empty has no runs" in refuse(capsys, tmp_path / "empty")
+    for file in stored.glob("glyphs-*"):
+        file.unlink()
+    assert "has no runs" in refuse(capsys)
+
+
+def test_without_scipy_the_extra_is_named(stored, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    assert 'pip install "mdrlib[results]"' in refuse(capsys)
+
+
+@pytest.mark.parametrize("words", ["compare a", "compare", "--metric", "--seeds 3"])
+def test_wrong_usage_shows_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["results", *words.split()])
+    assert caught.value.code == 2 and "usage: mdrlib results" in capsys.readouterr().err
+
+
+def test_the_stored_results(capsys):
+    """Every list of the clone; its means are those that one computes by hand."""
+    text = say(capsys)
+    lists = [path for path in (ROOT / "data/results").glob("*.json") if not path.stem.startswith("bench-")]
+    assert lists and all(f"{path.name}: " in text for path in lists)
+    runs = load_committed(ROOT / "data/results/omniglot-seeds.json")
+    values = [run.metrics["recall@1"] for run in runs if run.config["method"] == "triplet"]
+    mean = 100 * sum(values) / len(values)
+    assert re.search(rf"^triplet +{len(values)}.? +{mean:.1f} ", text, re.M)
+
+
+def test_the_table_of_the_readme_is_the_stored_one(capsys):
+    comparison.main([str(ROOT / "data/results/omniglot-seeds.json")])
+    assert capsys.readouterr().out.strip() in (ROOT / "README.md").read_text()

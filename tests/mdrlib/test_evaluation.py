@@ -1,0 +1,143 @@
+"""Embedding, histograms and the choice of classes against plain loops, and what Evaluation returns."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mdrlib.datasets import load
+from mdrlib.evaluation import EDGES, distance_histograms, embed, measure, whole_classes
+from mdrlib.retrieval import evaluate
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def images(count, seed=0):
+    return torch.randint(256, (count, 1, 4, 4), generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 3))
+    model[1].running_mean.fill_(0.3)
+    return model
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_embed_is_in_eval_mode_and_leaves_the_mode_and_the_statistics(training):
+    model = network().train(training)
+    x = embed(model, images(50), batch_size=7)
+    assert model.training == training and all(part.training == training for part in model)
+    assert model[1].num_batches_tracked == 0 and not x.requires_grad and x.dtype == torch.float32
+    scaled = (images(50).double() / 255).flatten(1).float()
+    expected = model[3]((scaled - 0.3) / (1 + 1e-5) ** 0.5)
+    torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embed(model, images(50)), x)
+
+
+def test_a_frozen_layer_stays_frozen():
+    from mdrlib.models import build_embedder
+
+    model = build_embedder("small", 4, freeze_batch_norm=True).train()
+    embed(model, torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
+    assert model.training and not model.backbone.layers[1].training
+
+
+def test_histograms_equal_numpy():
+    x, labels = random(60, 5), torch.arange(60) % 7
+    x[:10] *= 40  # far beyond the last edge
+    same, other = [], []
+    for i in range(60):
+        for j in range(i):
+            d = np.linalg.norm(x[i].double().numpy() - x[j].double().numpy())
+            (same if labels[i] == labels[j] else other).append(d)
+    every = np.array(same + other)
+    edges = np.linspace(-6, 6, 121)
+    found = distance_histograms(x, labels)
+    for part, counts in zip((same, other), found, strict=True):
+        z = ((np.array(part) - every.mean()) / every.std(ddof=1)).clip(-6, 6)
+        expected = np.histogram(z, edges)[0]
+        assert counts.dtype == torch.int64 and counts.sum() == len(part)
+        # Rounding may move a pair over an edge, so that two bins differ by one.
+        assert np.abs(counts.numpy().cumsum() - expected.cumsum()).max() <= 1
+    np.testing.assert_allclose(EDGES, edges, atol=1e-6)
+
+
+def test_what_lies_beyond_the_edges_is_counted_in_the_end_bins():
+    x = torch.zeros(100, 1)
+    x[99] = 1.0  # 99 of 4,950 distances, 7 standard deviations above the mean
+    positive, negative = distance_histograms(x, torch.zeros(100, dtype=torch.int64))
+    assert positive[-1] == 99 and positive.sum() == 4950 and negative.sum() == 0
+
+
+def test_collapsed_embeddings_have_histograms_too():
+    positive, negative = distance_histograms(torch.ones(6, 3), torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert positive.sum() == 6 and negative.sum() == 9
+    assert positive[59:61].sum() == 6, "no spread is z = 0"
+
+
+def test_whole_classes_are_all_or_evenly_spaced():
+    labels = torch.arange(100).repeat(20)
+    assert whole_classes(labels, 2000).tolist() == list(range(2000))
+    chosen = whole_classes(labels, 400)
+    classes, counts = labels[chosen].unique(return_counts=True)
+    assert (counts == 20).all() and len(classes) == 20 and classes[0] == 0 and classes[-1] == 99
+    steps = classes.diff()
+    assert steps.min() >= 5 and steps.max() <= 6
+    assert labels[whole_classes(labels, 1)].unique().tolist() == [0, 99], "a pair of two classes needs two"
+
+
+def test_whole_classes_work_with_gaps_between_the_labels():
+    names = torch.tensor([3, 4, 50, 51, 52, 90, 91, 97, 98, 99])  # as of classes held out for validation
+    labels = names.repeat_interleave(10)
+    classes, counts = labels[whole_classes(labels, 40)].unique(return_counts=True)
+    assert counts.tolist() == [10] * 4 and classes.tolist() == [3, 51, 91, 99]
+    assert len(whole_classes(labels, 100)) == 100
+    assert whole_classes(torch.zeros(5, dtype=torch.int64), 2).tolist() == list(range(5))
+
+
+def test_evaluation_names_metrics_and_histograms_by_split():
+    model, labels = network(), torch.arange(20).repeat_interleave(4)
+    given = {name: (images(80), labels) for seed, name in enumerate(("train", "test", "validation"))}
+    metrics, histograms = measure(model, given)
+    names = ["recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"]
+    assert list(metrics) == names + [f"validation_{name}" for name in names]
+    assert set(histograms) == {f"{split}_{kind}" for split in given for kind in ("positive", "negative")}
+    for split, prefix in (("test", ""), ("validation", "validation_")):
+        expected = evaluate(embed(model, given[split][0]), labels)
+        assert {name: metrics[prefix + name] for name in names} == expected
+    for split, (pictures, _) in given.items():
+        expected = distance_histograms(embed(model, pictures), labels)
+        for kind, counts in zip(("positive", "negative"), expected, strict=True):
+            assert torch.equal(histograms[f"{split}_{kind}"], counts)
+
+
+def test_evaluation_counts_distances_of_some_classes_and_searches_all(monkeypatch):
+    from mdrlib import evaluation
+
+    test = load("digits", "test")
+    pictures, labels = test.images[::9, :, ::8, ::8], test.labels[::9]
+    monkeypatch.setattr(evaluation.whole_classes, "__defaults__", (40,))
+    metrics, histograms = measure(network(), {"test": (pictures, labels)})
+    x = embed(network(), pictures)
+    assert metrics == evaluate(x, labels)
+    some = (labels == 0) | (labels == 4)
+    assert torch.equal(histograms["test_negative"], distance_histograms(x[some], labels[some])[1])
+
+
+def test_the_test_split_is_searched_in_the_gallery_where_there_is_one():
+    model, labels = network(), torch.arange(20).repeat_interleave(4)
+    query, gallery = (images(80), labels), (images(100, 5), torch.arange(100) % 25)
+    metrics, histograms = measure(model, {"test": query, "gallery": gallery}, ks=(1, 10, 50))
+    found = [embed(model, part) for part, _ in (query, gallery)]
+    assert metrics == evaluate(found[0], labels, found[1], gallery[1], ks=(1, 10, 50))
+    assert list(metrics) == ["recall@1", "recall@10", "recall@50", "r_precision", "map@r"]
+    assert set(histograms) == {"test_positive", "test_negative"}
+
+
+def test_embed_takes_batches_too():
+    model = network()
+    parts = list(images(50).split([20, 29, 1]))
+    torch.testing.assert_close(embed(model, parts), embed(model, images(50)))

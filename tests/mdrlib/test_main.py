@@ -1,0 +1,135 @@
+"""The command line, as a process and as a function."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdrlib import __main__ as command
+from mdrlib.experiment import Config
+from mdrlib.results import load_run
+
+ROOT = Path(__file__).resolve().parents[2]
+YAML = """
+dataset: digits  # a comment
+method: triplet
+dim: 8
+batch_size: 16
+iterations: 5
+evaluate_every: 5
+levels: [-1, 1]
+device: cpu
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text(YAML)
+    return path
+
+
+def call(*arguments):
+    words = [sys.executable, "-m", "mdrlib", *map(str, arguments)]
+    return subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"MDR_PROGRESS": "lines"}, capture_output=True, text=True
+    )
+
+
+def test_a_run_from_the_shell_and_what_it_prints(config, tmp_path, capsys):
+    words = ("run", config, "--out", tmp_path / "out", "iterations=1", "lr=1e-3", "lr_steps=[1]")
+    done = call(*words)
+    assert done.returncode == 0 and done.stderr == ""
+    result = load_run(tmp_path / "out")
+    assert result.config["iterations"] == 1 and result.config["lr"] == 1e-3
+    assert result.config["lr_steps"] == [1] and result.config["levels"] == [-1.0, 1.0]
+    progress, metrics = done.stdout.split("\n", 1)
+    assert progress.startswith("digits triplet  iteration 1/1  loss 0.")
+    assert json.loads(metrics[: metrics.index("}") + 1]) == result.metrics
+    assert str(tmp_path / "out" / "result.json") in metrics.splitlines()[-1]
+
+    assert command.main([str(word) for word in words]) == 0, "the same again returns at once"
+    assert capsys.readouterr().out == metrics
+    assert command.main([*map(str, words), "margin=0.3"]) == 1
+    assert "margin: 0.2 there, 0.3 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, changes, words",
+    [
+        (None, [], "No such file or directory: '.*config.yml'"),
+        ("- a\n- list", [], "config.yml must hold a mapping of Config fields, got list"),
+        ("just words", [], "config.yml must hold a mapping of Config fields, got str"),
+        ("dim: [8", [], "config.yml is not YAML: .*line 1"),
+        ("dim: 8", ["dim"], "a change is key=value, got 'dim'"),
+        ("dim: 8", ["dim=[1"], "dim is not YAML"),
+        ("dim: 8", ["dim=0"], "dim must be at least 1 and below inf, got 0"),
+        ("dim: 8", ["dim=eight"], "dim must be int, got 'eight'"),
+        ("dim: 8\nwidth: 3\ntrue: 1", [], r"unknown Config keys \[True, 'width'\]"),
+        ("dataset: mnist", [], "unknown data set 'mnist'"),
+        ("device: gpu", [], "device must be"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line_and_exit_1(tmp_path, capsys, text, changes, words):
+    path = tmp_path / "config.yml"
+    if text is not None:
+        path.write_text(text)
+    assert command.main(["run", str(path), "--out", str(tmp_path / "out"), *changes]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("mdrlib: ") and said.err.count("\n") == 1
+    assert re.search(words, said.err), said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_diverging_run_is_one_line_too(config, tmp_path, capsys, monkeypatch):
+    def diverge(config, out):
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(command, "run", diverge)
+    assert command.main(["run", str(config), "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "mdrlib: the loss is nan\n"
+
+
+def test_values_are_yaml_and_later_ones_win(config):
+    changes = ["levels=[-2, 0, 2]", "augment=false", "data_root=~", "dim=4", "dim=6"]
+    found = command.read_config(str(config), changes)
+    assert found == Config.of(
+        {
+            "dataset": "digits",
+            "method": "triplet",
+            "dim": 6,
+            "batch_size": 16,
+            "iterations": 5,
+            "evaluate_every": 5,
+            "levels": (-2.0, 0.0, 2.0),
+            "augment": False,
+            "device": "cpu",
+        }
+    )
+    assert command.read_config(str(config), ["data_root='1e3'"]).data_root == "1e3"
+    assert command.read_config(str(config), ["data_root=a=b"]).data_root == "a=b"
+
+
+def test_numbers_may_have_an_exponent_without_a_point(config):
+    for text, value in (("1e-3", 1e-3), ("5E-5", 5e-5), ("2", 2.0), ("1.0e-4", 1e-4), ("+1e2", 100.0)):
+        assert command.read_config(str(config), [f"lr={text}"]).lr == value
+        assert command.read_config(str(config), [f"levels=[{text}]"]).levels == (value,)
+
+
+def test_an_empty_file_is_the_default_and_json_will_do(tmp_path):
+    path = tmp_path / "config"
+    path.write_text("# nothing\n")
+    assert command.read_config(str(path), []) == Config()
+    path.write_text(json.dumps({"dim": 7, "lr_steps": [3]}))
+    assert command.read_config(str(path), []) == Config(dim=7, lr_steps=(3,))
+
+
+@pytest.mark.parametrize("words", ["", "walk c.yml --out d", "run c.yml", "run --out d", "run c.yml --out"])
+def test_wrong_usage_shows_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(words.split())
+    assert caught.value.code == 2 and "usage: mdrlib" in capsys.readouterr().err
