@@ -29,8 +29,8 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
         """Copy x (N, D), N >= 0, over the oldest embeddings; of more than `size` only the last are kept."""
-        size, dim = self.storage.shape
-        x = checks.embeddings(x, at_least=0, wait=False, dim=dim)
+        x = checks.embeddings(x, at_least=0, wait=False, dim=self.storage.shape[1])
+        size = len(self.storage)
         last = x[-size:]
         self.added += len(x)
         slots = torch.arange(self.added - len(last), self.added, device=self.storage.device) % size

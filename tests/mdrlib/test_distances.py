@@ -248,7 +248,7 @@ BAD = [
     (torch.ones(4, 2, dtype=torch.int64), TypeError, "x must be floating point, got torch.int64"),
     (torch.ones(4, 2, dtype=torch.complex64), TypeError, "x must be floating point, got torch.complex64"),
     (torch.tensor([[0.0, float("nan")], [float("nan"), 1.0]]), ValueError, "x hold 2 NaN"),
-    (torch.tensor([[0.0, float("inf")]]), ValueError, "x hold 1 NaN or infinite values among 2"),
+    (torch.tensor([[0.0, 1.0], [float("inf"), 1.0]]), ValueError, "x hold 1 NaN or infinite values among 4"),
     ([[0.0, 1.0]], TypeError, "x must be a torch.Tensor .* got list"),
     (np.zeros((3, 2)), TypeError, "got ndarray"),
 ]
