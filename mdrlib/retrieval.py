@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mdrlib import checks, sharded_search
 from mdrlib.distances import full_precision
-from mdrlib.sharded_search import Shard, squares
+from mdrlib.sharded_search import CHUNK, Shard, squares
 
-CHUNK = 2**24  # numbers held at once: 64 MB in float32
 SPARE = 4  # candidates beyond k + k/16, which show whether rounding may have misplaced the k-th neighbour
 
 
@@ -27,8 +25,8 @@ def search(
     """Find the k nearest gallery vectors of each query by Euclidean distance, nearest first.
 
     The result is exact without an index: matrix products choose candidates, which are ranked by their
-    differences, in float64 where float32 cannot separate two. Nothing of size Q x G is held; TF32 and
-    autocast are off inside. With an index, a neighbour that the index does not return is missed.
+    differences in float64. Nothing of size Q x G is held; TF32 and autocast are off inside. With an index, a
+    neighbour that the index does not return is missed.
 
     Args:
         query: (Q, D) floating point; half precision is computed in float32.
@@ -38,8 +36,7 @@ def search(
         k: Neighbours per query.
         index: A string for `faiss.index_factory` ("IVF4096,PQ32"), or a faiss index of this gallery, for
             example from `sharded_search.build`.
-        probes: Lists of an IVF index to search, by default its own nprobe. A query that finds fewer than k
-            neighbours searches twice as many lists until it finds k.
+        probes: Lists of an IVF index to search, by default its own nprobe.
         candidates: Vectors that the index returns per query, by default 10 k and at least 100.
 
     Returns:
@@ -51,16 +48,26 @@ def search(
             the index does not fit the gallery or finds too few neighbours.
         ImportError: `index` is given and faiss is not installed.
     """
+    query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
+    alone = gallery is None
+    shards = sharded_search.checked(query if alone else gallery, query.shape[1])
+    count = sum(map(len, shards))
+    checks.neighbours(k, count - alone)
     if index is not None:
-        return sharded_search.search(query, gallery, k, index, probes, candidates)
-    if probes is not None or candidates is not None:
-        raise ValueError('probes and candidates need an index: give index="IVF4096,PQ32", for example')
-    query, gallery, alone = _inputs(query, gallery)
-    if isinstance(gallery, list):
-        return _through_shards(query, gallery, k)
-    checks.neighbours(k, len(gallery) - alone)
-    _, sq, indices = zip(*_nearest(query, gallery, k, alone), strict=True)
-    return torch.cat(sq).sqrt().to(query.dtype), torch.cat(indices)
+        return sharded_search.search(query, shards, k, alone, index, probes, candidates)
+    everyone = torch.arange(len(query), device=query.device)
+    indices = everyone[:, None][:, :0]
+    sq = indices.double()
+    for first, piece in sharded_search.pieces(shards, query):
+        _, *parts = zip(*_nearest(query, piece, min(k, len(piece) - alone), alone), strict=True)
+        more_sq, more = (torch.cat(part) for part in parts)
+        if len(piece) < count:  # distances in several pieces are compared in float64
+            more_sq = squares(query.double(), everyone, [piece], more)
+        # A stable sort keeps equal distances in order of index: earlier pieces have the lower ones.
+        sq, order = torch.cat((sq, more_sq), dim=1).sort(dim=1, stable=True)
+        indices = torch.cat((indices, more + first), dim=1).gather(1, order)
+        sq, indices = sq[:, :k], indices[:, :k]
+    return sq.sqrt().to(query.dtype), indices
 
 
 def evaluate(
@@ -90,14 +97,19 @@ def evaluate(
     Raises:
         TypeError, ValueError: An input has another type or shape or is not finite, or no query has a match.
     """
-    query, gallery, alone = _inputs(query, gallery)
+    query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
+    alone = gallery is None
+    if alone:
+        gallery = query
+    gallery = checks.embeddings(gallery, "gallery", at_least=1).detach().to(query).contiguous()
+    sharded_search.checked(gallery, query.shape[1])
     query_labels = checks.labels(query_labels, len(query), "query_labels").to(query.device)
     if alone != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels come together: give both or neither")
     if alone:
         gallery_labels = query_labels
     gallery_labels = checks.labels(gallery_labels, len(gallery), "gallery_labels").to(query.device)
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+    if not ks or min(ks) < 1:
         raise ValueError(f"ks must be integers of 1 or more, got {ks!r}")
     classes, members = torch.cat((gallery_labels, query_labels)).unique(return_inverse=True)
     gallery_classes, query_classes = members.split((len(gallery), len(query)))
@@ -108,7 +120,7 @@ def evaluate(
     k = min(max(*ks, int(matches.max())), len(gallery) - alone)
     rank = torch.arange(1, k + 1, device=query.device)
     hits, precision, average = torch.zeros(len(ks), dtype=torch.int64, device=query.device), 0.0, 0.0
-    for rows, _, neighbours in _nearest(query, gallery, k, alone, (query_classes, gallery_classes)):
+    for rows, _, neighbours in _nearest(query, gallery, k, alone):
         kept = matches[rows] > 0  # the others were in the gallery, but do not count as queries
         r = matches[rows][kept]
         right = (gallery_classes[neighbours] == query_classes[rows, None])[kept]
@@ -120,48 +132,13 @@ def evaluate(
     return metrics | {"r_precision": float(precision) / counted, "map@r": float(average) / counted}
 
 
-def _inputs(query: Tensor, gallery: Any) -> tuple[Tensor, Any, bool]:
-    """Query, gallery (a tensor like the query, or a list of shards), and whether they are the same."""
-    query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
-    if gallery is None:
-        return query, query, True
-    if isinstance(gallery, list | tuple):
-        return query, sharded_search.checked(gallery, query.shape[1]), False
-    gallery = checks.embeddings(gallery, "gallery", at_least=1).detach().to(query).contiguous()
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} dimensions and gallery {gallery.shape[1]}")
-    return query, gallery, False
-
-
-def _through_shards(query: Tensor, shards: list[Shard], k: int) -> tuple[Tensor, Tensor]:
-    checks.neighbours(k, sum(map(len, shards)))
-    everyone = torch.arange(len(query), device=query.device)
-    sq = torch.empty(len(query), 0, dtype=torch.float64, device=query.device)
-    indices = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
-    for first, piece in sharded_search.pieces(shards, query):
-        found = torch.cat([part[2] for part in _nearest(query, piece, min(k, len(piece)), False)])
-        sq = torch.cat((sq, squares(query, everyone, [piece], found)), dim=1)
-        # A stable sort keeps equal distances in order of index: earlier pieces have the lower ones.
-        sq, order = sq.sort(dim=1, stable=True)
-        indices = torch.cat((indices, found + first), dim=1).gather(1, order)
-        sq, indices = sq[:, :k], indices[:, :k]
-    return sq.sqrt().to(query.dtype), indices
-
-
-def _nearest(
-    query: Tensor, gallery: Tensor, k: int, alone: bool, classes: tuple[Tensor, Tensor] | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (rows (R,) of the query, squared distances (R, k) float64, indices (R, k)), some rows at a time.
-
-    classes: those of query and gallery, where only the order of matches among other neighbours counts. It is
-    exact; squared distances then come from products.
-    """
+def _nearest(query: Tensor, gallery: Tensor, k: int, alone: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (rows (R,) of the query, squared distances (R, k), indices (R, k)), some rows at a time."""
     centre = gallery.mean(0)  # changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small
     q, g = query - centre, gallery - centre
     size = torch.linalg.vector_norm(q, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
-    eps, dims = torch.finfo(q.dtype).eps, q.shape[1]
     # How far apart products must be to be in their true order: twice the largest error that was seen.
-    rounding = 4 * dims**0.5 * eps * size.double().square()[:, None]
+    rounding = 4 * q.shape[1] ** 0.5 * torch.finfo(q.dtype).eps * size.double().square()
 
     @cache
     def without_surplus() -> tuple[Tensor, Tensor]:
@@ -173,20 +150,12 @@ def _nearest(
         sq, indices = _candidates(q[rows], g, min(count, len(g)))
         indices = kept[indices]
         if alone:
-            sq, order = sq.masked_fill(indices == rows[:, None], torch.inf).sort(dim=1)
-            indices = indices.gather(1, order)
+            own = indices == rows[:, None]
+            sq, order = sq.masked_fill(own, torch.inf).sort(dim=1)
+            indices = indices.masked_fill(own, -1).gather(1, order)
         # Rounding may have put one of the k nearest behind all candidates: these queries need more.
-        doubtful = sq[:, -1 - alone] - sq[:, k - 1] <= rounding[rows, 0]
-        if classes is None:
-            differences = squares(query, rows, [gallery], indices, q.dtype)
-            sq, order = torch.where(sq == torch.inf, sq, differences).sort(dim=1)
-            indices = indices.gather(1, order)
-            border = near = sq.diff(dim=1) <= (dims / 8 + 8) * eps * sq[:, :-1]
-        else:
-            near = sq.diff(dim=1) <= rounding[rows]
-            border = near & (classes[1][indices] == classes[0][rows, None]).diff(dim=1)
-        sq, indices = _settled(query, rows, gallery, sq.double(), indices, near, border)
-        sq, indices = sq[:, :k], indices[:, :k]
+        doubtful = sq[:, -1 - alone] - sq[:, k - 1] <= rounding[rows]
+        sq, indices = (part[:, :k] for part in sharded_search.ranked(query, rows, [gallery], indices))
         if count < len(g) and doubtful.any():
             for some in doubtful.nonzero()[:, 0].split(max(1, CHUNK // 64 // count)):
                 sq[some], indices[some] = ranked(rows[some], 16 * count, *without_surplus())
@@ -224,23 +193,3 @@ def _candidates(q: Tensor, g: Tensor, count: int) -> tuple[Tensor, Tensor]:
             found.append(products.topk(count, dim=1, largest=False))
     sq, indices = zip(*found, strict=True)
     return torch.cat(sq), torch.cat(indices)
-
-
-def _settled(
-    query: Tensor, rows: Tensor, gallery: Tensor, sq: Tensor, indices: Tensor, near: Tensor, border: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Sort the candidates of query[rows] by distance, equal ones by index.
-
-    sq (R, C) ascends, except for rounding, where one and the next are `near` (R, C - 1). A run of near ones
-    with a `border` in it, between two whose order counts, is compared by differences in float64.
-    """
-    run = pad((~near).cumsum(1), (1, 0))
-    unsure = torch.zeros_like(run).scatter_add_(1, run[:, 1:], border.long()).gather(1, run) > 0
-    at, columns = unsure.nonzero(as_tuple=True)
-    found = indices[at, columns]
-    exact = squares(query, rows[at], [gallery], found[:, None])[:, 0]
-    order = found.argsort()
-    for key in (exact, at * run.shape[1] + run[at, columns]):
-        order = order[key[order].argsort(stable=True)]
-    sq[at, columns], indices[at, columns] = exact[order], found[order]
-    return sq, indices
