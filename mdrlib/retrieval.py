@@ -46,7 +46,7 @@ def search(
     Raises:
         TypeError, ValueError: An input has another type or shape or is not finite, k exceeds the gallery, or
             the index does not fit the gallery or finds too few neighbours.
-        ImportError: `index` is given and faiss is not installed.
+        ImportError, RuntimeError: faiss is not installed, or refuses the index or `probes`.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     alone = gallery is None

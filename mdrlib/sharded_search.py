@@ -62,8 +62,7 @@ def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = Non
         The `faiss.Index`.
 
     Raises:
-        ImportError, TypeError, ValueError, RuntimeError: As in `train`; ValueError also for NaN or infinite
-            values.
+        ImportError, TypeError, ValueError, RuntimeError: As in `train`, or a value is not finite.
     """
     shards = checked(gallery)
     made = train(shards, index) if isinstance(index, str) else index

@@ -76,14 +76,11 @@ def build_embedder(
         backbone: "small" or "tiny", for images (N, C, 32, 32); or "bn_inception", a classification model of
             torchvision such as "resnet50", or "timm:<name>", for images (N, 3, H, W), RGB in [0, 1], which
             these normalize themselves.
-        dim: Length of the embedding.
-        normalize: "none", "l2" or "mean-distance", see `Embedder`.
+        dim, normalize, freeze_batch_norm: See `Embedder`.
         pretrained: Start from ImageNet weights, downloaded by torchvision or timm if needed; those of
             BN-Inception must lie in torch hub's folder.
         weights: A file to start from instead, in one of the forms that `mdrlib.models.weights` reads.
-        freeze_batch_norm: Keep batch-norm layers in eval mode.
-        pooling: "average" leaves the network's own pooling, which is global average pooling in convolutional
-            networks; "average+max" puts the sum of both in its place.
+        pooling: "average" keeps the network's own; "average+max" adds global average and maximum pooling.
 
     Raises:
         ValueError: A name is unknown, the network has no such pooling or no pretrained weights, or a file
