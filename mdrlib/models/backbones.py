@@ -2,34 +2,28 @@
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mdrlib.models.bn_inception import POOLING, AverageMaxPool, BNInception
-from mdrlib.models.small import SMALL
-from mdrlib.models.weights import load_network
 
-BN_INCEPTION_FILE = "bn_inception-52deb4733.pth"
-BN_INCEPTION_SOURCE = "http://data.lip6.fr/cadene/pretrainedmodels/"
+BN_INCEPTION_WEIGHTS = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
 BN_INCEPTION_MEAN = (104.0, 117.0, 128.0)  # of B, G and R, from 0 to 255
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers in the middle, for training on ImageNet
 
 
 class Backbone(nn.Module):
-    """Images (N, 3, H, W), RGB, float in [0, 1] -> features (N, features).
-
-    `network` sees (scale * images - mean) / std, with the channels in the order B, G, R if `bgr`. Grey images
-    (N, 1, H, W) are repeated over the channels.
+    """Images (N, 3, H, W), RGB, or grey (N, 1, H, W), float in [0, 1] -> features (N, features).
 
     Args:
-        network: Images so normalized -> features.
+        network: Takes (scale * images - mean) / std, with the channels in the order B, G, R if `bgr`.
         features: Width of the features.
         heads: Names of the classifiers that a published file of the network has and `network` has not.
-        mean, std: One number per channel, in the order that the network sees.
+        mean, std: One number per channel, in the order that the network takes.
         scale: 1, or 255 for a network trained on bytes.
-        bgr: Whether the network expects B, G, R.
+        bgr: Whether the network takes B, G, R.
     """
 
     def __init__(
@@ -44,16 +38,15 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.features, self.heads, self.scale, self.bgr = features, tuple(heads), scale, bgr
+        self.features, self.heads, self.scale, self.bgr = features, heads, scale, bgr
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return the normalized images; TypeError or ValueError for another dtype or shape."""
-        if not images.is_floating_point():
-            raise TypeError(f"images must be float in [0, 1], got {images.dtype}; divide bytes by 255")
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"images must have shape (N, 3, H, W), got {tuple(images.shape)}")
+        """Return the normalized images (N, 3, H, W)."""
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3):
+            got = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"images must be float in [0, 1] of shape (N, 3, H, W), got {got}")
         images = images.flip(1) if self.bgr else images
         return (self.scale * images - self.mean) / self.std  # one channel becomes three by broadcasting
 
@@ -69,23 +62,20 @@ def build_backbone(name: str, pretrained: bool = False, pooling: str = "average"
     if pooling not in POOLING:
         raise ValueError(f"pooling must be one of {POOLING}, got {pooling!r}")
     if name == "bn_inception":
-        return _bn_inception(pretrained, pooling)
+        network = BNInception(pooling)
+        heads, std = ("last_linear",), (1.0, 1.0, 1.0)
+        return Backbone(network, network.features, heads, BN_INCEPTION_MEAN, std, 255.0, bgr=True)
     if isinstance(name, str) and name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"), pretrained, pooling)
     return _torchvision(name, pretrained, pooling)
 
 
-def _bn_inception(pretrained: bool, pooling: str) -> Backbone:
-    network, heads = BNInception(pooling), ("last_linear",)
-    if pretrained:
-        path = _checkpoints() / BN_INCEPTION_FILE
-        if not path.exists():
-            raise FileNotFoundError(
-                f"mdrlib does not download the ImageNet weights of bn_inception: put {BN_INCEPTION_FILE} "
-                f"from {BN_INCEPTION_SOURCE} into {path.parent}, or use weights=FILE"
-            )
-        load_network(network, heads, path)
-    return Backbone(network, network.features, heads, BN_INCEPTION_MEAN, (1.0, 1.0, 1.0), 255.0, bgr=True)
+def bn_inception_weights() -> Path:
+    """Path of the published ImageNet weights of BN-Inception in torch hub's folder."""
+    path = _checkpoints() / Path(BN_INCEPTION_WEIGHTS).name
+    if not path.exists():
+        raise FileNotFoundError(f"put {BN_INCEPTION_WEIGHTS} into {path.parent}, or use weights=FILE")
+    return path
 
 
 def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
@@ -93,13 +83,10 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
         from torchvision import models
     except ImportError as error:
         raise ImportError(f'backbone {name!r} needs torchvision: pip install "mdrlib[vision]"') from error
-    names = models.list_models(module=models)
-    if name not in names:
-        raise _unknown(
-            f'backbone must be {", ".join(map(repr, SMALL))}, "bn_inception", "timm:<name>" or a '
-            f"classification model of torchvision, got {name!r}",
-            name,
-            [*SMALL, "bn_inception", *names],
+    if name not in models.list_models(module=models):
+        raise ValueError(
+            'backbone must be "small", "tiny", "bn_inception", "timm:<name>" or a classification model of '
+            f"torchvision, got {name!r}"
         )
     weights = models.get_model_weights(name).DEFAULT
     options = {}
@@ -109,16 +96,11 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
         try:  # a file that loads with weights_only holds no code for torchvision to execute
             weights.get_state_dict(check_hash=True, progress=sys.stderr.isatty(), weights_only=True)
         except OSError as error:
-            file = weights.url.rsplit("/", 1)[-1]
-            raise OSError(
-                f"the weights of {name} could not be downloaded from {weights.url} ({error}): put {file} "
-                f"into {_checkpoints()}, or use weights=FILE"
-            ) from error
+            raise OSError(f"{error}: put {weights.url} into {_checkpoints()}, or use weights=FILE") from error
     network = models.get_model(name, weights=weights if pretrained else None, **options)
-    auxiliary = [n for n in ("aux1", "aux2", "AuxLogits") if hasattr(network, n)]
-    if auxiliary:  # classifiers in the middle, for training on ImageNet
-        network.aux_logits = False
-        for part in auxiliary:
+    for part in AUXILIARY:
+        if hasattr(network, part):
+            network.aux_logits = False
             setattr(network, part, None)
     layers = list(network.named_modules())
     at = max(i for i, (_, m) in enumerate(layers) if isinstance(m, nn.Linear | nn.Conv2d))
@@ -134,7 +116,7 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
         network.set_submodule(pools[0], AverageMaxPool())
     features = getattr(classifier, "in_features", None) or classifier.in_channels
     preset = weights.transforms()
-    return Backbone(network, features, (head, *auxiliary), preset.mean, preset.std)
+    return Backbone(network, features, (head, *AUXILIARY), preset.mean, preset.std)
 
 
 def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
@@ -142,12 +124,7 @@ def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
         import timm
     except ImportError as error:
         raise ImportError(f'backbone "timm:{name}" needs timm: pip install "mdrlib[timm]"') from error
-    if not timm.is_model(name):
-        raise _unknown(f"timm has no model {name!r}", name, timm.list_models())
-    try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except OSError as error:
-        raise OSError(f"the weights of timm:{name} were not found: {error}; or use weights=FILE") from error
+    network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     if pooling == "average+max":
         pools = [m for m in network.modules() if isinstance(m, timm.layers.SelectAdaptivePool2d)]
         if len(pools) != 1 or not isinstance(pools[0].pool, nn.AdaptiveAvgPool2d):
@@ -159,11 +136,6 @@ def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
     head = about.get("classifier") or ()
     heads = (head,) if isinstance(head, str) else head
     return Backbone(network, features, heads, about["mean"], about["std"])
-
-
-def _unknown(message: str, name: object, names: Sequence[str]) -> ValueError:
-    close = get_close_matches(str(name).lower(), names, n=5, cutoff=0.5)
-    return ValueError(f"{message}; close to it: {close or 'none'}")
 
 
 def _checkpoints() -> Path:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
 from mdrlib.distances import normalize_by_mean_distance
-from mdrlib.models.backbones import build_backbone
+from mdrlib.models.backbones import bn_inception_weights, build_backbone
 from mdrlib.models.small import SMALL, SmallConvNet
 from mdrlib.models.weights import load_embedder
 
@@ -27,9 +27,6 @@ class Embedder(nn.Module):
             its meaning while distances may grow; in eval mode, where scale changes no ranking, it stays raw
             (Kim & Park, section 3.1, "Learning without L2 Norm").
         freeze_batch_norm: Keep batch-norm layers in eval mode, for fine-tuning on small batches.
-
-    Raises:
-        ValueError: `normalize` is unknown or `dim` is not a positive integer.
     """
 
     def __init__(
@@ -38,8 +35,6 @@ class Embedder(nn.Module):
         super().__init__()
         if normalize not in NORMALIZE:
             raise ValueError(f"normalize must be one of {NORMALIZE}, got {normalize!r}")
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"dim must be a positive integer, got {dim!r}")
         self.backbone = backbone
         self.linear = nn.Linear(features, dim)
         self.normalize, self.freeze_batch_norm = normalize, freeze_batch_norm
@@ -81,30 +76,27 @@ def build_embedder(
         backbone: "small" or "tiny", for images (N, C, 32, 32); or "bn_inception", a classification model of
             torchvision such as "resnet50", or "timm:<name>", for images (N, 3, H, W), RGB in [0, 1], which
             these normalize themselves.
-        dim: Length of the embedding.
-        normalize: "none", "l2" or "mean-distance", see `Embedder`.
+        dim, normalize, freeze_batch_norm: See `Embedder`.
         pretrained: Start from ImageNet weights, downloaded by torchvision or timm if needed; those of
             BN-Inception must lie in torch hub's folder.
         weights: A file to start from instead, in one of the forms that `mdrlib.models.weights` reads.
-        freeze_batch_norm: Keep batch-norm layers in eval mode.
-        pooling: "average" leaves the network's own pooling, which is global average pooling in convolutional
-            networks; "average+max" puts the sum of both in its place.
+        pooling: "average" keeps the network's own; "average+max" adds global average and maximum pooling.
 
     Raises:
-        ValueError: A name is unknown, the network has no such pooling or no pretrained weights, or the
-            tensors of a file do not fit, with the first that differ.
+        ValueError: A name is unknown, the network has no such pooling or no pretrained weights, or a file
+            does not fit. timm has errors of its own.
         ImportError: A library is missing; the message names the extra to install.
-        OSError: Weights are neither here nor downloadable; the message says where to put them.
+        OSError: Weights are neither here nor downloadable.
     """
     if backbone in SMALL:
-        if pretrained:
-            raise ValueError(f"{backbone} has no pretrained weights: use pretrained=False or weights=FILE")
-        if pooling != "average":
-            raise ValueError(f'{backbone} has no pooling to choose: use "average", not {pooling!r}')
+        if pretrained or pooling != "average":
+            raise ValueError(f"{backbone} has no pretrained weights and no pooling to choose: leave both out")
         network = SmallConvNet(SMALL[backbone])
     else:
         network = build_backbone(backbone, pretrained and weights is None, pooling)
     model = Embedder(network, network.features, dim, normalize, freeze_batch_norm)
+    if backbone == "bn_inception" and pretrained and weights is None:
+        weights = bn_inception_weights()
     if weights is not None:
         load_embedder(model, Path(weights))
     return model

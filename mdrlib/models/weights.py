@@ -1,12 +1,12 @@
 """Weights from files: an embedder's, a run's checkpoint, published ImageNet files, the authors' models."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 AUTHORS_PREFIX = "base.model."  # before the backbone's keys in their checkpoints
+NETWORK_PREFIX = "backbone.network."
 
 
 def load_embedder(model: nn.Module, path: Path) -> None:
@@ -23,60 +23,33 @@ def load_embedder(model: nn.Module, path: Path) -> None:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is damaged or its tensors do not fit; the message names the first that differ.
+        ValueError: The file is damaged or does not fit; the message names the first tensor that differs.
     """
-    found = _read(path)
-    network = getattr(model.backbone, "network", None)
-    if network is not None:
-        own = {key: value for key, value in found.items() if not key.startswith(AUTHORS_PREFIX)}
-        bare = {key.removeprefix(AUTHORS_PREFIX): found[key] for key in found.keys() - own.keys()}
-        if not bare and network.state_dict().keys() & found.keys():
-            own = {f"linear.{key}": value for key, value in model.linear.state_dict().items()}
-            bare = found
-        if bare:
-            bare = _modern(bare, network, model.backbone.heads)
-            found = own | {f"backbone.network.{key}": value for key, value in bare.items()}
-    _fill(model, found, path)
+    wanted = model.state_dict()
+    found = {key.replace(AUTHORS_PREFIX, NETWORK_PREFIX): value for key, value in _read(path).items()}
+    if not any(key.startswith("backbone.") for key in found):
+        found = {NETWORK_PREFIX + key: value for key, value in found.items()}
+        found |= {key: value for key, value in wanted.items() if key.startswith("linear.")}
+    heads = tuple(f"{NETWORK_PREFIX}{head}." for head in getattr(model.backbone, "heads", ()))
+    found = {key: value for key, value in found.items() if not key.startswith(heads)}
+    for key, value in wanted.items():
+        if key.endswith("num_batches_tracked"):  # missing in files of torch before 0.4.1, and rarely read
+            found.setdefault(key, value)
+        elif key in found and found[key].shape == (1, *value.shape):
+            found[key] = found[key][0]  # rows in the published file of bn_inception
+    for key in sorted(wanted.keys() | found.keys()):
+        file, own = (tuple(state[key].shape) if key in state else "absent" for state in (found, wanted))
+        if file != own:
+            raise ValueError(f"{path} does not fit: {key} is {file} in the file and {own} in the model")
+    model.load_state_dict(found)
 
 
-def load_network(network: nn.Module, heads: Sequence[str], path: Path) -> None:
-    """Fill `network` from a published file, whose classifiers `heads` are ignored."""
-    _fill(network, _modern(_read(path), network, heads), path)
-
-
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
+        found = found.get("model", found)
+        return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     except OSError:
         raise
     except Exception as error:  # torch raises several kinds
         raise ValueError(f"{path} is damaged, or holds more than tensors and plain values") from error
-    found = found.get("model", found) if isinstance(found, dict) else found
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
-
-
-def _modern(found: dict[str, object], network: nn.Module, heads: Sequence[str]) -> dict[str, object]:
-    """A published state_dict without classifiers and in the form that torch writes today.
-
-    Files older than torch 0.4.1 have no num_batches_tracked, which only batch norm without momentum reads;
-    that of bn_inception has vectors of shape (1, C).
-    """
-    wanted = network.state_dict()
-    classifier = tuple(f"{head}." for head in heads)
-    found = {key: value for key, value in found.items() if not key.startswith(classifier)}
-    for key, value in wanted.items():
-        if key.endswith("num_batches_tracked"):
-            found.setdefault(key, value)
-        elif isinstance(found.get(key), Tensor) and found[key].shape == (1, *value.shape):
-            found[key] = found[key][0]
-    return found
-
-
-def _fill(model: nn.Module, found: dict[str, object], path: Path) -> None:
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in found.items()}
-    differ = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))
-    if differ:
-        lines = [f"{key}: file {given.get(key)}, model {wanted.get(key)}" for key in differ[:3]]
-        raise ValueError(f"{path} does not fit the model in {len(differ)} tensors: " + "; ".join(lines))
-    model.load_state_dict(found)

@@ -132,10 +132,10 @@ def test_weights_that_want_another_normalization_get_it(monkeypatch):
 @pytest.mark.parametrize("name", ("resnet18", "bn_inception"))
 def test_images_of_other_kinds_are_refused(name):
     backbone = build_embedder(name).backbone
-    with pytest.raises(TypeError, match="got torch.uint8; divide bytes by 255"):
+    with pytest.raises(ValueError, match=r"float in \[0, 1\] .* got torch.uint8"):
         backbone(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
     for shape in ((3, 64, 64), (2, 4, 64, 64), (2, 64, 64, 3)):
-        with pytest.raises(ValueError, match=r"images must have shape \(N, 3, H, W\), got \("):
+        with pytest.raises(ValueError, match=r"of shape \(N, 3, H, W\), got torch.float32 \("):
             backbone(torch.zeros(shape))
 
 
@@ -183,16 +183,7 @@ def test_networks_without_global_average_pooling_refuse_another(name):
         build_embedder(name, pooling="max")
 
 
-@pytest.mark.parametrize(
-    "name, close",
-    [("resnet19", "resnet18"), ("ResNet50", "resnet50"), ("bninception", "bn_inception"), ("smal", "small")],
-)
-def test_an_unknown_name_is_answered_with_close_ones(name, close):
-    with pytest.raises(ValueError, match=f"got '{name}'; close to it: .*'{close}'"):
-        build_embedder(name)
-
-
-@pytest.mark.parametrize("name", ("fcn_resnet50", "quantized_resnet18", "r3d_18", "", None, "@@"))
+@pytest.mark.parametrize("name", ("resnet19", "fcn_resnet50", "quantized_resnet18", "r3d_18", "", None, "@@"))
 def test_other_tasks_and_no_names_are_refused(name):
     with pytest.raises(ValueError, match="backbone must be .* got "):
         build_embedder(name)
@@ -224,8 +215,8 @@ def test_without_a_network_the_error_says_which_file_to_put_where(hub, name):
     with pytest.raises(OSError) as caught:
         build_embedder(name, pretrained=True)
     message = str(caught.value)
-    assert f"into {hub}," in message and "weights=FILE" in message and "\n" not in message
-    file = re.search(rf"put ({name}-[0-9a-f]+\.pth)", message)[1]
+    assert f"into {hub}, or" in message and "weights=FILE" in message and "\n" not in message
+    file = re.search(rf"put http\S+/({name}-[0-9a-f]+\.pth) into", message)[1]
     hub.mkdir(parents=True, exist_ok=True)
     torch.save(published(name), hub / file, _use_new_zipfile_serialization=name == "densenet121")
     model = build_embedder(name, 6, pretrained=True)
@@ -281,22 +272,21 @@ def test_a_checkpoint_of_the_authors(tmp_path, name, with_head):
     [
         (
             lambda s: s | {"base.model.conv1_7x7_s2.weight": torch.zeros(64, 3, 3, 3)},
-            r"in 1 tensors: backbone.network.conv1_7x7_s2.weight: "
-            r"file \(64, 3, 3, 3\), model \(64, 3, 7, 7\)$",
+            r"conv1_7x7_s2.weight is \(64, 3, 3, 3\) in the file and \(64, 3, 7, 7\) in the model$",
         ),
         (
             lambda s: {k: v for k, v in s.items() if "linear" not in k or "last" in k},
-            r"in 2 tensors: linear.bias: file None, model \(6,\); linear.weight: file None, ",
+            r"linear.bias is absent in the file and \(6,\) in the model$",
         ),
         (
             lambda s: s | {"base.model.other": torch.zeros(2)},
-            r"in 1 tensors: backbone.network.other: file \(2,\), model None$",
+            r"backbone.network.other is \(2,\) in the file and absent in the model$",
         ),
         (
             lambda s: {k.removeprefix("base.model."): v for k, v in s.items() if "5b" not in k},
-            r"in 4[0-9] tensors: backbone.network.inception_5b_1x1.bias: file None, model \(352,\); ",
+            r"backbone.network.inception_5b_1x1.bias is absent in the file and \(352,\) in the model$",
         ),
-        (lambda s: published("resnet18"), "backbone.network.conv1_7x7_s2.bias: file None, model"),
+        (lambda s: published("resnet18"), "does not fit: backbone.network.bn1.bias is"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, change, message):
@@ -348,9 +338,7 @@ def timm(monkeypatch):
 
     fake = SimpleNamespace(
         create_model=create_model,
-        is_model=lambda name: name != "resnet19",
         layers=SimpleNamespace(SelectAdaptivePool2d=FakePool),
-        list_models=lambda: ["resnet18", "vit_tiny"],
     )
     monkeypatch.setitem(sys.modules, "timm", fake)
 
@@ -378,9 +366,7 @@ def test_timm(timm, tmp_path):
 
 
 def test_timm_refuses(timm):
-    with pytest.raises(ValueError, match=r"timm has no model 'resnet19'; close to it: \['resnet18'\]"):
-        build_embedder("timm:resnet19")
-    with pytest.raises(OSError, match="timm:resnet18 were not found: cannot find .*; or use weights=FILE"):
+    with pytest.raises(OSError, match="cannot find the requested files"):
         build_embedder("timm:resnet18", pretrained=True)
     with pytest.raises(ValueError, match="needs global average pooling; timm:vit_tiny has none"):
         build_embedder("timm:vit_tiny", pooling="average+max")

@@ -139,28 +139,25 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError) as caught:
         build(weights=path)
     assert str(caught.value) == (
-        f"{path} does not fit the model in 2 tensors: linear.bias: file (8,), model (16,); "
-        "linear.weight: file (8, 256), model (16, 256)"
+        f"{path} does not fit: linear.bias is (8,) in the file and (16,) in the model"
     )
-    state = build().state_dict()
-    del state["linear.bias"]
-    torch.save(state | {"base.one": torch.ones(2), "head": 3}, path)
-    with pytest.raises(ValueError) as caught:
+    torch.save(build().state_dict() | {"base.one": torch.ones(2), "epoch": 3}, path)
+    with pytest.raises(ValueError, match=r"base.one is \(2,\) in the file and absent in the model"):
         build(weights=path)
-    assert str(caught.value) == (
-        f"{path} does not fit the model in 3 tensors: base.one: file (2,), model None; "
-        "head: file int, model None; linear.bias: file None, model (16,)"
-    )
 
 
-def test_only_the_first_three_that_differ_are_named(tmp_path):
-    for content in ({}, {1: torch.ones(1), "a": 2}, [torch.ones(2)], torch.ones(3), {"model": "small"}):
-        torch.save(content, tmp_path / "weights.pt")
-        with pytest.raises(
-            ValueError, match="weights.pt does not fit the model in 2[0-9] tensors: "
-        ) as caught:
-            build(weights=tmp_path / "weights.pt")
-        assert str(caught.value).count(";") == 2
+@pytest.mark.parametrize("content", ({}, {1: torch.ones(1), "a": 2}, {"model": {"small": 1}}))
+def test_files_of_something_else_do_not_fit(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="weights.pt does not fit: backbone"):
+        build(weights=tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("content", ([torch.ones(2)], torch.ones(3), {"model": "small"}))
+def test_files_without_tensors_by_name_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        build(weights=tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("content", (b"", b"nothing of torch's", b"PK\x03\x04cut"))
@@ -192,10 +189,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({"backbone": "large"}, "backbone must be .*'large'"),
         ({"normalize": "L2"}, "normalize must be one of .*'none', 'l2', 'mean-distance'.* got 'L2'"),
         ({"normalize": None}, "normalize must be one of .* got None"),
-        ({"dim": 0}, "dim must be a positive integer, got 0"),
-        ({"dim": 2.0}, "dim must be a positive integer, got 2.0"),
-        ({"dim": True}, "dim must be a positive integer, got True"),
-        ({"pretrained": True}, "no pretrained weights: use pretrained=False or weights=FILE"),
+        ({"pretrained": True}, "no pretrained weights and no pooling to choose: leave both out"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
