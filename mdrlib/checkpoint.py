@@ -14,10 +14,9 @@ import torch
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Let `write` fill a temporary file next to `path`, then move it there in one step.
+    """Let `write` fill a temporary file, then move it to `path` in one step.
 
-    A process killed at any moment leaves the old file or the new one, and so does an OSError such as a full
-    disk, which passes through.
+    A process killed at any moment, or an OSError such as a full disk, leaves the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
