@@ -77,8 +77,6 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
         raise ValueError(f"an interval needs two or more finite values, got {x.tolist()}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     # The mean of equal values may be off by a rounding, which must not become a spread.
     mean, s = (x[0], 0.0) if (x == x[0]).all() else (x.mean(), x.std(ddof=1))
     half = t.ppf((1 + confidence) / 2, len(x) - 1) * s * math.sqrt(1 / len(x))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = timedelta(minutes=10)  # for the others to answer; the first process evaluates alone
+TIMEOUT = timedelta(hours=1)  # for the others to answer; the first process evaluates alone
 T = TypeVar("T")
 
 
@@ -66,25 +66,17 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", rank())) if world_size() > 1 else 0
 
 
-def gather_objects(value: T) -> list[T]:
-    """The picklable `value` of every process, by rank; tensors have to be on the CPU."""
-    found: list[Any] = [value] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(found, value)
-    return found
-
-
 def from_first(function: Callable[[], T]) -> T:
     """Call `function` in the first process; return or raise in every process what it returned or raised."""
-    if world_size() == 1:
-        return function()
-    value = error = None
+    outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
-            value = function()
-        except Exception as raised:
-            error = raised
-    value, error = gather_objects((value, error))[0]
+            outcome[0] = function()
+        except Exception as error:
+            outcome[1] = error
+    if world_size() > 1:
+        dist.broadcast_object_list(outcome)
+    value, error = outcome
     if error is not None:
         raise error
     return value
@@ -92,10 +84,12 @@ def from_first(function: Callable[[], T]) -> T:
 
 def agree(name: str, value: Any) -> None:
     """Raise ValueError in every process unless `value`, called `name`, is the same in all."""
-    first, *others = gather_objects(value)
-    for number, other in enumerate(others, 1):
-        if other != first:
-            raise ValueError(f"{name} differs: {first} in process 0, {other} in process {number}")
+    found: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(found, value)
+    for number, other in enumerate(found):
+        if other != found[0]:
+            raise ValueError(f"{name} differs: {found[0]} in process 0, {other} in process {number}")
 
 
 @contextmanager
@@ -142,13 +136,6 @@ def gather(x: Tensor) -> Tensor:
 def own_rows(x: Tensor) -> Tensor:
     """The rows of this process (B / world_size, ...) of those of all (B, ...)."""
     return x.tensor_split(world_size())[rank()]
-
-
-def shard(count: int, batch_size: int) -> slice:
-    """The rows of `count` that this process takes: whole batches, so that results have the bits of one."""
-    batches = -(-count // batch_size)
-    start, stop = (batches * r // world_size() * batch_size for r in (rank(), rank() + 1))
-    return slice(min(start, count), min(stop, count))
 
 
 def parallel(model: nn.Module) -> nn.Module:

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from mdrlib import checkpoint, distributed, miners, results
+from mdrlib.checkpoint import write_atomically
 from mdrlib.config import Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
-from mdrlib.evaluation import EDGES, History, Images, Splits, embed_all, measure
+from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
@@ -65,27 +66,26 @@ def run(config: Config, out_dir: str | Path) -> Result:
     splits = _splits(config, sets, device)
     with deterministic(device.type == "cpu"):
         trainer, history = _train(config, splits, device, out_dir, {"config": stored, "data": data}, state)
-        evaluated = [name for name in ("test", "gallery") if name in splits]
-        embedded = {name: embed_all(trainer.model, splits[name][0]).cpu() for name in evaluated}
-    result = Result(
-        config=stored,
-        metrics={k: v for k, v in history.rows[history.best].items() if k.startswith(("recall", "r_", "map"))},
-        selected_by="validation" if config.validation else "test" if config.select_by_test else "last",
-        seconds=round(trainer.seconds, 3),
-        environment=results.environment(device),
-        git=results.git(),
-        data=data,
-        history=history.rows,
-    )
 
-    def write() -> Result:
-        for name, arrays in (("distances", _distances(history)), ("embeddings", _embeddings(splits, embedded))):
-            file = out_dir / f"{name}.npz"
-            checkpoint.write_atomically(file, lambda file, a=arrays: np.savez_compressed(file, **a))
-        results.write(result, out_dir)
-        return result
+        def finish() -> Result:
+            for name, arrays in _arrays(trainer.model, splits, history).items():
+                write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
+            row = history.rows[history.best]
+            selected_by = "validation" if config.validation else "test" if config.select_by_test else "last"
+            result = Result(
+                config=stored,
+                metrics={k: v for k, v in row.items() if k.startswith(("recall", "r_", "map"))},
+                selected_by=selected_by,
+                seconds=round(trainer.seconds, 3),
+                environment=results.environment(device),
+                git=results.git(),
+                data=data,
+                history=history.rows,
+            )
+            results.write(result, out_dir)
+            return result
 
-    return distributed.from_first(write)
+        return distributed.from_first(finish)
 
 
 def pick_device(name: str) -> torch.device:
@@ -188,7 +188,7 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
 
 
 def _trainer(c: Config, classes: int, generator: Generator, device: torch.device) -> Trainer:
-    checkpoint.seed_everything(c.seed)
+    torch.manual_seed(c.seed)
     with distributed.local_first():
         model = build_embedder(
             c.backbone, c.dim, c.normalize, c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
@@ -240,7 +240,11 @@ def _train(
     sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *place)
     trainer = _trainer(config, int(labels.max()) + 1, generator, device)
     best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
-    history = History(lambda model: measure(model, splits, config.recall_at), best)
+
+    def evaluate(model: nn.Module) -> Measured:
+        return distributed.from_first(lambda: measure(model, splits, config.recall_at))
+
+    history = History(evaluate, best)
     spent: list[float] = []  # seconds that a loading process took for each batch
     if state is not None:
         trainer.load_state_dict(state)
@@ -285,20 +289,16 @@ def _train(
     return trainer, history
 
 
-def _distances(history: History) -> dict[str, np.ndarray]:
-    """What distances.npz holds."""
-    found = {"edges": EDGES.numpy(), "iterations": np.array([row["iteration"] for row in history.rows])}
+def _arrays(model: nn.Module, splits: Splits, history: History) -> dict[str, dict[str, np.ndarray]]:
+    """What distances.npz and embeddings.npz hold."""
+    distances = {"edges": EDGES.numpy(), "iterations": np.array([row["iteration"] for row in history.rows])}
     for name in history.arrays[0]:
-        found[name] = np.stack([arrays[name].numpy() for arrays in history.arrays])
-    return found
-
-
-def _embeddings(splits: Splits, embedded: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """What embeddings.npz holds."""
-    x, gallery = embedded["test"], embedded.get("gallery")
+        distances[name] = np.stack([arrays[name].numpy() for arrays in history.arrays])
+    x, gallery = embed(model, splits["test"][0]).cpu(), None
     found = {"embeddings": x.numpy(), "labels": splits["test"][1].numpy()}
-    if gallery is not None:
+    if "gallery" in splits:
+        gallery = embed(model, splits["gallery"][0]).cpu()
         found |= {"gallery_embeddings": gallery.numpy(), "gallery_labels": splits["gallery"][1].numpy()}
     there = len(x) - 1 if gallery is None else len(gallery)
     found["neighbours"] = search(x, gallery, k=min(NEIGHBOURS, there))[1].numpy()
-    return found
+    return {"distances.npz": distances, "embeddings.npz": found}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mdrlib import MDR, checkpoint, trainer
-from mdrlib.datasets.loader import in_memory
 from mdrlib.datasets import PKBatchSampler
+from mdrlib.datasets.loader import in_memory
 from mdrlib.evaluation import History
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MemoryBank
