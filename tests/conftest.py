@@ -16,7 +16,8 @@ import pytest
 matplotlib.use("Agg")  # no window
 
 EACH = 4  # images a class
-SHOWN = """<!doctype html><html data-theme="light"><head><meta charset="utf8"><link rel="icon" href="data:,">
+SHOWN = """<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf8"><title>A cell</title>
+<link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width"><style>
 html {{ --back: #ffffff; --text: #222832; }} html[data-theme=dark] {{ --back: #121212; --text: #ced6dd; }}
 body {{ margin: 16px; background: var(--back); color: var(--text); }}

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mdrlib.sharded_search import build, train
 from torch import Tensor
 
 from bench.measuring import Row, in_a_process, side_by_side
 from mdrlib.retrieval import search
+from mdrlib.sharded_search import build, train
 
 DIM, PER_CLASS, K, QUERIES, SHARDS = 128, 50, 10, 1000, 8
 FALL = {"between": 16, "within": 32}  # axes over which variances fall by e

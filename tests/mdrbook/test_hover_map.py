@@ -72,7 +72,7 @@ def test_the_map_by_keyboard_and_touch(show, drawings):
     assert not tip.is_visible()
     page.touchscreen.tap(*places(page)[3])
     assert tip.is_visible() and drawing_shown(page, images) == int(tip.get_attribute("data-index"))
-    assert page.evaluate(check_book.WIDE) == []
+    assert check_book.look(page, "wide") == []
 
 
 def test_what_the_map_leaves_out():

@@ -33,16 +33,14 @@ def test_readable_in_both_themes_and_on_a_phone(show, picture):
     page.add_style_tag(path=ROOT / "book/_static/custom.css")
     for theme in ("light", "dark"):
         check_book.set_theme(page, theme)
-        assert page.evaluate(check_book.CONTRAST, check_book.LEAST_CONTRAST) == []
-        marks = {"least": check_book.LEAST_OF_MARKS, "aside": ""}
-        assert page.evaluate(check_book.MARKS, marks | {"aside": check_book.ASIDE}) == []
+        assert check_book.appearance_faults(page) == []
         assert page.locator(".mdr-live svg .live-mark, .mdr-live svg .live-bar").count()
         filters = "all => all.map(node => getComputedStyle(node).filter)"
         assert set(page.locator(".mdr-live svg").evaluate_all(filters)) == {"none"}
-    assert page.evaluate(check_book.FAULTS) == []
+    assert check_book.look(page, "broken") == []
     page.set_viewport_size({"width": 320, "height": 700})
     page.evaluate(TWO_FRAMES)
-    assert page.evaluate(check_book.WIDE) == []
+    assert check_book.look(page, "wide") == []
     texts = "a => a.filter(n => n.getBoundingClientRect().right > innerWidth + 1).map(n => n.textContent)"
     assert page.locator("svg text").evaluate_all(texts) == []
 

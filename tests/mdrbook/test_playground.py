@@ -19,7 +19,8 @@ from mdrlib.losses import TripletLoss
 from mdrlib.miners import all_triplets
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAD = """<!doctype html><html data-theme="light"><head><meta charset="utf8"><link rel="icon" href="data:,">
+HEAD = """<!doctype html><html lang="en" data-theme="light"><head><title>Playground</title>
+<meta charset="utf8"><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width"><style>
 html { --pst-color-background: #ffffff; --pst-color-text-base: #222832; }
 html[data-theme=dark] { --pst-color-background: #121212; --pst-color-text-base: #ced6dd; }
@@ -515,7 +516,7 @@ def test_readable_in_both_themes(open_page, theme):
     light = page.evaluate(fill)
     check_book.set_theme(page, theme)
     assert (page.evaluate(fill) != light) == (theme == "dark")
-    assert page.evaluate(check_book.CONTRAST, check_book.LEAST_CONTRAST) == []
+    assert check_book.axe_faults(page) == []
     drawn = page.evaluate(DRAWN)
     assert len(drawn["text"]) > 20 and len(drawn["marks"]) > 30
     assert [told for told in drawn["text"] if told[0] < 4.5] == []
@@ -527,7 +528,7 @@ def test_fits_a_phone(open_page, width):
     page = open_page(viewport={"width": width, "height": 800}, device_scale_factor=2)
     for layout in ("mixed", "line"):
         page.click(f"[data-layout={layout}]")
-        assert page.evaluate(check_book.WIDE) == []
+        assert check_book.look(page, "wide") == []
         texts = page.evaluate("""() => [...document.querySelectorAll(".mdr-playground svg text")]
           .filter(node => node.getBoundingClientRect().left < -1
             || node.getBoundingClientRect().right > innerWidth + 1)

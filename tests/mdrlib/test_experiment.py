@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mdrlib import checkpoint, experiment
-from mdrlib.datasets import glyphs, load, omniglot
+from mdrlib.datasets import download, glyphs, load
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, pick_device, run
 from mdrlib.models import Embedder, build_embedder
@@ -28,7 +28,7 @@ METHODS = ["triplet", "triplet+l2", "triplet+mdr"]
 TINY = {"ALPHABETS": 2, "CHARACTERS": 5, "WRITERS": 8}  # of glyphs: 10 characters, 80 drawings in a split
 CONFIG = Config(backbone="tiny", dim=8, batch_size=16, iterations=6, evaluate_every=3, device="cpu")
 ROOTS = [os.environ.get("MDR_DATA_ROOT") or "data", ROOT.parent / "shared" / "data"]
-OMNIGLOT = next((r for r in ROOTS if (Path(r) / "omniglot" / omniglot.FILES["train"][0]).exists()), None)
+OMNIGLOT = next((r for r in ROOTS if (Path(r) / "omniglot" / download.OMNIGLOT["train"].name).exists()), None)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -29,7 +29,7 @@ def levels_live(
     """Return distances by level with sliders for levels and lambda, which need no kernel.
 
     The page holds counts and sums of z in bins of 0.025. No level and no middle between two lies inside a
-    bin, so that the mean of |z - nearest level| is exact.
+    bin, so that the mean of `|z - nearest level|` is exact.
 
     Args:
         distances: Of the pairs of a batch, (P,), P >= 2, normalized here by their own mean and deviation.
@@ -116,7 +116,7 @@ def describe(z: np.ndarray, same: np.ndarray, levels: Sequence[float], weight: f
 
 
 def regularizer(z: Any, levels: Any) -> float:
-    """Return L_MDR for levels (S,): the mean of |z - nearest level| over normalized distances z (P,)."""
+    """Return L_MDR for levels (S,): the mean of `|z - nearest level|` over normalized distances z (P,)."""
     z, levels = np.asarray(z, dtype=float), sorted_levels(levels)
     return float(np.abs(z - levels[nearest_level(z, levels)]).mean())
 
