@@ -84,9 +84,10 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference:
-    """The mean of a - b, of seed -> value each, over shared seeds, of which a ValueError asks for two.
+    """The mean of a - b over two or more shared seeds: what a seed decides for both cancels.
 
-    What a seed decides for both, such as the order of classes, cancels.
+    Args:
+        a: Seed -> value, as `b`.
     """
     shared = sorted(a.keys() & b.keys())
     if len(shared) < 2:
@@ -305,18 +306,17 @@ def main(words: Sequence[str]) -> None:
         parser.add_argument("paths", nargs="*", metavar="PATH", help=what)
         parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
     given = parser.parse_args(words[comparing:])
-    if comparing:
-        names = [given.a, given.b]
-    else:
-        names = [given.baseline] if given.baseline else []
+    names = [given.a, given.b] if comparing else [given.baseline] if given.baseline else []
+    blocks = []
     for title, found in _tables(given.paths, given.metric, names).items():
         if comparing:
             a, b = (pick(found, name) for name in names)
-            print(f"{title}, {compare(a, b, given.metric)}\n")
+            blocks.append(f"{title}, {compare(a, b, given.metric)}")
         else:
-            print(f"{title}, {metric_name(given.metric)} in percent")
-            print(f"{table(found, given.metric, given.baseline)}\n")
-    print(f"Intervals: {100 * CONFIDENCE:.0f} %, Student's t over seeds; differences are paired by seed.")
+            text = table(found, given.metric, given.baseline)
+            blocks.append(f"{title}, {metric_name(given.metric)} in percent\n{text}")
+    print("\n\n".join(blocks))
+    print(f"\nIntervals: {100 * CONFIDENCE:.0f} %, Student's t over seeds; differences are paired by seed.")
 
 
 def _tables(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:

@@ -97,16 +97,13 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
-    if device.type == "cpu":
-        return device
-    if (device.index or 0) >= gpus:
-        raise ValueError(f'device is {name!r} but torch sees {gpus or "no"} GPU; use "auto" or "cpu"')
-    if distributed.world_size() > 1:
-        count = distributed.local_world_size()
-        if device.index is not None or count > gpus:
-            seen = f"device is {name!r}, with {count} processes on a machine with {gpus} GPU"
-            raise ValueError(f'{seen}: start at most one process per GPU, with "cuda", or use "cpu"')
+    shared = device.type == "cuda" and distributed.world_size() > 1
+    if shared:
         device = torch.device("cuda", distributed.local_rank())
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        advice = "start one process per GPU" if shared else 'use "auto" or "cpu"'
+        raise ValueError(f"device is {name!r} but torch sees {gpus or 'no'} GPU; {advice}")
+    if shared:
         torch.cuda.set_device(device)
     return device
 
@@ -115,8 +112,8 @@ def pick_device(name: str) -> torch.device:
 def deterministic(wanted: bool) -> Iterator[None]:
     """Let torch use deterministic algorithms if `wanted`, and restore its settings.
 
-    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory, a
-    sixth of a training step, is not needed for that.
+    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory would
+    cost a sixth of a training step.
     """
     mode = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
