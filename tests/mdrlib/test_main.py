@@ -64,7 +64,7 @@ def test_a_run_from_the_shell_and_what_it_prints(config, tmp_path, capsys):
         (None, [], "No such file or directory: '.*config.yml'"),
         ("- a\n- list", [], "config.yml must hold a mapping of Config fields, got list"),
         ("just words", [], "config.yml must hold a mapping of Config fields, got str"),
-        ("dim: [8", [], "parsing a flow sequence in .*config.yml\", line 1"),
+        ("dim: [8", [], 'parsing a flow sequence in .*config.yml", line 1'),
         ("dim: 8", ["dim"], "a change is key=value, got 'dim'"),
         ("dim: 8", ["dim=[1"], "parsing a flow sequence"),
         ("dim: 8", ["dim=0"], "dim must be at least 1 and below inf, got 0"),
