@@ -75,7 +75,7 @@ def _run(words: Sequence[str]) -> None:
 def _data(words: Sequence[str]) -> int:
     """0 if the set is in its place, or every set that is there is complete."""
     parser = argparse.ArgumentParser("mdrlib data", description="Bring a data set to its place")
-    what = "the set; check lists all: present, complete, size, path"
+    what = "the set; check lists state, size and path of all"
     parser.add_argument("name", choices=[*download.NAMES, "check"], help=what)
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)

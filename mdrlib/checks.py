@@ -1,22 +1,20 @@
 """Checks of what public functions are given, in one place so that the errors read alike."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 
-def embeddings(x: Tensor, name: str = "embeddings", at_least: int = 2, wait: bool = True) -> Tensor:
-    """Return embeddings (N, D), N >= `at_least`, in float32 or float64.
+def embeddings(
+    x: Tensor, name: str = "embeddings", at_least: int = 2, wait: bool = True, dim: int | None = None
+) -> Tensor:
+    """Return finite embeddings (N, D), N >= `at_least` and D = `dim` if given, in float32 or float64.
 
     Half precision is widened to float32: a mean over N(N-1) distances does not fit in 8 or 11 bits.
-
-    Args:
-        wait: Check values on a GPU too, for which the CPU waits. Training steps pass False; NaN then reaches
-            the loss, which the trainer checks.
-
-    Raises:
-        TypeError, ValueError: For anything else, and for NaN or infinite values.
+    Training steps pass wait=False, so that the CPU does not wait for a GPU to check values: NaN then reaches
+    the loss, which the trainer checks.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
@@ -28,6 +26,8 @@ def embeddings(x: Tensor, name: str = "embeddings", at_least: int = 2, wait: boo
         raise ValueError(
             f"{name} must hold at least {at_least} vector(s) of 1 or more dimensions, got {tuple(x.shape)}"
         )
+    if dim not in (None, x.shape[1]):
+        raise ValueError(f"{name} must have {dim} dimensions, got {x.shape[1]}")
     checked = not torch.compiler.is_compiling() and (wait or x.device.type == "cpu")
     # A sum is finite only if all of it is, and faster than a check of each. It may overflow: then check.
     if checked and not x.detach().sum().isfinite() and not x.isfinite().all():
@@ -39,7 +39,7 @@ def embeddings(x: Tensor, name: str = "embeddings", at_least: int = 2, wait: boo
 
 
 def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
-    """Return integer labels (N,) with N = `count`; raise TypeError or ValueError otherwise."""
+    """Return integer labels (N,) with N = `count`."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N,), got {type(y).__name__}")
     if y.is_floating_point() or y.is_complex():
@@ -50,16 +50,15 @@ def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
 
 
 def neighbours(k: int, available: int) -> int:
-    """Return k, an integer from 1 to the number of neighbours; raise ValueError otherwise."""
+    """Return k, an integer from 1 to the number of neighbours."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:
         raise ValueError(f"k must be an integer from 1 to the {available} neighbours there are, got {k}")
     return k
 
 
-def level_values(levels: object) -> Tensor:
-    """Return levels as a floating-point tensor (S,), S >= 1; raise ValueError unless all are finite."""
-    if not isinstance(levels, Tensor):
-        levels = torch.tensor([float(s) for s in levels])  # type: ignore[attr-defined]
+def level_values(levels: Tensor | Iterable[float]) -> Tensor:
+    """Return finite levels as a floating-point tensor (S,), S >= 1."""
+    levels = levels if isinstance(levels, Tensor) else torch.tensor([float(s) for s in levels])
     levels = levels if levels.is_floating_point() else levels.float()
     finite = torch.compiler.is_compiling() or bool(torch.isfinite(levels).all())
     if levels.ndim != 1 or levels.numel() == 0 or not finite:
@@ -68,11 +67,8 @@ def level_values(levels: object) -> Tensor:
 
 
 def scalar(value: float | Tensor, name: str, minimum: float = -math.inf) -> float | Tensor:
-    """Return a finite number, or tensor of one, not below `minimum`; raise ValueError otherwise."""
-    if isinstance(value, Tensor):
-        value = value.detach().reshape(())
-        if torch.compiler.is_compiling():
-            return value
-    if not (math.isfinite(value) and value >= minimum):
+    """Return a finite number, or tensor of one, not below `minimum`."""
+    value = value.detach().reshape(()) if isinstance(value, Tensor) else value
+    if not torch.compiler.is_compiling() and not (math.isfinite(value) and value >= minimum):
         raise ValueError(f"{name} must be finite and at least {minimum}, got {float(value)}")
     return value

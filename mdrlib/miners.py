@@ -1,7 +1,6 @@
 """Miners: functions that select the triplets of a batch for a loss.
 
-All have the same signature. No gradient flows through them, and they hold nothing larger than N x N except
-the triplets themselves.
+All have the same signature. No gradient flows through them.
 
 Args:
     embeddings: (N, D), floating point.
@@ -39,9 +38,7 @@ def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, 
     same = labels[:, None] == labels
     anchor, positive = same.clone().fill_diagonal_(False).nonzero(as_tuple=True)
     if len(anchor) == 0:
-        raise ValueError(
-            f"no class has two members among these {len(x)} labels: draw batches with PKBatchSampler"
-        )
+        raise ValueError(f"no class has two members among these {len(x)} labels: use PKBatchSampler")
     if len(anchor) == len(x) * (len(x) - 1):
         raise ValueError(f"all {len(x)} labels are equal: a triplet needs a negative of another class")
     return x, anchor.to(x.device), positive.to(x.device), ~same.to(x.device)
@@ -50,13 +47,12 @@ def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, 
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
     """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0.
 
-    By the inverse of the cumulative weights, all rows end to end: row i spans i to i + 1. So each row is
-    summed once, however many draws it gets. A generator draws on its own device.
+    By the inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
     """
     count = weights.shape[1]
     cumulative = weights.double().cumsum(dim=1)
     cumulative = cumulative / cumulative[:, -1:] + torch.arange(len(weights), device=weights.device)[:, None]
-    device = weights.device if generator is None else generator.device
+    device = weights.device if generator is None else generator.device  # a generator draws on its own
     # The draw is float32: row + draw in float64 keeps all its digits. A column without weight spans nothing,
     # so the first sum beyond the draw is never its own.
     where = rows + torch.rand(len(rows), generator=generator, device=device).to(weights.device).double()
@@ -108,20 +104,13 @@ def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
     Wu et al. (ICCV 2017): on the unit sphere of D dimensions a pair's distance d has density
     q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2), so the weight 1/q makes all distances equally likely. d is raised
     to 0.5, negatives at 1.4 or more get no weight, and a row without weight is uniform over its negatives.
-
-    Args:
-        embeddings: (N, D), normalized to the unit sphere for this purpose only.
-        negatives: (N, N) bool, with at least one True per row.
-
-    Returns:
-        (N, N), rows that sum to 1, never NaN.
+    Embeddings (N, D) are normalized for this purpose only; negatives (N, N) is True at least once in a row.
     """
     embeddings = checks.embeddings(embeddings, wait=False)
     dimension = embeddings.shape[1]
     d = pairwise_distances(normalize(embeddings, dim=1)).clamp_min(NEAREST)
     reachable = negatives & (d < FARTHEST)
-    # Distances out of reach are replaced before the logarithm, which has no value at d = 2, all by the same
-    # number, so that a row with nothing in reach becomes uniform.
+    # The same number for all out of reach: no logarithm of 0, and a row with nothing in reach is uniform.
     near = torch.where(reachable, d, 1.0)
     log_weight = (2 - dimension) * near.log() - (dimension - 3) / 2 * (1 - near.square() / 4).log()
     empty = ~reachable.any(dim=1, keepdim=True)

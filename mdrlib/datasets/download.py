@@ -2,15 +2,13 @@
 
 import hashlib
 import http.client
-import importlib.util
 import os
 import shutil
 import tarfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -18,7 +16,6 @@ from mdrlib.datasets import benchmarks
 from mdrlib.datasets.benchmarks import BENCHMARKS, Archive
 
 TIMEOUT = 20  # seconds without an answer
-BLOCK = 1 << 18  # bytes read at a time
 URL = "https://github.com/brendenlake/omniglot/raw/master/python/images_background_small"
 OMNIGLOT = {
     split: Archive(f"images_background_small{number}.zip", sha256, f"{URL}{number}.zip")
@@ -40,110 +37,73 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def prepare(name: str, root: str | Path | None = None) -> bool:
-    """Bring a data set to its place below the data root; return whether it is there.
+    """Bring a data set of NAMES to its place below the data root; return whether it is there.
 
     Downloads what has an address, checks and unpacks what was put there by hand, and prints what is left to
     do. It keeps what exists and continues a broken download, so it may be called again at any time.
-
-    Args:
-        name: One of NAMES.
-        root: See `data_root`.
-
-    Raises:
-        OSError: An address cannot be read or the disk cannot be written.
-        ValueError: An archive is damaged or unsafe.
     """
-    folder, archives = _published(name, root)
-    missing = []
+    folder, kind, words = state(name, root)
     folder.mkdir(parents=True, exist_ok=True)
-    kind, words = state(name, root)
-    for archive in archives if kind in ("absent", "incomplete") else ():
-        if archive.last and kind == "absent" and _find(archive.last[-1], folder):
-            continue  # unpacked before: only another archive is missing
-        path = fetch(archive, folder)
-        if path is None:
-            missing.append(archive)
-        elif archive.last:
-            unpack(path, path.parent if path.is_relative_to(folder) else folder, archive.last)
-    kind, words = state(name, root)
-    print(f"{name}: {kind}{words and ': '}{words}; in {folder}")
+    if kind in ("absent", "incomplete"):
+        for archive in OMNIGLOT.values() if name == "omniglot" else BENCHMARKS[name].archives:
+            path = fetch(archive, folder)
+            if path and archive.packed:
+                unpack(path, path.parent)
+        _, kind, words = state(name, root)
+    print(f"{name}: {kind} ({words}) in {folder}")
     if kind in ("complete", "miniature"):
         return True
     benchmark = BENCHMARKS[name]
-    print(f"Fetch {benchmark.title} ({benchmark.page}) by hand; data/README.md tells more.")
-    for archive in missing or archives:
-        print(f"  put {archive.name} (md5 {archive.checksum or 'not published'})")
-        print(f"  at  {folder / archive.name}")
-    print(f"and run `python -m mdrlib data {name}` again: it checks and unpacks what is there.")
+    print(f"Fetch {benchmark.title} ({benchmark.page}) by hand, see data/README.md, and put its files here:")
+    for archive in benchmark.archives:
+        print(f"  {folder / archive.name} (md5 {archive.checksum or 'not published'})")
+    print(f"Then run `python -m mdrlib data {name}` again: it checks and unpacks them.")
     return False
 
 
 def check(root: str | Path | None = None) -> bool:
-    """Print which sets are present and complete, their size and path; return False if one is incomplete."""
-    digits = "no" if importlib.util.find_spec("sklearn") is None else "yes"
-    rows = [
-        ("set", "present", "complete", "size", "path"),
-        ("glyphs", "yes", "yes", "0 MB", "(generated)"),
-        ("digits", digits, digits, "0 MB", "(come with scikit-learn: pip install 'mdrlib[data]')"),
-    ]
+    """Print the state, size and path of each data set on disk; return False if one is incomplete."""
     fine = True
     for name in NAMES:
-        folder, (kind, words) = _published(name, root)[0], state(name, root)
+        folder, kind, words = state(name, root)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        present, complete = ("no" if kind == "absent" else "yes"), ("yes" if kind == "complete" else "no")
-        remark = f" ({kind}: {words})" if words else ""
-        rows.append((name, present, complete, f"{size / 1e6:,.1f} MB", f"{folder}{remark}"))
+        print(f"{name:9} {kind:10} {size / 1e6:10,.1f} MB  {folder} ({words})")
         fine = fine and kind != "incomplete"
-    for name, present, complete, size, path in rows:
-        print(f"{name:9} {present:8} {complete:9} {size:>12}  {path}")
     return fine
 
 
-def state(name: str, root: str | Path | None = None) -> tuple[str, str]:
-    """Return "absent", "incomplete", "miniature" or "complete", and why. Opens no photograph."""
-    folder, archives = _published(name, root)
+def state(name: str, root: str | Path | None = None) -> tuple[Path, str, str]:
+    """Return a set's folder, "absent", "incomplete", "miniature" or "complete", and why."""
+    folder = data_root(root) / (name if name == "omniglot" else BENCHMARKS[name].folder)
     try:
         if name == "omniglot":
-            for archive in archives:
+            for archive in OMNIGLOT.values():
                 verify(folder / archive.name, archive.checksum)
-            return "complete", ""
+            return folder, "complete", f"{len(OMNIGLOT)} archives"
         base, rows = BENCHMARKS[name].read(folder)
         whole = benchmarks.check(BENCHMARKS[name], base, rows)
-    except FileNotFoundError:
-        return "absent", ""
+    except FileNotFoundError as error:
+        return folder, "absent", f"{Path(error.filename).name} is missing"
     except (ValueError, OSError, ImportError) as error:
-        return "incomplete", str(error)
+        return folder, "incomplete", str(error)
     paths = [base / row.path for found in rows.values() for row in found]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        return "incomplete", f"{len(missing):,} of {len(paths):,} images are missing, such as {missing[0]}"
-    real = sum(images for images, _ in BENCHMARKS[name].sizes.values())
-    return ("complete", "") if whole else ("miniature", f"{len(paths):,} images of {real:,}")
+        words = f"{len(missing):,} of {len(paths):,} images are missing, such as {missing[0]}"
+        return folder, "incomplete", words
+    return folder, "complete" if whole else "miniature", f"{len(paths):,} images"
 
 
 def fetch(archive: Archive, folder: Path) -> Path | None:
-    """Return the path of an archive, found or downloaded, checked; None if it has to be fetched by hand."""
-    path = _find(archive.name, folder)
-    beside = folder.parent / archive.name
-    if path is None and archive.checksum and beside.is_file():
-        path = beside
-    if path is None:
-        if archive.url is None:
-            return None
-        path = folder / archive.name
-        try:
-            download(archive.url, path, archive.checksum)
-        except OSError as error:
-            where = f"put it at {path}, or set MDR_DATA_ROOT to the folder that has {folder.name}"
-            raise OSError(f"{error}; run it again, {where}") from error
-    if archive.checksum:
-        verify(path, archive.checksum)
-    return path
-
-
-def _find(name: str, folder: Path) -> Path | None:
-    """Return where `name` is, in the folder or in a folder of it."""
-    return next((path for path in (*folder.glob(name), *folder.glob(f"*/{name}"))), None)
+    """Return the checked path of an archive, found or downloaded; None if it has to be fetched by hand."""
+    for path in (*folder.glob(archive.name), *folder.glob(f"*/{archive.name}")):
+        if archive.checksum:
+            verify(path, archive.checksum)
+        return path
+    if archive.url is None:
+        return None
+    download(archive.url, folder / archive.name, archive.checksum)
+    return folder / archive.name
 
 
 def download(url: str, path: Path, checksum: str) -> None:
@@ -153,7 +113,7 @@ def download(url: str, path: Path, checksum: str) -> None:
     MDR_PROGRESS is set to something other than "bar".
 
     Raises:
-        OSError: The address cannot be read, the connection broke, the disk is full, or the checksum differs.
+        OSError: The file did not arrive, not all of it, or another one.
     """
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -165,19 +125,15 @@ def download(url: str, path: Path, checksum: str) -> None:
             if response.status != 206:  # the server sends everything again
                 have = 0
             size = have + int(response.headers["Content-Length"] or 0)
-            if size - have > shutil.disk_usage(part.parent).free:
-                raise OSError(f"{part.parent} has no room for {size - have:,} bytes of {url}")
-            with open(part, "ab" if have else "wb") as file:
-                bar = tqdm(total=size, initial=have, desc=path.name, unit="B", unit_scale=True, disable=quiet)
-                while block := response.read(BLOCK):
-                    bar.update(file.write(block))
-                bar.close()
-            come = part.stat().st_size
-            if come < size:
-                raise OSError(f"{url} broke off after {come:,} of {size:,} bytes; run it again to continue")
-    except (urllib.error.URLError, http.client.HTTPException) as error:  # the latter is no OSError
+            bar = tqdm.wrapattr(response, "read", size, initial=have, desc=path.name, disable=quiet)
+            with open(part, "ab" if have else "wb") as file, bar as stream:
+                shutil.copyfileobj(stream, file)
+            if (come := part.stat().st_size) < size:
+                raise OSError(f"it broke off after {come:,} of {size:,} bytes")
+    except (OSError, http.client.HTTPException) as error:
         if getattr(error, "code", None) != 416:  # 416: nothing comes after what we have
-            raise OSError(f"{url} could not be read: {str(error) or repr(error)}") from error
+            hint = f"run it again to continue, put the file at {path}, or set MDR_DATA_ROOT"
+            raise OSError(f"{url} could not be read ({error}); {hint}") from error
     try:
         verify(part, checksum)
     except ValueError as error:
@@ -195,50 +151,34 @@ def verify(path: Path, checksum: str) -> None:
         raise ValueError(f"{path} is damaged: its {kind} is {found}, expected {checksum}; delete it")
 
 
-def unpack(archive: Path, folder: Path, last: tuple[str, ...]) -> None:
-    """Put the entries of a tar or zip into `folder`, each in one step and those of `last` at the end.
+def unpack(archive: Path, folder: Path) -> None:
+    """Put the entries of a tar or zip, or of the folder in it that is named as `folder`, into `folder`.
 
-    Everything is unpacked in a staging folder first. Entries that existed are replaced.
+    Everything is unpacked in a staging folder first. Then each entry replaces an older one, folders before
+    files: the annotation comes last.
 
     Raises:
-        ValueError: The archive is damaged, lacks entries of `last`, or has members that are links, devices or
-            would leave the folder. Then nothing has changed.
+        ValueError: It is damaged, or has links, devices or members that leave the folder. Nothing changes.
     """
     print(f"unpacking {archive}")
     staging = folder / ".extracting"
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     try:
-        _extract(archive, staging / "new")
-        top = staging / "new" / folder.name
-        top = top if top.is_dir() else top.parent
-        names = sorted(entry.name for entry in top.iterdir())
-        if not set(last) <= set(names):
-            wanted = " and ".join(last)
-            raise ValueError(f"{archive} is another archive: expected {wanted} in it, found {names}")
-        (staging / "old").mkdir()
-        for name in [*(name for name in names if name not in last), *last]:
-            if (folder / name).exists():
-                os.replace(folder / name, staging / "old" / name)
-            os.replace(top / name, folder / name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                for path in map(PureWindowsPath, file.namelist()):  # its rules for both kinds of slashes
-                    if path.anchor or ".." in path.parts:
-                        raise ValueError(f"{archive} is refused: its member {path} would leave the folder")
-                file.extractall(folder)
+                file.extractall(staging)  # ignores drives, leading slashes and ".."
         else:
             with tarfile.open(archive) as file:
-                file.extractall(folder, filter=_files_and_folders)
-    except tarfile.FilterError as error:
-        raise ValueError(f"{archive} is refused: {error}") from error
+                file.extractall(staging, filter=_files_and_folders)
+        top = staging / folder.name
+        for entry in sorted((top if top.is_dir() else staging).iterdir(), key=Path.is_file):
+            if (folder / entry.name).is_dir():
+                shutil.rmtree(folder / entry.name)
+            os.replace(entry, folder / entry.name)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f"{archive} is damaged or no archive ({error}); get it again") from error
+        raise ValueError(f"{archive} is damaged or unsafe ({error}); get it again") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _files_and_folders(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
@@ -246,10 +186,3 @@ def _files_and_folders(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
     if not member.isreg() and not member.isdir():
         raise tarfile.SpecialFileError(member)
     return tarfile.data_filter(member, folder)
-
-
-def _published(name: str, root: str | Path | None) -> tuple[Path, tuple[Archive, ...]]:
-    """Return the folder of a set and its archives."""
-    if name == "omniglot":
-        return data_root(root) / name, tuple(OMNIGLOT.values())
-    return data_root(root) / BENCHMARKS[name].folder, BENCHMARKS[name].archives

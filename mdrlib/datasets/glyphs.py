@@ -1,7 +1,8 @@
 """Generated handwriting with a true hierarchy, alphabet > character > writer, which needs no download.
 
 Each character is two to four pen strokes, cubic Bezier curves from a pool that all alphabets share, each with
-its own favourites and style. Writers have habits, and no two of their drawings are alike.
+its own favourites and style. Writers have habits, and no two of their drawings are alike. In the helpers,
+curves (..., 4, 2) have a start, two control points and an end; 2 is x to the right and y down.
 """
 
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SEED = 0
 ALPHABETS, CHARACTERS, WRITERS = 10, 12, 20  # alphabets in each split, characters in each, drawings of each
 SIZE = 32
 
@@ -35,7 +35,6 @@ DRAWING_PEN = 0.10
 SHORTENED = 0.15  # probability that a stroke loses up to
 SHORTENED_BY = 0.35  # of its length
 
-# Start, two control points and end of each curve of the pool; x to the right, y down.
 POOL = torch.tensor(
     [
         [(0.0, -1.0), (0.0, -0.3), (0.0, 0.3), (0.0, 1.0)],  # upright
@@ -66,25 +65,19 @@ POOL = torch.tensor(
     dtype=torch.float64,
 )
 STEPS = 64  # points on a stroke
-UNIT = 64  # points are rounded to 1/64 of a pixel, see `_render`
-REACH = 2  # pixels
+UNIT = 64  # to a pixel
+REACH = 2  # pixels, more than any pen's radius
 
 
-def generate(split: str, seed: int = SEED) -> dict[str, Any]:
-    """Draw the characters of a split, WRITERS times each, as arguments of `ImageSet`.
+def generate(split: str) -> dict[str, Any]:
+    """Draw the characters of "train" or "test" as arguments of `ImageSet`, the same on every call.
 
-    The images are the same on every call. torch's global generator is left alone.
-
-    Args:
-        split: "train" or "test": other alphabets of the same pool of curves, the same writers.
-        seed: Another one draws other characters.
-
-    Returns:
-        images (ALPHABETS x CHARACTERS x WRITERS, 1, 32, 32), strokes bright on black, labels and names.
+    The splits have different alphabets, of the same pool of curves and by the same writers. Images are
+    (2400, 1, 32, 32), strokes bright on black.
     """
     first = {"train": 0, "test": ALPHABETS}[split]
-    curves, kind, present = _characters(_Random(seed, 1 + first))
-    habits, random = _Random(seed, 0), _Random(seed, 2 + first)
+    curves, kind, present = _characters(_Random(1 + first))
+    habits, random = _Random(0), _Random(2 + first)
     strokes = _drawings(curves, kind, habits, random)
     pen = habits.uniform(*HABIT_PEN, WRITERS).repeat(len(curves))
     pen = pen * torch.exp(random.normal(DRAWING_PEN, len(pen)))
@@ -101,10 +94,10 @@ def generate(split: str, seed: int = SEED) -> dict[str, Any]:
 
 
 class _Random:
-    """Random numbers of one stream, in float64: its rounding is too fine to show in an image."""
+    """Random numbers in float64: its rounding is too fine to show in an image."""
 
-    def __init__(self, seed: int, stream: int) -> None:
-        self.generator = torch.Generator().manual_seed(1000 * seed + stream)
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
@@ -117,14 +110,13 @@ class _Random:
 
 
 def _evaluate(curves: Tensor, t: Tensor) -> Tensor:
-    """Points (..., T, 2) of cubic Bezier curves (..., 4, 2) at t (..., T) in [0, 1]."""
+    """Return points (..., T, 2) of cubic Bezier curves at t (..., T) in [0, 1]."""
     u = 1 - t
-    weights = torch.stack([u**3, 3 * t * u**2, 3 * t**2 * u, t**3], -1)
-    return weights @ curves
+    return torch.stack([u**3, 3 * t * u**2, 3 * t**2 * u, t**3], -1) @ curves
 
 
 def _evenly(curves: Tensor, share: Tensor) -> Tensor:
-    """STEPS points (..., STEPS, 2) at equal distances along the first `share` (...) of curves (..., 4, 2)."""
+    """Return points (..., STEPS, 2) at equal distances along the first `share` (...) of curves."""
     fine = _evaluate(curves, torch.linspace(0, 1, 2 * STEPS, dtype=curves.dtype))
     length = F.pad((fine[..., 1:, :] - fine[..., :-1, :]).norm(dim=-1).cumsum(-1), (1, 0))
     wanted = length[..., -1:] * share[..., None] * torch.linspace(0, 1, STEPS, dtype=curves.dtype)
@@ -144,19 +136,19 @@ def _bend(curves: Tensor, roundness: Tensor) -> Tensor:
 
 
 def _turn(angle: Tensor) -> Tensor:
-    """Matrices (..., 2, 2) that turn row vectors by `angle`."""
+    """Return matrices (..., 2, 2) that turn row vectors by `angle`."""
     cos, sin = torch.cos(angle), torch.sin(angle)
-    return torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], -2)
+    return torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
 
 
 def _slant(amount: Tensor, stretch: Tensor) -> Tensor:
-    """Matrices (..., 2, 2) that lean row vectors to the right by `amount` and widen them by `stretch`."""
+    """Return matrices (..., 2, 2) that lean row vectors to the right by `amount`, widened by `stretch`."""
     zero, one = torch.zeros_like(amount), torch.ones_like(amount)
-    return torch.stack([torch.stack([stretch, zero], -1), torch.stack([-amount, one], -1)], -2)
+    return torch.stack([stretch, zero, -amount, one], -1).unflatten(-1, (2, 2))
 
 
 def _characters(random: _Random) -> tuple[Tensor, Tensor, Tensor]:
-    """Curves (C, S, 4, 2) of the characters, which of POOL (C, S), and whether a character has it (C, S)."""
+    """Return the characters' curves (C, S, 4, 2), which of POOL they are, and which strokes are present."""
     shape = (ALPHABETS, CHARACTERS, STROKES[1])
     favourites = random.uniform(0, 1, ALPHABETS, len(POOL)).topk(FAVOURITES).indices
     roundness = random.uniform(0.5, 1.3, ALPHABETS, 1, 1).expand(shape)
@@ -190,7 +182,7 @@ def _characters(random: _Random) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _drawings(curves: Tensor, kind: Tensor, habits: _Random, random: _Random) -> Tensor:
-    """Points (C W, S, T, 2) on the strokes of every character as every writer draws it."""
+    """Return points (C W, S, STEPS, 2) on the strokes of every character as every writer draws it."""
     shape = (len(curves), WRITERS, STROKES[1])
     hand = habits.normal(HABIT_CURVE, WRITERS, len(POOL), 4, 2)
     bend = torch.exp(habits.normal(HABIT_ROUNDNESS, WRITERS, 1)).expand(shape)
@@ -209,7 +201,7 @@ def _drawings(curves: Tensor, kind: Tensor, habits: _Random, random: _Random) ->
 
 
 def _place(strokes: Tensor, present: Tensor, random: _Random) -> Tensor:
-    """Points (N, S T, 2) in pixels of the strokes (N, S, T, 2) present (N, S), anywhere inside a margin."""
+    """Return points (N, P, 2) in pixels of the strokes (N, S, STEPS, 2), anywhere inside a margin."""
     low, high = _box(strokes, present)
     half = (high - low).amax(1) / 2
     wanted = (0.36 * SIZE * torch.exp(random.normal(DRAWING_SCALE, len(strokes)))).clamp(max=SIZE / 2 - 3)
@@ -222,18 +214,18 @@ def _place(strokes: Tensor, present: Tensor, random: _Random) -> Tensor:
 
 
 def _box(points: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Corners (N, 2) and (N, 2) of the box around points (N, S, T, 2) of the strokes present (N, S)."""
+    """Return the corners (N, 2) of the box around points (N, S, T, 2) of the strokes present (N, S)."""
     absent = ~present[:, :, None, None]
     low = points.masked_fill(absent, torch.inf).amin((1, 2))
     return low, points.masked_fill(absent, -torch.inf).amax((1, 2))
 
 
 def _render(points: Tensor, pen: Tensor) -> Tensor:
-    """Images (N, 1, SIZE, SIZE) uint8 of pens with radius (N,) that have been at points (N, P, 2), in pixels.
+    """Return images (N, 1, SIZE, SIZE) uint8 of pens of radius (N,) that were at points (N, P, 2), in pixels.
 
-    A pixel is bright where its centre is within the radius (at most REACH) of a point, with an edge one
-    pixel wide. With points rounded to 1/64 pixel all squared distances are integers below 2^24, which
-    float32 holds exactly: neither the machine nor the number of threads changes an image.
+    A pixel is bright where its centre is within the radius of a point, with an edge one pixel wide. With
+    points rounded to 1/UNIT pixel all squared distances are integers below 2^24, which float32 holds exactly:
+    neither the machine nor the number of threads changes an image.
     """
     near = torch.arange(-REACH, REACH + 1)  # rows and columns around a point's own that it can reach
     width = SIZE + 2 * REACH  # a border for what reaches beyond the image

@@ -13,21 +13,14 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from mdrlib.datasets.images import ImageFiles, ResizedImages
+from mdrlib.datasets.images import ImageFiles, ResizedImages, optional
 from mdrlib.datasets.sampling import PKBatchSampler
 from mdrlib.datasets.transforms import random_affine, to_float
 
-# The authors' recipe: images are stretched to 256 x 256, of which the network sees 224 x 224.
-STRETCHED, SEEN = 256, 224
+STRETCHED, SEEN = 256, 224  # the authors' recipe: the network sees 224 x 224 of images of 256 x 256
 SCALE, RATIO = (0.16, 1.0), (0.75, 1.33)  # of random crops: share of the area, width over height
-MOST_WORKERS = 16
-ENDED = (
-    "a process that loads images has ended: out of memory, /dev/shm too small for its batches, or a script "
-    'that starts training outside `if __name__ == "__main__":`; use fewer workers, or workers=0'
-)
 Batches = Iterator[tuple[Tensor, Tensor]]
-# A batch as it is sent to a worker: its number, the place of its first image in it, and the images.
-Order = tuple[int, int, list[int]]
+Order = tuple[int, int, list[int]]  # a batch to read: its number, the number of its first image, the images
 
 
 def in_memory(
@@ -44,9 +37,7 @@ def in_memory(
         images: (N, C, H, W) uint8, on the device of training.
         labels: (N,) int64, on the CPU, where the miners need them.
         sampler: Draws the batches, for this rank.
-        generator: Draws the changes of `random_affine`, on the device of the images.
-        augment: Whether to change images at random.
-        start: The number of the first batch.
+        generator: Of `random_affine`, which changes the images if `augment` is true; on their device.
 
     Yields:
         Images (B / world_size, C, H, W) float32 in [0, 1] of this rank, labels (B,) of all ranks.
@@ -65,11 +56,10 @@ def in_memory(
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs on disk, read as they are needed.
+    """Photographs on disk. Iterating gives batches (b, 3, size, size) uint8 of the middle of each, in order.
 
-    Iterating gives batches (b, 3, size, size) uint8 in order, of the middle of each image. Indexing with (M,)
-    or a slice gives those photographs. Worker processes are started, not forked, so a script has to iterate
-    below `if __name__ == "__main__":`. They end when the iterator is closed or dropped.
+    Worker processes are started, not forked, so a script has to iterate below `if __name__ == "__main__":`.
+    They end when the iterator is closed or dropped.
     """
 
     files: ImageFiles
@@ -102,9 +92,9 @@ class Photographs:
     ) -> Batches:
         """Iterate over the batches of training from number `start` on.
 
-        A part of each image, with 0.16 to 1 of its area and 0.75 to 1.33 times as wide as high, becomes
-        size x size and is mirrored half the time: the authors' recipe, by torchvision's transforms. The
-        changes of image j of batch t depend on (seed, t, j) alone, j counted over all ranks.
+        Each image is cropped to a random part of SCALE and RATIO, which becomes size x size, and mirrored
+        half the time: the authors' recipe, by torchvision's transforms. The changes of image j of batch t
+        depend on (seed, t, j) alone, j counted over all ranks.
 
         Args:
             labels: (N,) int64, on the CPU.
@@ -112,21 +102,13 @@ class Photographs:
             seed: Of the changes, 0 or more.
             augment: False takes the middle of each image.
             spent: Receives the seconds that a process spent on each batch.
-            start: The number of the first batch.
 
         Yields:
             Images (B / world_size, 3, size, size) float32 in [0, 1] of this rank, labels (B,) of all ranks.
-
-        Raises:
-            OSError: An image is missing or damaged; the message has its path.
         """
-
-        def orders() -> Iterator[Order]:
-            for t in range(start, len(sampler)):
-                positions = sampler.batch(t)
-                yield t, sampler.rank * len(positions), self.indices[positions].tolist()
-
-        read = self._read(orders(), seed if augment else None)
+        first = sampler.rank * sampler.batch_size // sampler.world_size
+        orders = ((t, first, self.indices[sampler.batch(t)].tolist()) for t in range(start, len(sampler)))
+        read = self._read(orders, seed if augment else None)
         for t, (images, seconds) in enumerate(read, start):
             if spent is not None:
                 spent.append(seconds)
@@ -143,30 +125,16 @@ class Photographs:
             worker_init_fn=_end_with_parent,
             generator=torch.Generator(),  # a DataLoader draws a seed, from torch's global generator otherwise
         )
-        reader = iter(loader)
-        try:
-            while True:
-                try:
-                    item = next(reader, None)
-                except (RuntimeError, OSError, EOFError) as error:
-                    # DataLoader sees a worker's end, or the connection breaks while a batch comes over it.
-                    own = isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)
-                    if own or not self.workers:
-                        raise
-                    raise RuntimeError(ENDED) from error
-                if item is None:
-                    return
-                if isinstance(item, OSError):
-                    raise item
-                yield item
-        finally:
-            del reader  # ends the workers, also where the traceback of an error keeps this frame
+        for item in loader:
+            if isinstance(item, OSError):
+                raise item
+            yield item
 
 
 def default_workers() -> int:
     """Return the worker processes that suit training on a GPU: one per usable core but one, at most 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable - 1, MOST_WORKERS)
+    return min(usable - 1, 16)
 
 
 def image_seed(seed: int, t: int, j: int) -> int:
@@ -179,15 +147,12 @@ class _Batches:
 
     def __init__(self, files: ImageFiles, size: int, seed: int | None, cache: bool) -> None:
         self.images = ResizedImages(files, round(size * STRETCHED / SEEN), cache)
-        self.size, self.seed = size, seed  # without a seed, images to evaluate on
-        from torchvision.transforms import v2
-
-        if seed is None:
-            self.transform: Any = v2.CenterCrop(size)
-        else:
-            lanczos = v2.InterpolationMode.LANCZOS
-            crop = v2.RandomResizedCrop(size, SCALE, RATIO, interpolation=lanczos)
-            self.transform = v2.Compose([crop, v2.RandomHorizontalFlip()])
+        self.size, self.seed = size, seed
+        v2 = optional("torchvision.transforms.v2", "vision")
+        lanczos = v2.InterpolationMode.LANCZOS
+        crop = v2.RandomResizedCrop(size, SCALE, RATIO, interpolation=lanczos)
+        train = v2.Compose([crop, v2.RandomHorizontalFlip()])
+        self.transform = v2.CenterCrop(size) if seed is None else train
 
     def __getitem__(self, order: Order) -> tuple[Tensor, float] | OSError:
         t, first, indices = order
@@ -208,14 +173,11 @@ class _Batches:
 
 
 def _context() -> Any:
-    """How to start processes: forking this one would copy locks that its other threads hold.
-
-    The fork server imports once what takes long. It looks for modules in the working folder first, where
-    another mdrlib may lie: the workers import that themselves.
-    """
+    """Return how to start processes: forking this one would copy locks that its other threads hold."""
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    # What takes long is imported once. Not mdrlib: the server may find another in the working folder.
     context.set_forkserver_preload(["torch.utils.data", "torchvision.transforms.v2"])
     return context
 

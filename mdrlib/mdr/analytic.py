@@ -1,4 +1,4 @@
-"""What the backends "tiled" and "triton" share: the autograd function, counts and sums.
+"""What the backends "tiled" and "triton" share: the autograd function, the points, the statistics.
 
 Both compute the gradient by hand. With r_ij = z_ij - s(i, j) and P the number of pairs,
 
@@ -10,7 +10,7 @@ loss is a scalar, so a backend computes the gradient, (N, D) and (S,) numbers, t
 the backward pass only scales it: nothing of size N x N outlives the forward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +23,7 @@ from mdrlib.distances import full_precision
 def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return a backend's loss, differentiable once in pairs.x (N, D) and levels (S,).
 
-    Args:
-        compute: (pairs, levels, mean, std, want_x, want_levels) -> loss, dL/dx or None, dL/dlevels or None.
+    compute(pairs, levels, mean, std, want_x, want_levels) gives the loss, dL/dx or None, dL/dlevels or None.
     """
     return _Loss.apply(compute, pairs, pairs.x, levels, mean, std)
 
@@ -34,34 +33,17 @@ class _Loss(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
     ) -> Tensor:
-        with full_precision(x.device):
+        with full_precision(x.device), torch.cuda.device_of(x):
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
-        ctx.save_for_backward(x, levels, *gradients)
+        ctx.save_for_backward(*gradients)
         return value
 
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, grad_x, grad_levels = ctx.saved_tensors
-        scaled = (None if g is None else _Scale.apply(g, upstream, *inputs) for g in (grad_x, grad_levels))
+        if torch.is_grad_enabled():  # create_graph=True: autograd would take the gradient for a constant
+            raise RuntimeError('only MDR\'s backend="eager" has a second derivative (create_graph=True)')
+        scaled = (None if gradient is None else gradient * upstream for gradient in ctx.saved_tensors)
         return None, None, *scaled, None, None
-
-
-class _Scale(torch.autograd.Function):
-    """gradient * upstream, with an error in place of its derivative.
-
-    It takes the loss's inputs, on which the gradient depends, so that autograd reaches the error.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, gradient: Tensor, upstream: Tensor, x: Tensor, levels: Tensor) -> Tensor:
-        return gradient * upstream
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[None, ...]:
-        raise RuntimeError(
-            'MDR\'s backends "tiled" and "triton" have no second derivative; '
-            'use backend="eager" for double backward'
-        )
 
 
 class Points(NamedTuple):
@@ -72,46 +54,49 @@ class Points(NamedTuple):
     norms: Tensor  # (N,) squared norms of `centred`
 
 
-def points(x: Tensor, bank: Tensor | None) -> tuple[Points, Points | None]:
-    """Prepare the batch x (N, D) and the bank (M, D), both centred at the batch's mean."""
-    centre = x.mean(0)
+class Pairs:
+    """The pairs of a batch x (N, D) and, if given, of x with a bank (M, D)."""
 
-    def prepare(raw: Tensor) -> Points:
-        centred = (raw - centre).contiguous()
-        # A norm squared, unlike square().sum(), makes no second (N, D).
-        return Points(raw.contiguous(), centred, torch.linalg.vector_norm(centred, dim=1).square_())
+    def __init__(self, x: Tensor, bank: Tensor | None = None) -> None:
+        centre = x.mean(0)
+        self.x, self.batch = x, _points(x, centre)
+        self.bank = None if bank is None else _points(bank, centre)
+        n, m = len(x), 0 if bank is None else len(bank)
+        self.count = n * (n - 1 + m)  # within the batch in both directions, with the bank once
+        self.others = (self.batch,) if bank is None else (self.batch, self.bank)
+        self.kept = []  # parts of the distance matrix that the first pass leaves to the second
 
-    return prepare(x), None if bank is None else prepare(bank)
+    def rough_mean(self) -> Tensor:
+        """Return the root mean square distance: in a centred batch the products in |a - b|^2 cancel."""
+        n, own = len(self.x), self.batch.norms.mean()
+        if self.bank is None:
+            return own.mul_(2 * n * n / self.count).sqrt_()
+        m, other = len(self.bank.norms), self.bank.norms.mean()
+        return own.mul_(2 * n + m).add_(other, alpha=m).mul_(n / self.count).sqrt_()
 
 
-def pair_count(batch: Points, bank: Points | None) -> int:
-    """Return P = N(N-1) + N M: a pair within the batch in both directions, a pair with the bank once."""
-    n, m = len(batch.norms), 0 if bank is None else len(bank.norms)
-    return n * (n - 1 + m)
+def _points(raw: Tensor, centre: Tensor) -> Points:
+    centred = (raw - centre).contiguous()
+    # A norm squared, unlike square().sum(), makes no second (N, D).
+    return Points(raw.contiguous(), centred, torch.linalg.vector_norm(centred, dim=1).square_())
 
 
-def rough_mean(batch: Points, bank: Points | None) -> Tensor:
-    """Return the root mean square distance over the pairs, which needs only the norms.
+def statistics(pairs: Pairs, parts: Iterable, sums: Callable, diagonal: bool) -> tuple[Tensor, Tensor]:
+    """Return mean and (unbiased) standard deviation of the distances: see `eager.statistics`.
 
-    The batch is centred, so products vanish from the mean of |a - b|^2 = |a|^2 + |b|^2 - 2ab.
+    sums(part, shift) gives the sums of d - shift and (d - shift)^2 as (2,) float64. Without the shift, a
+    rough mean, the variance would be a small difference of large sums.
     """
-    n, own, pairs = len(batch.norms), batch.norms.mean(), pair_count(batch, bank)
-    if bank is None:
-        return own.mul_(2 * n * n / pairs).sqrt_()
-    m, other = len(bank.norms), bank.norms.mean()
-    return own.mul_(2 * n + m).add_(other, alpha=m).mul_(n / pairs).sqrt_()
-
-
-def mean_and_std(
-    shift: Tensor, total: Tensor, squares: Tensor, pairs: int, zeros: int
-) -> tuple[Tensor, Tensor]:
-    """Return mean and unbiased standard deviation of `pairs` distances d and of `zeros` more that are 0.
-
-    total and squares, in float64, are the sums of d - shift and (d - shift)^2. shift is a rough mean: without
-    it the variance would be a small difference of large sums.
-    """
-    wide, count = shift.double(), pairs + zeros
-    if zeros:
-        total, squares = total - zeros * wide, torch.addcmul(squares, wide, wide, value=zeros)
-    variance = torch.addcmul(squares, total, total, value=-1 / count).clamp_min_(0).div_(max(count - 1, 1))
-    return torch.add(wide, total, alpha=1 / count).to(shift.dtype), variance.sqrt_().to(shift.dtype)
+    with torch.no_grad(), full_precision(pairs.x.device), torch.cuda.device_of(pairs.x):
+        shift = pairs.rough_mean()
+        total = torch.zeros(2, dtype=torch.float64, device=shift.device)
+        for part in parts:
+            total += sums(part, shift)
+        (total, squares), wide, count = total, shift.double(), pairs.count
+        if diagonal:
+            zeros = len(pairs.x)
+            count += zeros
+            total, squares = total - zeros * wide, torch.addcmul(squares, wide, wide, value=zeros)
+        variance = torch.addcmul(squares, total, total, value=-1 / count).clamp_min_(0)
+        std = variance.div_(max(count - 1, 1)).sqrt_()
+        return torch.add(wide, total, alpha=1 / count).to(shift.dtype), std.to(shift.dtype)

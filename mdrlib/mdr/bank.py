@@ -1,8 +1,4 @@
-"""A ring of past embeddings: more pairs than a batch holds.
-
-Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020: embeddings drift slowly after the first
-iterations, so those of the last batches stand in for a larger batch, at no cost in the network.
-"""
+"""A ring of past embeddings: more pairs than a batch holds."""
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +7,11 @@ from mdrlib import checks
 
 
 class MemoryBank(nn.Module):
-    """Keep the last embeddings that were added; a new one overwrites the oldest.
+    """Keep the last `size` embeddings of `dim` dimensions; a new one overwrites the oldest.
 
-    A module without parameters: `state_dict` holds storage and count, and the storage follows `.to(device)`.
-    In a training step compute the loss with `mdr(x, bank.embeddings)`, call backward, then `bank.add(x)`.
-
-    Args:
-        size: Number of embeddings, at least 1.
-        dim: Their dimensions D, at least 1.
+    Embeddings drift slowly after the first iterations, so those of the last batches stand in for a larger
+    batch (Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020). In a training step compute
+    the loss with `mdr(x, bank.embeddings)`, call backward, then `bank.add(x)`.
     """
 
     def __init__(self, size: int, dim: int) -> None:
@@ -26,7 +19,7 @@ class MemoryBank(nn.Module):
         if size < 1 or dim < 1:
             raise ValueError(f"size and dim must be at least 1, got {size} and {dim}")
         self.register_buffer("storage", torch.zeros(size, dim))
-        self.added = 0  # since the start; a Python number, so that no step waits for the GPU
+        self.added = 0  # since the start; a Python number: no step waits for the GPU
 
     @property
     def embeddings(self) -> Tensor:
@@ -36,10 +29,8 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
         """Copy x (N, D), N >= 0, over the oldest embeddings; of more than `size` only the last are kept."""
-        x = checks.embeddings(x, at_least=0, wait=False)
-        size, dim = self.storage.shape
-        if x.shape[1] != dim:
-            raise ValueError(f"embeddings have {x.shape[1]} dimensions and the bank {dim}; they must agree")
+        x = checks.embeddings(x, at_least=0, wait=False, dim=self.storage.shape[1])
+        size = len(self.storage)
         last = x[-size:]
         self.added += len(x)
         slots = torch.arange(self.added - len(last), self.added, device=self.storage.device) % size

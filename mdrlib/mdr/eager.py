@@ -22,23 +22,14 @@ class Pairs(NamedTuple):
 
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
-    """Return the distances of all pairs, differentiable in x.
-
-    Args:
-        x: The batch (N, D); its pairs are (i, j), i != j.
-        bank: (M, D). Each of x forms a pair with each of these.
-    """
+    """Return the distances of all pairs of a batch x (N, D), and of x with a bank (M, D), if given."""
     own = off_diagonal(pairwise_distances(x))
     return Pairs(own if bank is None else torch.cat((own, pairwise_distances(x, bank).flatten())), len(x))
 
 
 @torch.no_grad()
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
-    """Return mean and (unbiased) standard deviation of the distances, as scalars.
-
-    Args:
-        diagonal: Include the N zeros on the diagonal of the batch's distance matrix.
-    """
+    """Return mean and (unbiased) standard deviation of the distances; `diagonal` adds the batch's N zeros."""
     values = torch.cat((pairs.d, pairs.d.new_zeros(pairs.n))) if diagonal else pairs.d
     return values.mean(), values.std()
 

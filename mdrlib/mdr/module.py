@@ -19,7 +19,7 @@ BACKENDS = {"eager": eager, "tiled": tiled, "triton": triton_backend}
 
 
 def _backend(name: str, x: Tensor) -> ModuleType:
-    """Return the module with `pairs`, `statistics` and `loss` for a batch x; "auto" is decided here."""
+    """Return the module with `pairs`, `statistics` and `loss` for a batch x."""
     if name == "auto":
         # CPU: tiled was the faster one at every size, from 128 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
@@ -33,10 +33,8 @@ def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
     """Return the bank without gradient in x's dtype, or None if it is empty."""
     if bank is None:
         return None
-    bank = checks.embeddings(bank, "bank", at_least=0, wait=False).detach()
-    if bank.shape[1] != x.shape[1]:
-        raise ValueError(f"embeddings have {x.shape[1]} dimensions and bank {bank.shape[1]}; they must agree")
-    return bank.to(x.dtype) if len(bank) else None
+    bank = checks.embeddings(bank, "bank", at_least=0, wait=False, dim=x.shape[1])
+    return bank.detach().to(x.dtype) if len(bank) else None
 
 
 def _spread(mean: Tensor | float, std: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,28 +57,22 @@ def mdr_loss(
     of the bank, once: N(N-1) + N M. On one machine the same input gives the same bits.
 
     Args:
-        x: Embeddings (N, D), N >= 2. Half precision is computed in float32.
-        levels: (S,), in standard deviations from the mean.
+        x: Embeddings (N, D), N >= 2; half precision is computed in float32.
+        levels: (S,), in standard deviations from the mean. The loss is differentiable in x and levels.
         mean: Mean of the distances, a constant to the gradient.
         std: Their standard deviation, >= 0, a constant too. It is raised to at least 1e-4 of the mean.
         backend: "eager": the paper's equations and autograd. "tiled" and "triton": the gradient by hand, in
             plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
-        bank: More embeddings (M, D), M >= 0, such as those of past batches; constants to the gradient.
-
-    Returns:
-        A scalar, differentiable in x and levels.
+        bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps; constants too.
 
     Raises:
-        TypeError, ValueError: For bad input, on a CPU also for NaN or infinite values. On a GPU, where a
-            check would have to wait, these make the loss NaN.
-        ImportError: For "triton" without triton.
+        TypeError, ValueError: As `pairwise_distances`; on a GPU, NaN or infinite values make the loss NaN.
     """
     x = checks.embeddings(x, wait=False)
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
-    with torch.autocast(x.device.type, enabled=False):
-        functions = _backend(backend, x)
-        return functions.loss(functions.pairs(x, _constants(bank, x)), levels, mean, std)
+    functions = _backend(backend, x)
+    return functions.loss(functions.pairs(x, _constants(bank, x)), levels, mean, std)
 
 
 class MDR(nn.Module):
@@ -122,32 +114,20 @@ class MDR(nn.Module):
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
-        """Return the scalar L_MDR of a batch; in training mode, update the running statistics first.
+        """Return the `mdr_loss` of a batch; in training mode, update the running statistics first.
 
-        Args:
-            x: Embeddings (N, D), N >= 2.
-            bank: Embeddings of past batches (M, D), M >= 0, such as a `MemoryBank` keeps: constants to the
-                gradient. Loss and statistics are then over N(N-1) + N M pairs. It must not hold x yet, or
-                each embedding would be paired with itself.
-
-        Raises:
-            TypeError, ValueError: As `mdr_loss`.
-            RuntimeError: In evaluation mode before the first batch in training mode.
+        The statistics are over the pairs of the loss. The bank must not hold x yet, or each embedding would
+        be paired with itself. In evaluation mode a RuntimeError is raised before any batch in training mode.
         """
         x = checks.embeddings(x, wait=False)
-        bank = _constants(bank, x)
-        with torch.autocast(x.device.type, enabled=False):
-            backend = _backend(self.backend, x)
-            pairs = backend.pairs(x, bank)
-            if self.training:
-                self._update(*backend.statistics(pairs, self.diagonal_in_stats))
-            elif not self.initialized:
-                raise RuntimeError(
-                    "MDR has no running statistics, which evaluation mode needs: "
-                    "call it once in training mode or load a state_dict"
-                )
-            mean, std = _spread(self.running_mean, self.running_std, x)
-            return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
+        backend = _backend(self.backend, x)
+        pairs = backend.pairs(x, _constants(bank, x))
+        if self.training:
+            self._update(*backend.statistics(pairs, self.diagonal_in_stats))
+        elif not self.initialized:
+            raise RuntimeError("MDR has no running statistics: call it in training mode or load a state_dict")
+        mean, std = _spread(self.running_mean, self.running_std, x)
+        return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
 
     def level_penalty(self) -> Tensor:
         """Return the sum of the squared levels, a scalar: the term that nu weighs."""
@@ -155,13 +135,9 @@ class MDR(nn.Module):
 
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
-        """Return the level nearest to each normalized distance, by the running statistics.
+        """Return (N, N) int64 indices of the level nearest to each distance, with -1 on the diagonal.
 
-        Args:
-            x: Embeddings (N, D), N >= 2. Before the first batch their own statistics are used.
-
-        Returns:
-            (N, N) int64 indices into `levels`, with -1 on the diagonal.
+        The running statistics normalize the distances, before the first batch those of x (N, D) itself.
         """
         x = checks.embeddings(x)
         mean, std = self.running_mean, self.running_std
@@ -181,6 +157,3 @@ class MDR(nn.Module):
             new = torch.lerp(batch.to(running.dtype), running, keep.to(running.dtype))
             running.copy_(torch.where(finite, new, running))
         self.initialized.logical_or_(finite)
-
-    def extra_repr(self) -> str:
-        return f"levels={len(self.levels)}, momentum={self.momentum}, backend={self.backend!r}"

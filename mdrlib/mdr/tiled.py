@@ -1,11 +1,10 @@
 """Backend "tiled": the gradient by hand in plain torch, one tile of the distance matrix at a time.
 
-The equations are those of `analytic`. With W_ij = sign(r_ij) / d_ij, W_ii = 0, the sum over the pairs of i is
-(W 1)_i e_i - (W E)_i: a matrix product. Distances within the batch are symmetric, so tiles below the
-diagonal are never computed. Cost: N^2 D / 2 multiply-adds for the statistics, 3 N^2 D / 2 for loss and
-gradient (for a bank N M D and 2 N M D); memory O(N D + TILE^2). The order of all sums is fixed, so two calls
-give the same bits. Distances that do not fit KEPT are computed again in the second pass.
-Masks are floats, because comparisons into bool and `where` cost five times an addition.
+With W_ij = sign(r_ij) / d_ij, W_ii = 0, the sum over the pairs of i in `analytic` is (W 1)_i e_i - (W E)_i: a
+matrix product. Tiles below the diagonal mirror those above and are not computed. Multiply-adds: N^2 D / 2
+for the statistics, 3 N^2 D / 2 for loss and gradient (for a bank N M D and 2 N M D); memory O(N D + TILE^2).
+The order of all sums is fixed, so two calls give the same bits. Distances that do not fit KEPT are computed
+again in the second pass. Masks are floats: comparisons into bool and `where` cost five times an addition.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdrlib.distances import CANCELLATION, full_precision
+from mdrlib.distances import CANCELLATION
 from mdrlib.mdr import analytic
 from mdrlib.mdr.analytic import Points
 
@@ -32,40 +31,25 @@ class _Tile(NamedTuple):
     d: Tensor  # (R, C) distances, 0 on the diagonal of the batch's matrix
     near: tuple[Tensor, Tensor]  # row and column within the tile of each nearly coincident pair
 
-    @property
-    def diagonal(self) -> bool:
-        return self.left is self.right and self.rows == self.columns
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether the tile also stands for its mirror image below the diagonal."""
-        return self.left is self.right and self.rows != self.columns
+    diagonal: bool  # on the diagonal of the batch's matrix
+    mirrored: bool  # stands for its mirror image below the diagonal too
 
 
-class Pairs:
-    """The pairs of a batch x (N, D) and, if given, of x with a bank (M, D), as tiles of distances."""
-
-    def __init__(self, x: Tensor, bank: Tensor | None = None) -> None:
-        self.x = x
-        self.batch, self.bank = analytic.points(x, bank)
-        self._kept: list[_Tile] = []
-
+class Pairs(analytic.Pairs):
     def tiles(self, keep: bool = False) -> Iterator[_Tile]:
-        """Iterate over tiles on and above the diagonal of the batch's matrix, then those with the bank.
-
-        With `keep`, the first ones, up to KEPT numbers, stay for the next call.
-        """
-        kept, room = len(self._kept), KEPT if keep else 0
+        """Iterate over tiles; with `keep`, the first ones, up to KEPT numbers, stay for the next call."""
+        kept, room = len(self.kept), KEPT if keep else 0
         for number, place in enumerate(self._places()):
-            tile = self._kept[number] if number < kept else _tile(*place)
+            tile = self.kept[number] if number < kept else _tile(*place)
             room -= tile.d.numel() + 4 * len(tile.near[0])  # two indices, each the size of two float32
             if room >= 0 and number >= kept:
-                self._kept.append(tile)
+                self.kept.append(tile)
             yield tile
 
     def _places(self) -> Iterator[tuple[slice, Points, slice, Points]]:
+        """Tiles on and above the diagonal of the batch's matrix, then those with the bank."""
         left = self.batch
-        for right in (left,) if self.bank is None else (left, self.bank):
+        for right in self.others:
             for rows, columns in product(_cuts(len(left.norms)), _cuts(len(right.norms))):
                 if right is not left or columns.start >= rows.start:
                     yield rows, left, columns, right
@@ -79,24 +63,20 @@ def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
     """Return mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
-    with torch.no_grad(), full_precision(pairs.x.device):
-        shift = analytic.rough_mean(pairs.batch, pairs.bank)
-        total = torch.zeros((), dtype=torch.float64, device=shift.device)
-        squares = total.clone()
-        for tile in pairs.tiles(keep=True):
-            deviation = tile.d - shift
-            if tile.diagonal:
-                deviation.fill_diagonal_(0)
-            weight = 2 if tile.mirrored else 1
-            total += weight * deviation.sum()
-            squares += weight * deviation.square_().sum()
-        count = analytic.pair_count(pairs.batch, pairs.bank)
-        return analytic.mean_and_std(shift, total, squares, count, len(pairs.x) if diagonal else 0)
+    return analytic.statistics(pairs, pairs.tiles(keep=True), _sums, diagonal)
 
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return L_MDR for levels (S,), as `eager.loss`; it has no second derivative."""
     return analytic.loss(_compute, pairs, levels, mean, std)
+
+
+def _sums(tile: _Tile, shift: Tensor) -> Tensor:
+    deviation = tile.d - shift
+    if tile.diagonal:
+        deviation.fill_diagonal_(0)
+    sums = torch.stack([deviation.sum(), deviation.square_().sum()]).double()
+    return 2 * sums if tile.mirrored else sums
 
 
 def _compute(
@@ -113,11 +93,10 @@ def _compute(
         sums += found.mul_(2) if tile.mirrored else found
         if want_x:
             _add_gradient(gradient, pull, tile, sign)
-    count = analytic.pair_count(pairs.batch, pairs.bank)
     if want_x:
-        gradient.addcmul_(pairs.batch.centred, pull[:, None]).mul_(2 / (count * std))
-    value = sums[0] / (count * std)
-    pulls = torch.empty_like(levels).index_copy_(0, order, (sums[1:] / -count).to(levels.dtype))
+        gradient.addcmul_(pairs.batch.centred, pull[:, None]).mul_(2 / (pairs.count * std))
+    value = sums[0] / (pairs.count * std)
+    pulls = torch.empty_like(levels).index_copy_(0, order, (sums[1:] / -pairs.count).to(levels.dtype))
     return value.to(mean.dtype), gradient, pulls if want_levels else None
 
 
@@ -128,17 +107,18 @@ def _cuts(n: int) -> Iterator[slice]:
 
 
 def _tile(rows: slice, left: Points, columns: slice, right: Points) -> _Tile:
+    within, diagonal = left is right, left is right and rows == columns
     a, b = left.norms[rows], right.norms[columns]
     sq = torch.addmm(a[:, None] + b, left.centred[rows], right.centred[columns].T, alpha=-2)
-    if left is right and rows == columns:
+    if diagonal:
         sq.fill_diagonal_(torch.inf)
     i = j = torch.empty(0, dtype=torch.int64, device=sq.device)
     if sq.min() <= CANCELLATION * (a.max() + b.max()):  # a cheap test saves most tiles the costly one
         i, j = (sq <= CANCELLATION * (a[:, None] + b)).nonzero(as_tuple=True)
-    tile = _Tile(rows, left, columns, right, sq, (i, j))
+    tile = _Tile(rows, left, columns, right, sq, (i, j), diagonal, within and not diagonal)
     for part, difference in _differences(tile):
         sq[i[part], j[part]] = difference.square_().sum(1)
-    if tile.diagonal:
+    if diagonal:
         sq.fill_diagonal_(0)
     sq.sqrt_()
     return tile

@@ -1,26 +1,18 @@
 """The device code of backend "triton": what happens to a strip of scalar products between two products.
 
-Only `triton_backend` imports it, when it is first used, because it needs triton.
-
 A strip holds the products a_r b_c of R points of the batch (left) with C points (right), row by row. A
 program reads a tile of it once and computes everything for its pairs: distance, nearest level, loss, weight.
 It writes each sum to its own slot, for torch.sum to add: no atomics, the same bits every time. Offsets into
 the strip and the points are 64-bit: at N = 65,536 they exceed 2^31.
 
-Where rounding spoils a distance in the products (see distances.CANCELLATION) the tile computes it again
-from the points themselves, in a loop over D; tiles without such a pair skip the loop.
+Where rounding spoils a distance (see distances.CANCELLATION) the tile computes it again from the points, in
+a loop over D; tiles without such a pair skip the loop.
 """
 
-from mdrlib import distances
+import triton
+import triton.language as tl
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError as error:
-    raise ImportError(
-        'MDR\'s backend "triton" needs triton, which comes with torch for CUDA on Linux: pip install triton, '
-        'or use backend="tiled"'
-    ) from error
+from mdrlib import distances
 
 ROWS, COLUMNS = tl.constexpr(32), tl.constexpr(128)  # of a tile
 CANCELLATION = tl.constexpr(distances.CANCELLATION)
@@ -59,9 +51,7 @@ def sums_kernel(
     strip, left, right, left_norms, right_norms, shift, sums, rows, columns, dims, once, SELF: tl.constexpr
 ):
     """Sum d - shift and its square: sums (2, programs)."""
-    r, c, offsets, pair, near, d = _tile(
-        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF
-    )
+    r, c, _, pair, _, d = _tile(strip, left, right, left_norms, right_norms, rows, columns, dims, SELF)
     deviation = tl.where(pair, d - tl.load(shift), 0.0)
     weighted = tl.where(c < once, 1.0, 2.0)[None, :] * deviation
     program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
@@ -147,10 +137,7 @@ def near_kernel(
     DIMS: tl.constexpr,  # dimensions of a program
     TILES: tl.constexpr,  # flags read together
 ):
-    """Add sum over p of W_op (own_o - other_p) to gradient_o.
-
-    Not as (W 1) own - W other, which cancels for near points as the distance does.
-    """
+    """Add sum over p of W_op (own_o - other_p) to gradient_o; (W 1) own - W other would cancel."""
     o = tl.program_id(0) * OWN + tl.arange(0, OWN)
     k = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
     flags = tiles + tl.program_id(0) * own_tile

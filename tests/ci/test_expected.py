@@ -12,7 +12,7 @@ import runs
 from mdrlib import experiment
 from mdrlib.config import Config
 from mdrlib.datasets import load
-from mdrlib.evaluation import Evaluation
+from mdrlib.evaluation import measure
 from mdrlib.experiment import run
 from mdrlib.results import load_committed
 
@@ -37,25 +37,27 @@ def test_the_ranges_of_quick_are_those_of_the_stored_runs_of_the_book():
         assert check_results.derive(config, its, above_untrained=True) == EXPECTED["quick"][name]
 
 
-class Brief(experiment.Evaluation):
-    """As quick as can be: no training images, and all test images only in the last of three evaluations."""
-
+def brief():
+    """A quick `measure`: no training images, and all test images only in the last of three evaluations."""
     calls = 0
 
-    def __call__(self, model):
-        self.calls += 1
-        images, labels = self.splits["test"]
-        few = len(labels) if self.calls == 3 else 80
-        return Evaluation({"test": (images[:few], labels[:few])}, self.ks)(model)
+    def measured(model, splits, ks):
+        nonlocal calls
+        calls += 1
+        images, labels = splits["test"]
+        few = len(labels) if calls == 3 else 80
+        return measure(model, {"test": (images[:few], labels[:few])}, ks)
+
+    return measured
 
 
 @pytest.fixture
 def smoke(tmp_path, monkeypatch):
     """Makes the run glyphs-triplet of scale smoke, with changes, and returns which values are outside."""
     monkeypatch.setenv("MDR_PROGRESS", "off")
-    monkeypatch.setattr(experiment, "Evaluation", Brief)
 
     def made(**changes):
+        monkeypatch.setattr(experiment, "measure", brief())
         config = runs.experiments(ROOT, "smoke")["glyphs-triplet"][1]
         entry = EXPECTED["smoke"]["glyphs-triplet"]
         found = run(Config.of(config | changes | {"device": "cpu"}), tmp_path / str(changes))

@@ -72,7 +72,7 @@ MINER = {"embeddings": REQUIRED, "labels": REQUIRED, "generator": None}
         (miners.distance_weighted, MINER),
         (losses.TripletLoss, {"margin": 0.2, "miner": miners.distance_weighted}),
         (losses.TripletLoss.forward, {"embeddings": REQUIRED, "labels": REQUIRED}),
-        (datasets.load, {"name": REQUIRED, "split": REQUIRED, "root": None, "transform": None}),
+        (datasets.load, {"name": REQUIRED, "split": REQUIRED, "root": None}),
         (
             datasets.PKBatchSampler,
             {

@@ -352,10 +352,10 @@ def test_bad_vectors_are_refused(bad, error, message):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ((X, Y[:5]), ValueError, r"query_labels must have shape \(6,\), one a vector, got \(5,\)"),
+        ((X, Y[:5]), ValueError, r"query_labels must have shape \(6,\), one per vector, got \(5,\)"),
         ((X, Y.float()), TypeError, "query_labels must be integers, got torch.float32"),
         ((X, Y.tolist()), TypeError, "query_labels must be a torch.Tensor .*, got list"),
-        ((X, Y, X, Y[:5]), ValueError, r"gallery_labels must have shape \(6,\), one a vector, got \(5,\)"),
+        ((X, Y, X, Y[:5]), ValueError, r"gallery_labels must have shape \(6,\), one per vector, got \(5,\)"),
         ((X, Y, X, Y.float()), TypeError, "gallery_labels must be integers, got torch.float32"),
         ((X, Y, X), ValueError, "gallery and gallery_labels come together"),
         ((X, Y, None, Y), ValueError, "gallery and gallery_labels come together"),

@@ -91,7 +91,9 @@ def names(folder):
 def test_a_broken_download_continues(server, tmp_path, checksum):
     path = tmp_path / "new" / "file.tgz"
     server.limit = 300_000
-    with pytest.raises(OSError, match="/file broke off after 300,000 of 1,024,000 bytes; run it again"):
+    with pytest.raises(
+        OSError, match="/file could not be read .*broke off after 300,000 of 1,024,000 bytes.*run it again"
+    ):
         download.download(f"{server.url}/file", path, checksum)
     assert names(path.parent) == ["file.tgz.part"]
     with pytest.raises(OSError, match="broke off after 600,000 of 1,024,000"):
@@ -165,13 +167,6 @@ def test_a_silent_server_and_a_missing_one_are_errors(server, tmp_path, monkeypa
     assert names(tmp_path) == []
 
 
-def test_a_disk_without_room_is_seen_first(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, len(CONTENT) - 1))
-    with pytest.raises(OSError, match="no room for 1,024,000 bytes"):
-        download.download(f"{server.url}/file", tmp_path / "a", SHA256)
-    assert names(tmp_path) == []
-
-
 def test_progress_is_shown_from_where_it_broke_off(server, tmp_path, monkeypatch, capsys):
     (tmp_path / "file.part").write_bytes(CONTENT[: len(CONTENT) // 2])
     monkeypatch.setenv("MDR_PROGRESS", "bar")
@@ -234,11 +229,11 @@ GOOD = [("set/a/1.jpg", b"one"), ("set/a/2.jpg", b"two"), ("set/list.txt", b"lis
 def test_an_archive_is_unpacked_with_or_without_its_folder(tmp_path, make, name):
     (tmp_path / "set" / "a").mkdir(parents=True)
     (tmp_path / "set" / "a" / "old.jpg").write_bytes(b"of an attempt before")
-    unpack(make(tmp_path / name, GOOD), tmp_path / "set", ("list.txt",))
+    unpack(make(tmp_path / name, GOOD), tmp_path / "set")
     assert names(tmp_path / "set") == ["a", "list.txt"]
     assert names(tmp_path / "set" / "a") == ["1.jpg", "2.jpg"]
     (tmp_path / "other").mkdir()
-    unpack(tmp_path / name, tmp_path / "other", ("set",))
+    unpack(tmp_path / name, tmp_path / "other")
     assert names(tmp_path / "other") == ["notes.txt", "set"]
 
 
@@ -250,11 +245,6 @@ EVIL = [
     (tar, [("set/link", tarfile.LNKTYPE, "../../secret")]),
     (tar, [("set/device", tarfile.CHRTYPE)]),
     (tar, [("set/pipe", tarfile.FIFOTYPE)]),
-    (zipped, [("../out.txt", b"x")]),
-    (zipped, [("set/../../out.txt", b"x")]),
-    (zipped, [("/tmp/mdr-out.txt", b"x")]),
-    (zipped, [("..\\out.txt", b"x")]),
-    (zipped, [("C:/out.txt", b"x")]),
 ]
 
 
@@ -263,8 +253,8 @@ def test_a_member_that_would_do_harm_is_refused(tmp_path, make, members):
     folder = tmp_path / "deep" / "set"
     folder.mkdir(parents=True)
     path = make(folder / "archive", [*GOOD, *members])
-    with pytest.raises(ValueError, match=f"{path} is refused: "):
-        unpack(path, folder, ("list.txt",))
+    with pytest.raises(ValueError, match=f"{path} is damaged or unsafe"):
+        unpack(path, folder)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file() or p.is_symlink()] == ["archive"]
     assert names(folder) == ["archive"]
 
@@ -272,8 +262,20 @@ def test_a_member_that_would_do_harm_is_refused(tmp_path, make, members):
 def test_an_absolute_name_in_a_tar_stays_in_the_folder(tmp_path):
     outside = tmp_path / "outside.txt"
     (tmp_path / "set").mkdir()
-    unpack(tar(tmp_path / "archive", [*GOOD, (str(outside), b"x")]), tmp_path / "set", ("list.txt",))
+    unpack(tar(tmp_path / "archive", [*GOOD, (str(outside), b"x")]), tmp_path / "set")
     assert not outside.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.txt", "set/../../out.txt", "/OUTSIDE/out.txt", "..\\out.txt", "C:/out.txt"]
+)
+def test_whatever_its_name_a_member_of_a_zip_stays_in_the_folder(tmp_path, name):
+    folder = tmp_path / "deep" / "set"
+    folder.mkdir(parents=True)
+    name = name.replace("/OUTSIDE", str(tmp_path))
+    unpack(zipped(tmp_path / "archive", [*GOOD, (name, b"x")]), folder)
+    assert names(tmp_path) == ["archive", "deep"] and names(tmp_path / "deep") == ["set"]
+    assert {"a", "list.txt"} <= set(names(folder))
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
@@ -281,16 +283,9 @@ def test_an_absolute_name_in_a_tar_stays_in_the_folder(tmp_path):
 def test_a_damaged_archive_leaves_nothing(tmp_path, make, damage):
     path = make(tmp_path / "archive", [*GOOD, ("set/big", bytes(range(256)) * 4000)])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"{path} is damaged or no archive"):
-        unpack(path, tmp_path, ("set",))
+    with pytest.raises(ValueError, match=f"{path} is damaged or unsafe"):
+        unpack(path, tmp_path)
     assert names(tmp_path) == ["archive"]
-
-
-def test_another_archive_is_refused(tmp_path):
-    path = zipped(tmp_path / "set.zip", GOOD)
-    with pytest.raises(ValueError, match=r"another archive: expected img in it.* \['notes.txt', 'set'\]"):
-        unpack(path, tmp_path, ("img",))
-    assert names(tmp_path) == ["set.zip"]
 
 
 def test_an_interrupt_leaves_nothing_or_leaves_the_annotation_out(tmp_path, monkeypatch):
@@ -308,11 +303,11 @@ def test_an_interrupt_leaves_nothing_or_leaves_the_annotation_out(tmp_path, monk
         stop = name
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, "replace", interrupted)
-            unpack(path, folder, ("0_list.txt",))
+            unpack(path, folder)
         assert names(folder) == left
     # A process that was killed leaves its staging folder, which the next one removes.
     (folder / ".extracting" / "new" / "set" / "b").mkdir(parents=True)
-    unpack(path, folder, ("0_list.txt",))
+    unpack(path, folder)
     assert names(folder) == ["0_list.txt", "a"]
 
 
@@ -372,18 +367,18 @@ def test_cub_is_downloaded_checked_and_unpacked_once(real, tmp_path, monkeypatch
     url = (tmp_path / "server" / "CUB_200_2011.tgz").as_uri()
     publish(monkeypatch, "cub", {"checksum": md5, "url": url})
     call("cub")
-    assert f"cub: complete; in {folder}" in capsys.readouterr().out
-    assert load("cub", "train").whole
+    assert f"cub: complete (20 images) in {folder}" in capsys.readouterr().out
+    assert len(load("cub", "train")) == 12
     assert names(folder) == ["CUB_200_2011.tgz", "image_class_labels.txt", "images", "images.txt"]
     before = content(folder)
     call("cub")
-    assert content(folder) == before and capsys.readouterr().out == f"cub: complete; in {folder}\n"
+    assert content(folder) == before and capsys.readouterr().out == f"cub: complete (20 images) in {folder}\n"
     # What is lost is put back from the archive, without a download.
     shutil.rmtree(tmp_path / "server")
     load("cub", "train").paths[3].unlink()
-    assert state("cub")[0] == "incomplete"
+    assert state("cub")[1] == "incomplete"
     call("cub")
-    assert state("cub")[0] == "complete"
+    assert state("cub")[1] == "complete"
 
 
 def test_a_download_that_fails_is_one_line_on_stderr(real, tmp_path, monkeypatch, capsys):
@@ -391,7 +386,7 @@ def test_a_download_that_fails_is_one_line_on_stderr(real, tmp_path, monkeypatch
     call("cub", code=1)
     err = capsys.readouterr().err
     assert err.startswith("mdrlib: ") and err.count("\n") == 1 and "nowhere.tgz could not be read" in err
-    assert f"put it at {tmp_path / 'CUB_200_2011' / 'CUB_200_2011.tgz'}" in err
+    assert f"put the file at {tmp_path / 'CUB_200_2011' / 'CUB_200_2011.tgz'}" in err
 
 
 @pytest.mark.parametrize("name", ["cars", "sop", "inshop"])
@@ -400,8 +395,8 @@ def test_what_is_fetched_by_hand_is_told(real, tmp_path, capsys, name):
     said, benchmark = capsys.readouterr(), BENCHMARKS[name]
     assert said.err == "" and benchmark.page in said.out and f"mdrlib data {name}" in said.out
     for archive in benchmark.archives:
-        assert f"put {archive.name} (md5 {archive.checksum or 'not published'})" in said.out
-        assert f"at  {tmp_path / benchmark.folder / archive.name}\n" in said.out
+        path = tmp_path / benchmark.folder / archive.name
+        assert f"{path} (md5 {archive.checksum or 'not published'})\n" in said.out
     assert (tmp_path / benchmark.folder).is_dir(), "so that there is a place to put it"
 
 
@@ -412,25 +407,21 @@ def test_archives_of_cars_put_there_by_hand(real, tmp_path, monkeypatch, capsys)
     publish(monkeypatch, "cars", {"checksum": annotation}, {"checksum": md5})
     kept = (folder / "cars_annos.mat").rename(tmp_path / "kept.mat")
     call("cars", code=1)
-    out = capsys.readouterr().out
-    assert "put cars_annos.mat" in out and "put car_ims.tgz" not in out
+    assert "cars: absent (cars_annos.mat is missing)" in capsys.readouterr().out
     assert len(list((folder / "car_ims").iterdir())) == 20, "what is there is unpacked"
     kept.rename(folder / "cars_annos.mat")
     call("cars")
     assert load("cars", "test")[0][1] == 0 and "cars: complete" in capsys.readouterr().out
 
 
-def test_sop_is_found_in_its_folder_or_beside(real, tmp_path, monkeypatch):
+def test_an_archive_of_sop_put_there_by_hand(real, tmp_path, monkeypatch):
     folder = real("sop")
     archive = tmp_path / "Stanford_Online_Products.zip"
     publish(monkeypatch, "sop", {"checksum": pack(folder, archive)})
-    call("sop", "--root", tmp_path)
-    assert load("sop", "train").whole
-    shutil.rmtree(folder)
     folder.mkdir()
     archive.rename(folder / archive.name)
-    call("sop")
-    assert load("sop", "test").whole and not (folder / ".extracting").exists()
+    call("sop", "--root", tmp_path)
+    assert len(load("sop", "test")) == 8 and not (folder / ".extracting").exists()
 
 
 @pytest.mark.parametrize("layout, images", [("inshop", ""), ("inshop apart", "Img")])
@@ -456,42 +447,40 @@ def test_a_miniature_is_left_alone(make_tree, capsys):
     folder = make_tree("cub")
     before = content(folder)
     call("cub")
-    assert "cub: miniature: 20 images of 11,788; in" in capsys.readouterr().out
+    assert f"cub: miniature (20 images) in {folder}" in capsys.readouterr().out
     assert content(folder) == before
 
 
 def table(capsys):
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["set", "present", "complete", "size", "path"]
-    return {line.split()[0]: line for line in lines[1:]}
+    return {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
 
 
 def test_check_lists_every_set(real, tmp_path, capsys):
     call("check")
     rows = table(capsys)
-    assert list(rows) == ["glyphs", "digits", "cub", "cars", "sop", "inshop", "omniglot"]
-    assert all(re.match(rf"{name} +yes +yes ", rows[name]) for name in ("glyphs", "digits"))
+    assert list(rows) == ["cub", "cars", "sop", "inshop", "omniglot"]
     for name, folder in (("cub", "CUB_200_2011"), ("inshop", "Inshop"), ("omniglot", "omniglot")):
-        assert re.match(rf"{name} +no +no +0\.0 MB  {tmp_path / folder}$", rows[name])
+        assert re.match(rf"{name} +absent +0\.0 MB  {tmp_path / folder} \(.* is missing\)$", rows[name])
     folder = real("cub")
     (folder / "more").write_bytes(bytes(1_500_000))
     call("check")
-    assert re.match(rf"cub +yes +yes +1\.5 MB  {folder}$", table(capsys)["cub"])
+    assert re.match(rf"cub +complete +1\.5 MB  {folder} \(20 images\)$", table(capsys)["cub"])
     first = load("cub", "train").paths[0]
     first.unlink()
     call("check", code=1)
     row = table(capsys)["cub"]
-    assert re.match(r"cub +yes +no ", row) and f"1 of 20 images are missing, such as {first}" in row
+    assert re.match(r"cub +incomplete ", row) and f"1 of 20 images are missing, such as {first}" in row
     path = folder / "images.txt"
     path.write_text("<html>")
     call("check", code=1)
-    assert f"incomplete: {path}, line 1: expected" in table(capsys)["cub"]
+    assert f"({path}, line 1: expected" in table(capsys)["cub"]
 
 
 def test_check_knows_a_miniature(make_tree, capsys):
     make_tree("sop")
     call("check")
-    assert "(miniature: 20 images of 120,053)" in table(capsys)["sop"]
+    row = table(capsys)["sop"]
+    assert re.match(r"sop +miniature ", row) and row.endswith("(20 images)")
 
 
 def test_omniglot_is_brought_too(tmp_path, monkeypatch, capsys):
@@ -504,9 +493,11 @@ def test_omniglot_is_brought_too(tmp_path, monkeypatch, capsys):
     # Where the server is lies beside the root, not above: archives there do not count as put by hand.
     call("omniglot")
     folder = tmp_path / "root" / "omniglot"
-    assert len(names(folder)) == 2 and f"omniglot: complete; in {folder}" in capsys.readouterr().out
+    assert (
+        len(names(folder)) == 2 and f"omniglot: complete (2 archives) in {folder}" in capsys.readouterr().out
+    )
     call("check")
-    assert re.match("omniglot +yes +yes", table(capsys)["omniglot"])
+    assert re.match("omniglot +complete", table(capsys)["omniglot"])
     (folder / OMNIGLOT["test"].name).write_bytes(b"other")
     call("check", code=1)
     assert "is damaged" in table(capsys)["omniglot"]

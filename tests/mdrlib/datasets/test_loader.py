@@ -182,7 +182,7 @@ def test_a_damaged_and_a_missing_image_are_named_without_a_traceback_of_workers(
     assert len([next(batches), next(batches)]) == 2, "those before it are given"
     batches.close()
     files.paths[5].unlink()
-    with pytest.raises(FileNotFoundError, match=f"^{files.paths[5]} is missing; ") as caught:
+    with pytest.raises(OSError, match=f"^{files.paths[5]} cannot be read") as caught:
         list(batches_of(files, sampler_of(files, 20), workers=workers))
     assert within(60, lambda: not children()), "workers end with the error, whoever holds it"
 
@@ -224,15 +224,6 @@ def test_workers_end_when_the_iterator_is_closed_or_dropped(files):
     ]
 
 
-def test_what_may_have_ended_a_worker_is_said(files):
-    batches = batches_of(files, sampler_of(files, 1000), workers=1)
-    next(batches)
-    children()[0].kill()
-    with pytest.raises(RuntimeError, match='memory.*if __name__ == "__main__".*workers=0') as caught:
-        list(batches)
-    assert caught.tb is not None and within(60, lambda: not children())
-
-
 def test_default_workers_leave_one_core(monkeypatch):
     for cores, wanted in ((1, 0), (2, 1), (8, 7), (64, 16)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=cores: set(range(n)), raising=False)
@@ -250,8 +241,8 @@ def test_seeds_of_images_are_far_apart_and_fit_torch():
 
 
 def test_what_to_install_is_said(files, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
-    with pytest.raises(ImportError, match=r"need torchvision: pip install 'mdrlib\[vision\]'"):
+    monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
+    with pytest.raises(ImportError, match=r"torchvision.* is missing: pip install 'mdrlib\[vision\]'"):
         list(photographs(files))
 
 

@@ -114,7 +114,7 @@ def test_a_bank_is_constant_and_an_empty_one_is_none(backend):
 def test_bad_banks_are_refused():
     x = batch(4, 3)
     for bank, error, words in (
-        (batch(5, 2), ValueError, "3 dimensions and bank 2"),
+        (batch(5, 2), ValueError, "bank must have 3 dimensions, got 2"),
         (torch.ones(5, 3, dtype=torch.int64), TypeError, "bank must be floating"),
         (torch.full((5, 3), torch.nan), ValueError, "NaN"),
     ):

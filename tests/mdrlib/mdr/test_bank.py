@@ -59,7 +59,7 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match="size and dim must be at least 1"):
             MemoryBank(size, dim)
     bank = MemoryBank(3, 2)
-    with pytest.raises(ValueError, match="3 dimensions and the bank 2"):
+    with pytest.raises(ValueError, match="must have 2 dimensions, got 3"):
         bank.add(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="NaN"):
         bank.add(torch.full((1, 2), torch.nan))

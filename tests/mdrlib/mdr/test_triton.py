@@ -48,15 +48,15 @@ def test_backend_in_the_interpreter(which, least):
 
 def test_cpu_tensors_without_the_interpreter_are_refused():
     pytest.importorskip("triton")
-    with pytest.raises(ValueError, match="runs on a GPU .* on cpu.*tiled"):
+    with pytest.raises(ValueError, match="on a GPU, not cpu.*tiled"):
         MDR(backend="triton")(torch.randn(4, 2))
 
 
-def test_without_triton_the_error_says_what_to_install(monkeypatch):
+def test_without_triton_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "mdrlib.mdr.triton_kernels", raising=False)
     monkeypatch.delattr("mdrlib.mdr.triton_kernels", raising=False)
-    with pytest.raises(ImportError, match="pip install triton"):
+    with pytest.raises(ImportError, match="triton"):
         mdr_loss(torch.randn(4, 2), (0.0,), 1.0, 1.0, backend="triton")
 
 
