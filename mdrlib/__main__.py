@@ -4,22 +4,17 @@
 """
 
 import argparse
-import ctypes
 import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from mdrlib import comparison, distributed
 from mdrlib.datasets import download
 from mdrlib.experiment import Config, run
-
-# mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: keep freed memory, a fifth of a training step on a CPU.
-MALLOC = {-4: 0, -1: 2_000_000_000, -2: 2**28}
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,28 +27,17 @@ _Loader.add_implicit_resolver(
 
 
 def read_config(path: str, changes: Sequence[str]) -> Config:
-    """Read a Config from a YAML or JSON file, with changes "key=value", each value read as YAML.
-
-    Raises:
-        OSError: For a file that cannot be read.
-        TypeError, ValueError: For text that is not a Config.
-    """
-    values = _read_yaml(Path(path).read_text(), path) or {}
+    """Read a Config from a YAML or JSON file, with changes "key=value", each value read as YAML."""
+    with open(path) as file:
+        values = yaml.load(file, _Loader) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of Config fields, got {type(values).__name__}")
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"a change is key=value, got {change!r}")
-        values[key] = _read_yaml(value, key)
+        values[key] = yaml.load(value, _Loader)
     return Config.of(values)
-
-
-def _read_yaml(text: str, name: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not YAML: {error}") from error
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -68,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command = parser.parse_args(words[:1]).command
     try:
         return commands[command](words[1:]) or 0
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, yaml.YAMLError) as error:
         count = distributed.world_size()
         process = f" (process {distributed.rank()} of {count})" if count > 1 else ""
         print(f"mdrlib{process}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -81,9 +65,6 @@ def _run(words: Sequence[str]) -> None:
     parser.add_argument("changes", nargs="*", metavar="key=value", help="fields to change")
     parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
     given = parser.parse_intermixed_args(words)  # the changes may follow --out
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for parameter, value in MALLOC.items() if mallopt else ():
-        mallopt(parameter, value)
     with distributed.processes():
         result = run(read_config(given.config, given.changes), given.out)
         if distributed.rank() == 0:

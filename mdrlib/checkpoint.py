@@ -2,22 +2,19 @@
 
 import io
 import os
-import random
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Let `write` fill a temporary file next to `path`, then move it there in one step.
+    """Let `write` fill a temporary file, then move it to `path` in one step.
 
-    A process killed at any moment leaves the old file or the new one, and so does an OSError such as a full
-    disk, which passes through.
+    A process killed at any moment, or an OSError such as a full disk, leaves the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +39,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, onto the CPU, executing nothing from the file.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is damaged or not such a checkpoint.
-    """
+    """Read what `save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file."""
     file = io.BytesIO(Path(path).read_bytes())
     try:
         broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
@@ -59,22 +51,10 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or not a checkpoint of mdrlib ({error}); delete it") from error
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def rng_state() -> dict[str, Any]:
-    """The states of these generators, in types `load` accepts."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "python": random.getstate(),
-    }
+    """The states of torch's generators, all that training draws from."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": gpus}
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
@@ -83,7 +63,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     if torch.cuda.is_available():
         for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(value, index)
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

@@ -20,7 +20,6 @@ from mdrlib.results import Result, load_committed, load_run
 STORED = Path(__file__).resolve().parents[1] / "data/results"  # of the clone
 FEW = 5  # seeds that a row of a table in the book has at least
 CONFIDENCE = 0.95
-METHOD = "Student's t over seeds"  # what tables and figures say of their intervals
 
 
 class Interval(NamedTuple):
@@ -69,14 +68,8 @@ class Row(NamedTuple):
         return self.difference.verdict if self.difference else "undecided"
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE, new: int = 0) -> Interval:
-    """Mean of the values (n,) and its t interval: mean -+ t(n - 1) s / sqrt(n), s with divisor n - 1.
-
-    Args:
-        values: Two or more finite numbers.
-        confidence: In (0, 1).
-        new: 1 for the interval of one more value, as `prediction`.
-    """
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean of two or more values and its t interval: mean -+ t(n - 1) s / sqrt(n), s with divisor n - 1."""
     try:
         from scipy.stats import t
     except ImportError as error:
@@ -84,23 +77,17 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE, new: int =
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
         raise ValueError(f"an interval needs two or more finite values, got {x.tolist()}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     # The mean of equal values may be off by a rounding, which must not become a spread.
     mean, s = (x[0], 0.0) if (x == x[0]).all() else (x.mean(), x.std(ddof=1))
-    half = t.ppf((1 + confidence) / 2, len(x) - 1) * s * math.sqrt(new + 1 / len(x))
+    half = t.ppf((1 + confidence) / 2, len(x) - 1) * s * math.sqrt(1 / len(x))
     return Interval(float(mean), float(mean - half), float(mean + half))
 
 
-def prediction(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean of the values and the interval for one more: mean -+ t(n - 1) s sqrt(1 + 1/n)."""
-    return interval(values, confidence, new=1)
-
-
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference:
-    """The mean of a - b, of seed -> value each, over shared seeds, of which a ValueError asks for two.
+    """The mean of a - b over two or more shared seeds: what a seed decides for both cancels.
 
-    What a seed decides for both, such as the order of classes, cancels.
+    Args:
+        a: Seed -> value, as `b`.
     """
     shared = sorted(a.keys() & b.keys())
     if len(shared) < 2:
@@ -171,13 +158,13 @@ def with_held_out(result: Result) -> Result:
 
 def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:
     """The runs that can be compared, by data set; by its name and fingerprints if these differ."""
-    found: dict[str, dict[str, list[Result]]] = {}
+    found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        found.setdefault(result.config["dataset"], {}).setdefault(_images(result.data), []).append(result)
+        found.setdefault((result.config["dataset"], _images(result.data)), []).append(result)
+    names = [name for name, _ in found]
     return {
-        name if len(apart) == 1 else f"{name} ({images})": runs
-        for name, apart in sorted(found.items())
-        for images, runs in apart.items()
+        name if names.count(name) == 1 else f"{name} ({images})": found[name, images]
+        for name, images in sorted(found, key=lambda key: key[0])
     }
 
 
@@ -194,7 +181,10 @@ def rows(found: Sequence[Group], baseline: str | None = None, confidence: float 
     """
     base, made = pick(found, baseline), []
     for group in found:
-        refuse_other_images(group, base)
+        seen = [f"{g.config['dataset']}: {_images(g.data)}" for g in (group, base)]
+        if seen[0] != seen[1]:
+            words = f"{group.label!r} {seen[0]} and {base.label!r} {seen[1]}"
+            raise ValueError(f"these saw different images and cannot be compared: {words}")
         of_seeds = list(group.values.values())
         own = interval(of_seeds, confidence) if len(of_seeds) > 1 else None
         alone = group is base or len(group.values.keys() & base.values.keys()) < 2
@@ -211,14 +201,6 @@ def pick(found: Sequence[Group], name: str | None = None) -> Group:
     if name not in labels:
         raise ValueError(f"no group of runs is called {name!r}; there are {labels}")
     return found[labels.index(name)]
-
-
-def refuse_other_images(a: Group, b: Group) -> None:
-    """Raise ValueError unless both groups were trained and tested on the same images."""
-    seen = [f"{group.config['dataset']}: {_images(group.data)}" for group in (a, b)]
-    if seen[0] != seen[1]:
-        words = f"{a.label!r} {seen[0]} and {b.label!r} {seen[1]}"
-        raise ValueError(f"these saw different images and cannot be compared: {words}")
 
 
 def read(paths: Iterable[str | Path]) -> list[Result]:
@@ -249,16 +231,15 @@ def metric_name(key: str) -> str:
     return {"r_precision": "R-Precision", "map@r": "MAP@R"}.get(key, key.replace("recall", "Recall"))
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """A number with a true minus sign."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus zero
+def signed(value: float, digits: int = 1, plus: str = "") -> str:
+    """A number with a true minus sign, and with a plus sign for plus="+"."""
+    text = f"{round(value, digits) + 0.0:{plus}.{digits}f}"  # + 0.0: no minus zero
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _cells(found: Sequence[float], digits: int = 1) -> tuple[str, str]:
-    """In percent "80.7" and "79.0 to 81.8"; in points, of two digits, "+2.80" and "+1.44 to +4.16"."""
-    texts = [signed(100 * value, digits) for value in found[:3]]
-    plus = "+" if digits == 2 else ""
-    mean, low, high = (text if text.startswith("\N{MINUS SIGN}") else plus + text for text in texts)
+def _cells(found: Sequence[float], digits: int = 1, plus: str = "") -> tuple[str, str]:
+    """A mean and the ends of its interval in percent: "80.7" and "79.0 to 81.8"."""
+    mean, low, high = (signed(100 * value, digits, plus) for value in found[:3])
     return mean, f"{low} to {high}"
 
 
@@ -277,7 +258,7 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
             verdict += f" ({d.n} shared seeds)"
         seeds = f"{row.n}{'*' if row.n < FEW else ' '}"
         own = _cells(row.interval) if row.interval else (signed(100 * row.mean), "")
-        lines.append([row.label, seeds, *own, *(_cells(d, 2) if d else ("", "")), verdict])
+        lines.append([row.label, seeds, *own, *(_cells(d, 2, "+") if d else ("", "")), verdict])
     first, *widths, _ = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for name, *cells, verdict in lines:
@@ -289,35 +270,32 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
 
 
 def compare(a: Group, b: Group, metric: str) -> str:
-    """The paired difference a - b in words; ValueError as `paired`, and for different images."""
-    refuse_other_images(a, b)
+    """The paired difference a - b of two groups on the same images, in words; ValueError as `paired`."""
     found = paired(a.values, b.values)
     shared = sorted(a.values.keys() & b.values.keys())
     few = f", fewer than {FEW}: too few to show" if found.n < FEW else ""
-    seeds = f"{found.n} shared seeds ({', '.join(map(str, shared))})"
-    names = [a.label, b.label] if a.label != b.label else [f"{a.label} (A)", f"{b.label} (B)"]
-    width = max(map(len, [*names, "A - B"]))
-    text = [f"{metric_name(metric)} in percent, {seeds}{few}"]
-    for tag, name, group in zip("AB", names, (a, b), strict=True):
+    text = [f"{metric_name(metric)} in percent, {found.n} shared seeds ({', '.join(map(str, shared))}){few}"]
+    width = max(len(a.label), len(b.label), len("A - B"))
+    for tag, group in (("A", a), ("B", b)):
         mean, ends = _cells(interval([group.values[seed] for seed in shared]))
-        text.append(f"  {tag} {name.ljust(width)}  {mean:>6}  {ends}")
-    mean, ends = _cells(found, 2)
+        text.append(f"  {tag} {group.label.ljust(width)}  {mean:>6}  {ends}")
+    mean, ends = _cells(found, 2, "+")
     text.append(f"    {'A - B'.ljust(width)}  {mean:>6}  {ends}")
     covers = found.verdict == "undecided"
     text.append("undecided: the interval covers 0" if covers else f"A is {found.verdict} than B")
-    fields = ", ".join(differing([a.config, b.config])) or "no field of the config"
-    return "\n".join([*text, f"they differ in: {fields}"])
+    text.append(f"they differ in: {', '.join(differing([a.config, b.config])) or 'no field of the config'}")
+    return "\n".join(text)
 
 
 def main(words: Sequence[str]) -> None:
     """Print what the command `mdrlib results` says; errors of what is read and compared pass through."""
     comparing = words[:1] == ["compare"]
     parser = argparse.ArgumentParser("mdrlib results")
+    parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
     if comparing:
         parser.prog += " compare"
         parser.description = "The paired difference of two groups of runs, A minus B"
-        what = "a name as `mdrlib results` prints it, or a file or folder with runs of one group"
-        parser.add_argument("a", metavar="A", help=what)
+        parser.add_argument("a", metavar="A", help="the name of a group, as `mdrlib results` prints it")
         parser.add_argument("b", metavar="B", help="the same")
         where = "where groups of these names are; by default the lists of data/results"
         parser.add_argument("--from", dest="paths", nargs="+", metavar="PATH", default=[], help=where)
@@ -327,39 +305,29 @@ def main(words: Sequence[str]) -> None:
         what = "lists of runs, or folders; one table per data set; by default each list of data/results"
         parser.add_argument("paths", nargs="*", metavar="PATH", help=what)
         parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
-    parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
     given = parser.parse_args(words[comparing:])
-    metric = given.metric
-    if comparing and Path(given.a).exists() and Path(given.b).exists():
-        sides = [groups(read([side]), metric) for side in (given.a, given.b)]
-        if {*map(len, sides)} != {1}:
-            names = [[group.label for group in side] for side in sides]
-            raise ValueError(f"A and B have groups {names}, not one each: name two of them with --from")
-        blocks = [compare(sides[0][0], sides[1][0], metric)]
-    elif comparing:
-        blocks = [
-            f"{title}, {compare(pick(found, given.a), pick(found, given.b), metric)}"
-            for title, found in _parts(given.paths, metric, [given.a, given.b]).items()
-        ]
-    else:
-        wanted = [given.baseline] if given.baseline else []
-        blocks = [
-            f"{title}, {metric_name(metric)} in percent\n{table(found, metric, given.baseline)}"
-            for title, found in _parts(given.paths, metric, wanted).items()
-        ]
+    names = [given.a, given.b] if comparing else [given.baseline] if given.baseline else []
+    blocks = []
+    for title, found in _tables(given.paths, given.metric, names).items():
+        if comparing:
+            a, b = (pick(found, name) for name in names)
+            blocks.append(f"{title}, {compare(a, b, given.metric)}")
+        else:
+            text = table(found, given.metric, given.baseline)
+            blocks.append(f"{title}, {metric_name(given.metric)} in percent\n{text}")
     print("\n\n".join(blocks))
-    print(f"\nIntervals: {100 * CONFIDENCE:.0f} %, {METHOD}; differences are paired by seed.")
+    print(f"\nIntervals: {100 * CONFIDENCE:.0f} %, Student's t over seeds; differences are paired by seed.")
 
 
-def _parts(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:
+def _tables(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:
     """The groups of each table by its title, of the tables that have all `names`."""
     found = by_data(read(paths))
     if not paths:  # each stored list for itself: they share runs
         each = {path.name: by_data(read([path])) for path in _files(STORED)}
         found = {f"{name}: {title}": runs for name, of in each.items() for title, runs in of.items()}
-    parts = {title: groups(runs, metric) for title, runs in found.items()}
-    labels = {title: [group.label for group in of] for title, of in parts.items()}
-    wanted = {title: of for title, of in parts.items() if {*names} <= {*labels[title]}}
+    tables = {title: groups(runs, metric) for title, runs in found.items()}
+    labels = {title: [group.label for group in of] for title, of in tables.items()}
+    wanted = {title: of for title, of in tables.items() if {*names} <= {*labels[title]}}
     if not wanted:
         there = "; ".join(f"in {title} {of}" for title, of in labels.items())
         raise ValueError(f"no runs have the group(s) {names}; there are {there}")

@@ -6,18 +6,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mdrlib import miners
 from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.mdr import MDR
 from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
 
-#: The paper's methods: what the head does to embeddings, and whether MDR acts.
-METHODS = {
-    "triplet": ("mean-distance", False),
-    "triplet+l2": ("l2", False),
-    "triplet+mdr": ("mean-distance", True),
-}
+METHODS = ("triplet", "triplet+l2", "triplet+mdr")  # the paper's
 #: What the head does by default for each loss. Losses of distances get embeddings with a mean distance of 1,
 #: except lifted structure, whose soft maximum finds near negatives where distances are free to grow. Losses
 #: of cosines get what their authors trained.
@@ -30,16 +24,13 @@ LOSSES = {
     "proxy-nca": "l2",
     "proxy-anchor": "l2",
 }
-_MINERS = (miners.distance_weighted, miners.semihard_negatives, miners.hard_negatives)
-MINERS = {m.__name__: m for m in (*_MINERS, miners.random_negatives, miners.all_triplets)}
+MINERS = ("distance_weighted", "semihard_negatives", "hard_negatives", "random_negatives", "all_triplets")
 # Fields that say where and how fast a run happens, not what it is: they may change when it is resumed.
 PLACE = ("device", "data_root", "workers", "cache_images")
-CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": tuple(MINERS)}
-CHOICES |= {"pooling": POOLING}
-# Least values, and what values must be below.
+CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": MINERS, "pooling": POOLING}
+# The least value of a number, where it is not 0, and what it must be below, where it has a limit.
 LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
-LEAST |= {"workers": -1} | dict.fromkeys(("seed", "memory_bank", "train_classes", "lr", "lr_decay"), 0)
-LEAST |= dict.fromkeys(("proxy_lr", "weight_decay", "margin", "pair_margin", "mdr_weight", "level_weight"), 0)
+LEAST |= {"workers": -1}
 BELOW = {"momentum": 1, "validation": 1, "label_noise": 1}
 
 
@@ -107,15 +98,14 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, _typed(field.name, field.default, getattr(self, field.name)))
-        method_parts(self.method)
-        for name, values in CHOICES.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {list(values)}, got {getattr(self, name)!r}")
-        for name in (*LEAST, *BELOW):
-            least, below, value = LEAST.get(name, 0), BELOW.get(name, float("inf")), getattr(self, name)
-            if not least <= value < below:
+            name, value = field.name, _typed(field.name, field.default, getattr(self, field.name))
+            object.__setattr__(self, name, value)
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{name} must be one of {list(CHOICES[name])}, got {value!r}")
+            least, below = LEAST.get(name, 0), BELOW.get(name, float("inf"))
+            if type(value) in (int, float) and not least <= value < below:
                 raise ValueError(f"{name} must be at least {least} and below {below}, got {value}")
+        method_parts(self.method)
         if 1 not in self.recall_at or min(self.recall_at) < 1:
             raise ValueError(f"recall_at must be numbers from 1 with 1 among them, got {self.recall_at}")
         if self.validation and self.select_by_test:
@@ -127,7 +117,7 @@ class Config:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Config":
-        """A Config from a mapping, such as a stored one; ValueError names the keys that are not fields.
+        """A Config from a mapping; ValueError names keys that are not fields.
 
         A stored one may lack newer fields: their defaults do what was done before they existed.
         """
@@ -141,9 +131,9 @@ class Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def identity(self) -> str:
-        """A text that two Configs share exactly if they describe the same experiment.
+        """JSON of all fields but PLACE, the same for two Configs exactly if they are the same experiment.
 
-        It is JSON of all fields but PLACE; a file of weights counts by its name, not by its folder.
+        A file of weights counts by its name, not by its folder.
         """
         values = {k: v for k, v in self.to_dict().items() if k not in PLACE}
         if self.weights is not None:

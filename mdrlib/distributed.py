@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = timedelta(minutes=10)  # for the others to answer; the first process evaluates alone
+TIMEOUT = timedelta(hours=1)  # for the others to answer; the first process evaluates alone
 T = TypeVar("T")
 
 
@@ -67,25 +66,17 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", rank())) if world_size() > 1 else 0
 
 
-def gather_objects(value: T) -> list[T]:
-    """The picklable `value` of every process, by rank; tensors have to be on the CPU."""
-    found: list[Any] = [value] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(found, value)
-    return found
-
-
 def from_first(function: Callable[[], T]) -> T:
     """Call `function` in the first process; return or raise in every process what it returned or raised."""
-    if world_size() == 1:
-        return function()
-    value = error = None
+    outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
-            value = function()
-        except Exception as raised:
-            error = raised
-    value, error = gather_objects((value, error))[0]
+            outcome[0] = function()
+        except Exception as error:
+            outcome[1] = error
+    if world_size() > 1:
+        dist.broadcast_object_list(outcome)
+    value, error = outcome
     if error is not None:
         raise error
     return value
@@ -93,10 +84,12 @@ def from_first(function: Callable[[], T]) -> T:
 
 def agree(name: str, value: Any) -> None:
     """Raise ValueError in every process unless `value`, called `name`, is the same in all."""
-    first, *others = gather_objects(value)
-    for number, other in enumerate(others, 1):
-        if other != first:
-            raise ValueError(f"{name} differs: {first} in process 0, {other} in process {number}")
+    found: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(found, value)
+    for number, other in enumerate(found):
+        if other != found[0]:
+            raise ValueError(f"{name} differs: {found[0]} in process 0, {other} in process {number}")
 
 
 @contextmanager
@@ -125,35 +118,35 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # The network's gradients are to be summed over processes; DistributedDataParallel averages them.
-        return gradient.tensor_split(world_size())[rank()] * world_size()
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return own_rows(total)
 
 
 def gather(x: Tensor) -> Tensor:
-    """Gather the embeddings (B / world_size, D) of all processes into (B, D), by rank, with gradient.
+    """Gather the rows (B / world_size, ...) of all processes into (B, ...), by rank, with gradient.
 
-    Every process has to take the same loss of them, and DistributedDataParallel to average the gradients of
-    the network: the backward pass multiplies the gradient of x by the world size.
+    The gradient of x is the sum of what all processes have for its rows. If each of them takes the same loss
+    of the global batch, that is world_size times its gradient, which DistributedDataParallel, averaging over
+    processes, makes right for the network.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 
 
-def shard(count: int, batch_size: int) -> slice:
-    """The rows of `count` that this process takes: whole batches, so that results have the bits of one."""
-    batches = -(-count // batch_size)
-    start, stop = (batches * r // world_size() * batch_size for r in (rank(), rank() + 1))
-    return slice(min(start, count), min(stop, count))
+def own_rows(x: Tensor) -> Tensor:
+    """The rows of this process (B / world_size, ...) of those of all (B, ...)."""
+    return x.tensor_split(world_size())[rank()]
 
 
 def parallel(model: nn.Module) -> nn.Module:
     """Wrap a model for training: images of this process's shard -> embeddings of the global batch.
 
     Batch-norm layers in training mode take the statistics of the global batch from here on, in `model` too.
-    Dropout draws the same numbers in every process.
+    Dropout draws the same numbers in every process. With one process the model itself is returned.
 
     Args:
         model: Called as model(images, gather=f), it has to apply f before anything that makes rows depend on
-            each other, as `models.Embedder` does. Returned unchanged if there is one process.
+            each other, as `models.Embedder` does.
 
     Raises:
         ValueError: For a batch norm of another class than nn.BatchNorm1d, 2d and 3d that is not frozen.
@@ -185,32 +178,6 @@ def share_batch_norm(model: nn.Module) -> None:
     if layers and layers[0].weight.is_cuda:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return
-    for layer in layers:  # nn.SyncBatchNorm refuses CPU tensors
-        layer.__class__ = _GlobalBatchNorm
-
-
-class _GlobalBatchNorm(_BatchNorm):
-    """Batch norm with the statistics of the inputs (N, C, ...), of one shape, of all processes."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(1, -1)  # (N, ..., C)
-        others = list(range(x.ndim - 1))
-        count = x.numel() // x.shape[1] * world_size()
-        mean = all_reduce(wide.sum(others)) / count
-        centred = wide - mean
-        variance = all_reduce(centred.square().sum(others)) / count
-        if self.track_running_stats:
-            self.num_batches_tracked += 1
-            share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), share)
-            unbiased = variance.detach() * count / (count - 1)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
-        y = centred * (variance + self.eps).rsqrt()
-        if self.affine:
-            y = y * self.weight + self.bias
-        return y.transpose(1, -1).to(x.dtype)
+    for layer in layers:  # nn.SyncBatchNorm refuses CPU tensors: each process normalizes the global batch
+        layer.register_forward_pre_hook(lambda layer, inputs: gather(inputs[0]) if layer.training else None)
+        layer.register_forward_hook(lambda layer, _, y: own_rows(y) if layer.training else None)

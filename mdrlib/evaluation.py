@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mdrlib import distributed
 from mdrlib.datasets.loader import Photographs
 from mdrlib.datasets.transforms import to_float
 from mdrlib.distances import pairwise_distances
@@ -25,15 +24,12 @@ WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole 
 
 @torch.no_grad()
 def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = BATCH) -> Tensor:
-    """Embed images in eval mode.
+    """Embed images in eval mode: (N, D) on the model's device.
 
     Args:
         model: Images float32 (B, C, H, W) in [0, 1] -> embeddings (B, D). Its mode is restored.
         images: uint8 (N, C, H, W), or an iterable of such batches.
         batch_size: Images at once, of a tensor.
-
-    Returns:
-        (N, D) float32 on the model's device.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -42,16 +38,6 @@ def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int =
     x = torch.cat([model(to_float(part.to(device, non_blocking=True))) for part in parts])
     model.train(was_training)
     return x
-
-
-def embed_all(model: nn.Module, images: Images) -> Tensor:
-    """Embed images as `embed` does, each process its shard; every process gets all (N, D) in order."""
-    if distributed.world_size() == 1:
-        return embed(model, images)
-    part = images[distributed.shard(len(images), getattr(images, "batch_size", BATCH))]
-    x = embed(model, part).cpu() if len(part) else None
-    device = next(model.parameters()).device
-    return torch.cat([x for x in distributed.gather_objects(x) if x is not None]).to(device)
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,27 +76,23 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
         Metrics by name, those of validation as "validation_recall@1" and so on; and `distance_histograms` of
         `whole_classes` as "test_positive", "test_negative" and so on.
     """
-    watched = {split: whole_classes(labels) for split, (_, labels) in splits.items()}
-    embedded = {
-        split: embed_all(model, images[watched[split]] if split == "train" else images)
-        for split, (images, _) in splits.items()
-    }
-
-    def compare() -> Measured:
-        metrics, histograms = {}, {}
-        for split in [split for split in splits if split != "gallery"]:
-            x, labels, chosen = embedded[split], splits[split][1], watched[split]
-            if split != "train":
-                searched = split == "test" and "gallery" in splits
-                gallery = (embedded["gallery"], splits["gallery"][1]) if searched else (None, None)
-                prefix = "" if split == "test" else f"{split}_"
-                metrics |= {prefix + k: v for k, v in evaluate(x, labels, *gallery, ks=ks).items()}
-                x = x[chosen.to(x.device)]
-            positive, negative = distance_histograms(x.cpu(), labels[chosen])
-            histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
-        return metrics, histograms
-
-    return distributed.from_first(compare)
+    gallery = (None, None)
+    if "gallery" in splits:
+        gallery = embed(model, splits["gallery"][0]), splits["gallery"][1]
+    metrics, histograms = {}, {}
+    for split in [split for split in splits if split != "gallery"]:
+        images, labels = splits[split]
+        chosen = whole_classes(labels)
+        if split == "train":
+            x = embed(model, images[chosen])
+        else:
+            x = embed(model, images)
+            searched, prefix = (gallery, "") if split == "test" else ((None, None), f"{split}_")
+            metrics |= {prefix + name: v for name, v in evaluate(x, labels, *searched, ks=ks).items()}
+            x = x[chosen.to(x.device)]
+        positive, negative = distance_histograms(x.cpu(), labels[chosen])
+        histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
+    return metrics, histograms
 
 
 class History:

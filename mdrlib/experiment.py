@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from mdrlib import checkpoint, distributed, results
-from mdrlib.config import MINERS, Config
+from mdrlib import checkpoint, distributed, miners, results
+from mdrlib.checkpoint import write_atomically
+from mdrlib.config import Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
-from mdrlib.evaluation import EDGES, History, Images, Splits, embed_all, measure
-from mdrlib.losses import TripletLoss
+from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, measure
+from mdrlib.losses import TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
 from mdrlib.results import Result
@@ -31,7 +32,6 @@ from mdrlib.trainer import Trainer, progress
 NEIGHBOURS = 10  # kept of each test image, for galleries
 SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
-Sets = dict[str, ImageSet | ImageFiles]
 
 
 def run(config: Config, out_dir: str | Path) -> Result:
@@ -63,34 +63,29 @@ def run(config: Config, out_dir: str | Path) -> Result:
         raise ValueError(
             f"{out_dir} was trained on {state['data']}, which is now {data}; choose another folder"
         )
-    training = _Training(config, sets, device)
-    if state is not None:
-        training.load_state_dict(state)
-    about = {"config": stored, "data": data}
+    splits = _splits(config, sets, device)
     with deterministic(device.type == "cpu"):
-        training.fit(out_dir, about)
-        row = training.history.select(training.trainer.model)
-        arrays = training.arrays()
-    result = Result(
-        config=stored,
-        metrics={k: v for k, v in row.items() if k.startswith(("recall", "r_", "map"))},
-        selected_by="validation" if config.validation else "test" if config.select_by_test else "last",
-        seconds=round(training.trainer.seconds, 3),
-        environment=results.environment(device),
-        git=results.git(),
-        data=data,
-        history=training.history.rows,
-    )
+        trainer, history = _train(config, splits, device, out_dir, {"config": stored, "data": data}, state)
 
-    def write() -> Result:
-        if config.mode == "train" and training.history.keep_best:
-            checkpoint.save(out_dir / CHECKPOINT, about | training.state_dict())
-        for name, found in arrays.items():
-            checkpoint.write_atomically(out_dir / name, lambda file, a=found: np.savez_compressed(file, **a))
-        results.write(result, out_dir)
-        return result
+        def finish() -> Result:
+            for name, arrays in _arrays(trainer.model, splits, history).items():
+                write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
+            row = history.rows[history.best]
+            selected_by = "validation" if config.validation else "test" if config.select_by_test else "last"
+            result = Result(
+                config=stored,
+                metrics={k: v for k, v in row.items() if k.startswith(("recall", "r_", "map"))},
+                selected_by=selected_by,
+                seconds=round(trainer.seconds, 3),
+                environment=results.environment(device),
+                git=results.git(),
+                data=data,
+                history=history.rows,
+            )
+            results.write(result, out_dir)
+            return result
 
-    return distributed.from_first(write)
+        return distributed.from_first(finish)
 
 
 def pick_device(name: str) -> torch.device:
@@ -102,16 +97,13 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
-    if device.type == "cpu":
-        return device
-    if (device.index or 0) >= gpus:
-        raise ValueError(f'device is {name!r} but torch sees {gpus or "no"} GPU; use "auto" or "cpu"')
-    if distributed.world_size() > 1:
-        count = distributed.local_world_size()
-        if device.index is not None or count > gpus:
-            seen = f"device is {name!r}, with {count} processes on a machine with {gpus} GPU"
-            raise ValueError(f'{seen}: start at most one process per GPU, with "cuda", or use "cpu"')
+    shared = device.type == "cuda" and distributed.world_size() > 1
+    if shared:
         device = torch.device("cuda", distributed.local_rank())
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        advice = "start one process per GPU" if shared else 'use "auto" or "cpu"'
+        raise ValueError(f"device is {name!r} but torch sees {gpus or 'no'} GPU; {advice}")
+    if shared:
         torch.cuda.set_device(device)
     return device
 
@@ -120,18 +112,18 @@ def pick_device(name: str) -> torch.device:
 def deterministic(wanted: bool) -> Iterator[None]:
     """Let torch use deterministic algorithms if `wanted`, and restore its settings.
 
-    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory, a
-    sixth of a training step, is not needed for that.
+    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory would
+    cost a sixth of a training step.
     """
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(before or wanted)
+    if wanted:
+        torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(mode)
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
@@ -152,7 +144,7 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any]
     return result, state
 
 
-def _load(config: Config) -> tuple[Sets, dict[str, Any]]:
+def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
     """The splits by name, and their sizes and fingerprints."""
     names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
     with distributed.local_first():
@@ -165,137 +157,145 @@ def _load(config: Config) -> tuple[Sets, dict[str, Any]]:
     return sets, data
 
 
-class _Training:
-    """What a Config trains with: a Trainer, its batches, and the History of evaluations."""
-
-    def __init__(self, config: Config, sets: Sets, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.workers = config.workers
-        if self.workers < 0:  # on a CPU all cores are busy with training
-            self.workers = default_workers() // distributed.local_world_size() if device.type == "cuda" else 0
-        self.splits = self._splits(sets)
-        self.generator = Generator(device=device).manual_seed(config.seed)
-        self.iterations = config.iterations if config.mode == "train" else 0
-        # Without iterations nothing is shared: any number of processes can evaluate.
-        place = (distributed.rank(), distributed.world_size()) if self.iterations else (0, 1)
-        labels, of_batches = self.splits["train"][1], (config.batch_size, config.per_class)
-        self.sampler = PKBatchSampler(labels, *of_batches, self.iterations, config.seed, *place)
-        self.spent: list[float] = []  # seconds that a loading process took for each batch
-        self.trainer = self._trainer()
-        keep = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
-        self.history = History(lambda model: measure(model, self.splits, config.recall_at), keep)
-
-    def _splits(self, sets: Sets) -> Splits:
-        config, train = self.config, sets["train"]
-        images: dict[str, Images] = {}
-        for name, part in sets.items():
-            if isinstance(part, ImageSet):
-                images[name] = part.images.to(self.device)
-            else:
-                reading = config.image_size, self.workers, config.cache_images, self.device
-                images[name] = Photographs(part, torch.arange(len(part)), *reading)
-        kept, held_out = split_classes(train.labels, config.validation, config.seed)
-        if config.train_classes:
-            kept = kept[some_classes(train.labels[kept], config.train_classes, config.seed)]
-        labels = train.labels[kept]
-        if config.label_noise:
-            labels = noisy_labels(labels, config.label_noise, config.seed)
-        splits = {"train": (images["train"][kept], labels.unique(return_inverse=True)[1])}
-        for name in [name for name in sets if name != "train"]:
-            splits["test" if name == "query" else name] = images[name], sets[name].labels
-        if config.validation:
-            splits["validation"] = images["train"][held_out], train.labels[held_out]
-        return splits
-
-    def _trainer(self) -> Trainer:
-        c, device = self.config, self.device
-        checkpoint.seed_everything(c.seed)
-        with distributed.local_first():
-            options = c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
-            model = build_embedder(c.backbone, c.dim, c.normalize, *options).to(device)
-        mdr = bank = None
-        if c.with_mdr:
-            options = c.learn_levels, c.diagonal_in_stats, c.mdr_backend
-            mdr = MDR(c.levels, c.momentum, *options).to(device)
-        if c.with_mdr and c.memory_bank:
-            bank = MemoryBank(c.memory_bank, c.dim).to(device)
-        mining = MINERS[c.miner], self.generator
-        if c.loss == "triplet":
-            loss = TripletLoss(c.margin, *mining)
+def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Splits:
+    """Images and labels of "train", "test", "gallery" and "validation", as far as there are any."""
+    workers = config.workers
+    if workers < 0:  # on a CPU all cores are busy with training
+        workers = default_workers() // distributed.local_world_size() if device.type == "cuda" else 0
+    images: dict[str, Images] = {}
+    for name, part in sets.items():
+        if isinstance(part, ImageSet):
+            images[name] = part.images.to(device)
         else:
-            from mdrlib.losses import build_loss
+            every = torch.arange(len(part))
+            images[name] = Photographs(part, every, config.image_size, workers, config.cache_images, device)
+    train = sets["train"]
+    kept, held_out = split_classes(train.labels, config.validation, config.seed)
+    if config.train_classes:
+        kept = kept[some_classes(train.labels[kept], config.train_classes, config.seed)]
+    labels = train.labels[kept]
+    if config.label_noise:
+        labels = noisy_labels(labels, config.label_noise, config.seed)
+    splits = {"train": (images["train"][kept], labels.unique(return_inverse=True)[1])}
+    for name in [name for name in sets if name != "train"]:
+        splits["test" if name == "query" else name] = images[name], sets[name].labels
+    if config.validation:
+        splits["validation"] = images["train"][held_out], train.labels[held_out]
+    return splits
 
-            classes = int(self.splits["train"][1].max()) + 1
-            loss = build_loss(c.loss, classes, c.dim, c.margin, c.pair_margin, *mining).to(device)
-        groups = [{"params": list(model.parameters()), "weight_decay": c.weight_decay}]
-        if mdr is not None:  # level_weight alone holds the levels back
-            groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})
-        if proxies := list(loss.parameters()):
-            groups.append({"params": proxies, "weight_decay": c.weight_decay, "lr": c.proxy_lr})
-        optimizer = torch.optim.Adam(groups, lr=c.lr)
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay)
-        options = c.mdr_weight, c.level_weight, c.bf16, c.channels_last, c.compile
-        return Trainer(model, loss, optimizer, scheduler, mdr, bank, *options)
 
-    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of the iterations from `start` on."""
-        (images, labels), augment = self.splits["train"], self.config.augment
-        if isinstance(images, Photographs):
-            seed, spent = self.config.seed, self.spent
-            return images.training(labels, self.sampler, seed, augment, spent, start=start)
-        return in_memory(images, labels, self.sampler, self.generator, augment, start=start)
+def _trainer(c: Config, classes: int, generator: Generator, device: torch.device) -> Trainer:
+    torch.manual_seed(c.seed)
+    with distributed.local_first():
+        model = build_embedder(
+            c.backbone, c.dim, c.normalize, c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
+        ).to(device)
+    miner = getattr(miners, c.miner)
+    if c.loss == "triplet":
+        loss = TripletLoss(c.margin, miner, generator)
+    else:
+        loss = build_loss(c.loss, classes, c.dim, c.margin, c.pair_margin, miner, generator).to(device)
+    groups = [{"params": list(model.parameters()), "weight_decay": c.weight_decay}]
+    mdr = bank = None
+    if c.with_mdr:
+        mdr = MDR(c.levels, c.momentum, c.learn_levels, c.diagonal_in_stats, c.mdr_backend).to(device)
+        groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})  # level_weight holds them back
+        if c.memory_bank:
+            bank = MemoryBank(c.memory_bank, c.dim).to(device)
+    if proxies := list(loss.parameters()):
+        groups.append({"params": proxies, "weight_decay": c.weight_decay, "lr": c.proxy_lr})
+    optimizer = torch.optim.Adam(groups, lr=c.lr)
+    return Trainer(
+        model,
+        loss,
+        optimizer,
+        torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay),
+        mdr,
+        bank,
+        mdr_weight=c.mdr_weight,
+        level_weight=c.level_weight,
+        bf16=c.bf16,
+        channels_last=c.channels_last,
+        compile=c.compile,
+    )
 
-    def fit(self, out_dir: Path, about: dict[str, Any]) -> None:
-        """Train, evaluate and save to out_dir, from wherever `load_state_dict` has put the run."""
-        config, saved = self.config, time.perf_counter()
 
-        def evaluate_and_save(trainer: Trainer) -> None:
-            nonlocal saved
-            due = trainer.iteration in (0, self.iterations) or trainer.iteration % config.evaluate_every == 0
-            if due:
-                self.history.add(trainer, **self._loading())
-            if distributed.rank() > 0:
-                return
-            if due:
-                results.write_history(self.history.rows, out_dir)
-            if trainer.iteration and (due or time.perf_counter() - saved > SAVE_SECONDS):
-                checkpoint.save(out_dir / CHECKPOINT, about | self.state_dict())
-                saved = time.perf_counter()
+def _train(
+    config: Config,
+    splits: Splits,
+    device: torch.device,
+    out_dir: Path,
+    about: dict[str, Any],
+    state: dict[str, Any] | None,
+) -> tuple[Trainer, History]:
+    """Train from the start or from a checkpoint's `state`; evaluate and save; end with the best weights."""
+    images, labels = splits["train"]
+    generator = Generator(device=device).manual_seed(config.seed)
+    iterations = config.iterations if config.mode == "train" else 0
+    # Without iterations nothing is shared: any number of processes can evaluate.
+    place = (distributed.rank(), distributed.world_size()) if iterations else (0, 1)
+    sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *place)
+    trainer = _trainer(config, int(labels.max()) + 1, generator, device)
+    best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
 
-        shown = progress(f"{config.dataset} {config.method}", self.iterations, self.trainer.iteration)
-        self.trainer.fit(self.batches, [shown, evaluate_and_save])
+    def evaluate(model: nn.Module) -> Measured:
+        return distributed.from_first(lambda: measure(model, splits, config.recall_at))
 
-    def _loading(self) -> dict[str, float | None]:
-        """Images per second that loading alone would give; nothing for images in memory."""
-        if not isinstance(self.splits["train"][0], Photographs):
-            return {}
-        images = self.config.batch_size * len(self.spent) * max(self.workers, 1)
-        return {"loader_images_per_second": round(images / sum(self.spent), 1) if self.spent else None}
-
-    def state_dict(self) -> dict[str, Any]:
-        random = {"generator": self.generator.get_state(), "rng": checkpoint.rng_state()}
-        return self.trainer.state_dict() | self.history.state_dict() | random
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trainer.load_state_dict(state)
-        self.history.load_state_dict(state)
-        if len(state["generator"]) == len(self.generator.get_state()):  # a CPU's and a GPU's do not fit
-            self.generator.set_state(state["generator"])
+    history = History(evaluate, best)
+    spent: list[float] = []  # seconds that a loading process took for each batch
+    if state is not None:
+        trainer.load_state_dict(state)
+        history.load_state_dict(state)
+        if len(state["generator"]) == len(generator.get_state()):  # a CPU's and a GPU's do not fit
+            generator.set_state(state["generator"])
         checkpoint.set_rng_state(state["rng"])
 
-    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """What distances.npz and embeddings.npz hold, in the first process."""
-        splits, rows, counts = self.splits, self.history.rows, self.history.arrays
-        model, names = self.trainer.model, [name for name in ("test", "gallery") if name in splits]
-        x, *gallery = (embed_all(model, splits[name][0]).cpu() for name in names)
-        if distributed.rank():
-            return {}
-        histograms = {"edges": EDGES.numpy(), "iterations": np.array([row["iteration"] for row in rows])}
-        histograms |= {k: np.stack([evaluation[k].numpy() for evaluation in counts]) for k in counts[0]}
-        found = {"embeddings": x.numpy(), "labels": splits["test"][1].numpy()}
-        if gallery:
-            found |= {"gallery_embeddings": gallery[0].numpy()}
-            found |= {"gallery_labels": splits["gallery"][1].numpy()}
-        there = len(gallery[0]) if gallery else len(x) - 1
-        found["neighbours"] = search(x, *gallery, k=min(NEIGHBOURS, there))[1].numpy()
-        return {"distances.npz": histograms, "embeddings.npz": found}
+    def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if isinstance(images, Photographs):
+            return images.training(labels, sampler, config.seed, config.augment, spent, start=start)
+        return in_memory(images, labels, sampler, generator, config.augment, start=start)
+
+    def save() -> None:
+        random = {"generator": generator.get_state(), "rng": checkpoint.rng_state()}
+        checkpoint.save(out_dir / CHECKPOINT, about | trainer.state_dict() | history.state_dict() | random)
+
+    saved = time.perf_counter()
+
+    def evaluate_and_save(trainer: Trainer) -> None:
+        nonlocal saved
+        due = trainer.iteration in (0, iterations) or trainer.iteration % config.evaluate_every == 0
+        if due:
+            more = {}
+            if isinstance(images, Photographs):  # what loading alone would give
+                count = config.batch_size * len(spent) * max(images.workers, 1)
+                more["loader_images_per_second"] = round(count / sum(spent), 1) if spent else None
+            history.add(trainer, **more)
+        if distributed.rank() > 0:
+            return
+        if due:
+            results.write_history(history.rows, out_dir)
+        if trainer.iteration and (due or time.perf_counter() - saved > SAVE_SECONDS):
+            save()
+            saved = time.perf_counter()
+
+    shown = progress(f"{config.dataset} {config.method}", iterations, trainer.iteration)
+    trainer.fit(batches, [shown, evaluate_and_save])
+    history.select(trainer.model)
+    if iterations and history.keep_best:
+        distributed.from_first(save)
+    return trainer, history
+
+
+def _arrays(model: nn.Module, splits: Splits, history: History) -> dict[str, dict[str, np.ndarray]]:
+    """What distances.npz and embeddings.npz hold."""
+    distances = {"edges": EDGES.numpy(), "iterations": np.array([row["iteration"] for row in history.rows])}
+    for name in history.arrays[0]:
+        distances[name] = np.stack([arrays[name].numpy() for arrays in history.arrays])
+    x, gallery = embed(model, splits["test"][0]).cpu(), None
+    found = {"embeddings": x.numpy(), "labels": splits["test"][1].numpy()}
+    if "gallery" in splits:
+        gallery = embed(model, splits["gallery"][0]).cpu()
+        found |= {"gallery_embeddings": gallery.numpy(), "gallery_labels": splits["gallery"][1].numpy()}
+    there = len(x) - 1 if gallery is None else len(gallery)
+    found["neighbours"] = search(x, gallery, k=min(NEIGHBOURS, there))[1].numpy()
+    return {"distances.npz": distances, "embeddings.npz": found}

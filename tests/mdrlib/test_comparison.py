@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mdrlib import comparison
-from mdrlib.comparison import Difference, by_data, groups, interval, paired, pick, prediction, rows
+from mdrlib.comparison import Difference, by_data, groups, interval, paired, pick, rows
 from mdrlib.config import PLACE, Config
 from mdrlib.results import Result
 
@@ -212,12 +212,6 @@ def test_an_interval_worked_out_by_hand():
     assert (low, high) == pytest.approx((3 - 2.7764451 * 0.5**0.5, 3 + 2.7764451 * 0.5**0.5))
 
 
-def test_a_prediction_worked_out_by_hand():
-    """The same with s sqrt(1 + 1/5) = sqrt(3)."""
-    mean, low, high = prediction([1, 2, 3, 4, 5])
-    assert (mean, low, high) == pytest.approx((3, 3 - 2.7764451 * 3**0.5, 3 + 2.7764451 * 3**0.5))
-
-
 @settings(deadline=None)
 @given(VALUES, st.floats(0.5, 0.999))
 def test_an_interval_is_scipys(values, confidence):
@@ -299,29 +293,10 @@ def test_equals_are_told_apart_about_once_in_twenty_times():
     assert np.mean((low > 0) | (high < 0)) > 0.1
 
 
-def test_a_prediction_holds_the_next_value_as_often_as_it_says():
-    runs = np.random.default_rng(1).normal(0, 1, (500, 11))
-    found = [prediction(x[:10], 0.9) for x in runs]
-    inside = [low <= x[10] <= high for (_, low, high), x in zip(found, runs, strict=True)]
-    assert 0.86 <= np.mean(inside) <= 0.94
-
-
-@pytest.mark.parametrize("function", [interval, prediction])
-@pytest.mark.parametrize(
-    "values, confidence, words",
-    [
-        ([0.5], 0.95, r"two or more finite values, got \[0.5\]"),
-        ([], 0.95, "two or more finite values"),
-        ([[0.5, 0.6]], 0.95, r"got \[\[0.5, 0.6\]\]"),
-        ([0.5, float("nan")], 0.95, "finite values, got .*nan"),
-        ([0.5, float("inf")], 0.95, "finite values"),
-        ([0.5, 0.6], 95, "confidence must be between 0 and 1, got 95"),
-        ([0.5, 0.6], 0, "confidence must be"),
-    ],
-)
-def test_what_has_no_interval_is_refused(function, values, confidence, words):
-    with pytest.raises(ValueError, match=words):
-        function(values, confidence)
+@pytest.mark.parametrize("values", [[0.5], [], [[0.5, 0.6]], [0.5, float("nan")], [0.5, float("inf")]])
+def test_what_has_no_interval_is_refused(values):
+    with pytest.raises(ValueError, match="two or more finite values, got"):
+        interval(values)
 
 
 def test_fewer_than_two_shared_seeds_are_refused_by_name():

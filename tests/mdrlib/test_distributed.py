@@ -23,7 +23,6 @@ from mdrlib import MDR, distributed, experiment
 from mdrlib.__main__ import main
 from mdrlib.datasets import PKBatchSampler, glyphs, loader
 from mdrlib.datasets.loader import in_memory
-from mdrlib.evaluation import embed, embed_all
 from mdrlib.experiment import Config, pick_device, run
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MemoryBank
@@ -152,9 +151,6 @@ def both(folder):
         distributed.join()
         seen = {name: trace(head, **options) for name, (head, options) in STEPS.items()}
         seen["ranks"] = [distributed.local_rank(), distributed.rank(), distributed.world_size()]
-        torch.manual_seed(0)
-        network = quick("small", 8, "l2", False)
-        seen["shards"] = {n: embed_all(network, part(n)) for n in (10, 64, 150)}
         seen["refused"] = error_of(lambda: run(UNSHARED, folder / "unshared"))
         seen["differs"] = error_of(lambda: distributed.agree("the seed", distributed.rank()))
         seen["from first"] = error_of(lambda: distributed.from_first(lambda: int(f"{seen['ranks']}")))
@@ -175,10 +171,6 @@ def both(folder):
 
         monkeypatch.setattr(loader, "random_affine", damaged)
         return main(["run", str(folder / "config.yml"), "--out", str(folder / "dies")])
-
-
-def part(count):
-    return torch.randint(256, (count, 1, 32, 32), generator=torch.Generator().manual_seed(count)).byte()
 
 
 def torchrun(*words):
@@ -263,15 +255,6 @@ def test_steps_of_two_processes_are_those_of_one(one, two, name):
         assert not torch.equal(moved[0], moved[-1])
 
 
-def test_shards_of_unequal_sizes_come_back_in_order_with_the_same_bits(two):
-    torch.manual_seed(0)
-    network = quick("small", 8, "l2", False)
-    for seen in two[1]:
-        assert list(seen["shards"]) == [10, 64, 150]
-        for count, x in seen["shards"].items():
-            assert torch.equal(x, embed(network, part(count)))
-
-
 def test_runs_of_two_processes_end_with_the_metrics_of_one(one, two):
     for name, config in RUNS.items():
         found, wanted = load_run(two[0] / name), load_run(one[0] / name)
@@ -298,7 +281,7 @@ def test_any_number_of_processes_goes_on_with_what_another_left(one, two, left, 
 def test_the_processes_know_their_numbers_and_share_errors(two):
     for rank, seen in enumerate(two[1]):
         assert seen["ranks"] == [rank, rank, 2]
-        assert re.search("a multiple of per_class x world_size, got 12 and 4 x 2", seen["refused"])
+        assert "multiple of per_class x world_size, got 12 and 4 x 2" in seen["refused"]
         assert seen["differs"] == "the seed differs: 0 in process 0, 1 in process 1"
         assert "invalid literal" in seen["from first"] and "[0, 0, 2]" in seen["from first"]
     assert not (two[0] / "unshared").exists()
@@ -344,25 +327,10 @@ def test_the_same_command_goes_on_after_a_process_was_killed(two, tmp_path):
 
 def test_one_process_needs_no_other():
     x, network = torch.ones(3, 2), nn.Linear(2, 2)
-    assert distributed.gather(x) is x and distributed.gather_objects(x) == [x]
-    assert distributed.parallel(network) is network and distributed.shard(150, 64) == slice(0, 150)
+    assert distributed.gather(x) is x and distributed.parallel(network) is network
     assert distributed.from_first(lambda: 7) == 7
     with distributed.processes(), distributed.local_first():
         assert (distributed.rank(), distributed.world_size(), distributed.local_rank()) == (0, 1, 0)
-
-
-@pytest.mark.parametrize("count, size", [(1, 64), (64, 64), (150, 64), (128, 64), (1000, 7)])
-def test_shards_are_whole_batches_and_differ_by_one(monkeypatch, count, size):
-    for processes in (2, 3, 8):
-        monkeypatch.setattr(distributed, "world_size", lambda n=processes: n)
-        shards = []
-        for rank in range(processes):
-            monkeypatch.setattr(distributed, "rank", lambda r=rank: r)
-            shards.append(range(count)[distributed.shard(count, size)])
-        assert [row for shard in shards for row in shard] == list(range(count))
-        taken = [-(-len(shard) // size) for shard in shards]
-        assert max(taken) - min(taken) <= 1
-        assert sum(len(shard) % size > 0 for shard in shards) <= 1
 
 
 def test_batch_norm_of_another_class_is_refused_unless_frozen():
@@ -386,10 +354,8 @@ def test_each_process_has_its_own_gpu(monkeypatch, name):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on each of two nodes
     assert pick_device(name) == torch.device("cuda:1") and chosen == [torch.device("cuda:1")]
     assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="'cuda:1', with 2 processes .* with 2 GPU: start at most one"):
-        pick_device("cuda:1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match="3 processes on a machine with 2 GPU: start at most one"):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="sees 2 GPU; start one process per GPU"):
         pick_device(name)
 
 
