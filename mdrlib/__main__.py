@@ -4,6 +4,7 @@
 """
 
 import argparse
+import ctypes
 import json
 import re
 import sys
@@ -15,6 +16,9 @@ import yaml
 from mdrlib import comparison, distributed
 from mdrlib.datasets import download
 from mdrlib.experiment import Config, run
+
+# mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: keep freed memory, a fifth of a training step on a CPU.
+MALLOC = {-4: 0, -1: 2_000_000_000, -2: 2**28}
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,6 +69,9 @@ def _run(words: Sequence[str]) -> None:
     parser.add_argument("changes", nargs="*", metavar="key=value", help="fields to change")
     parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
     given = parser.parse_intermixed_args(words)  # the changes may follow --out
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for parameter, value in MALLOC.items() if mallopt else ():
+        mallopt(parameter, value)
     with distributed.processes():
         result = run(read_config(given.config, given.changes), given.out)
         if distributed.rank() == 0:

