@@ -207,7 +207,7 @@ def read(paths: Iterable[str | Path]) -> list[Result]:
     """The runs of files and folders, in order; ValueError for a folder without runs.
 
     A file is a list of runs such as data/results/omniglot-seeds.json, or a result.json; a folder has lists
-    (without bench-*, which are of speed), or is that of one run or of several.
+    (without `bench-*`, which are of speed), or is that of one run or of several.
     """
     found = []
     for path in map(Path, paths):

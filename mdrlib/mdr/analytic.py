@@ -67,7 +67,7 @@ class Pairs:
         self.kept = []  # parts of the distance matrix that the first pass leaves to the second
 
     def rough_mean(self) -> Tensor:
-        """Return the root mean square distance: in a centred batch the products in |a - b|^2 cancel."""
+        """Return the root mean square distance: in a centred batch the products cancel in `|a - b|^2`."""
         n, own = len(self.x), self.batch.norms.mean()
         if self.bank is None:
             return own.mul_(2 * n * n / self.count).sqrt_()
