@@ -10,9 +10,8 @@ from torch.nn.functional import pad
 
 from mdrlib import checks, sharded_search
 from mdrlib.distances import full_precision
-from mdrlib.sharded_search import Shard, squares
+from mdrlib.sharded_search import CHUNK, Shard, squares
 
-CHUNK = 2**24  # numbers held at once: 64 MB in float32
 SPARE = 4  # candidates beyond k + k/16, which show whether rounding may have misplaced the k-th neighbour
 
 
@@ -49,18 +48,28 @@ def search(
     Raises:
         TypeError, ValueError: An input has another type or shape or is not finite, k exceeds the gallery, or
             the index does not fit the gallery or finds too few neighbours.
-        ImportError: `index` is given and faiss is not installed.
+        ImportError, RuntimeError: faiss is not installed, or refuses the index or `probes`.
     """
+    query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
+    alone = gallery is None
+    shards = sharded_search.checked(query if alone else gallery, query.shape[1])
+    count = sum(map(len, shards))
+    checks.neighbours(k, count - alone)
     if index is not None:
-        return sharded_search.search(query, gallery, k, index, probes, candidates)
-    if probes is not None or candidates is not None:
-        raise ValueError('probes and candidates need an index: give index="IVF4096,PQ32", for example')
-    query, gallery, alone = _inputs(query, gallery)
-    if isinstance(gallery, list):
-        return _through_shards(query, gallery, k)
-    checks.neighbours(k, len(gallery) - alone)
-    _, sq, indices = zip(*_nearest(query, gallery, k, alone), strict=True)
-    return torch.cat(sq).sqrt().to(query.dtype), torch.cat(indices)
+        return sharded_search.search(query, shards, k, alone, index, probes, candidates)
+    everyone = torch.arange(len(query), device=query.device)
+    indices = everyone[:, None][:, :0]
+    sq = indices.double()
+    for first, piece in sharded_search.pieces(shards, query):
+        _, *parts = zip(*_nearest(query, piece, min(k, len(piece) - alone), alone), strict=True)
+        more_sq, more = (torch.cat(part) for part in parts)
+        if len(piece) < count:  # distances in several pieces are compared in float64
+            more_sq = squares(query, everyone, [piece], more)
+        # A stable sort keeps equal distances in order of index: earlier pieces have the lower ones.
+        sq, order = torch.cat((sq, more_sq), dim=1).sort(dim=1, stable=True)
+        indices = torch.cat((indices, more + first), dim=1).gather(1, order)
+        sq, indices = sq[:, :k], indices[:, :k]
+    return sq.sqrt().to(query.dtype), indices
 
 
 def evaluate(
@@ -90,14 +99,17 @@ def evaluate(
     Raises:
         TypeError, ValueError: An input has another type or shape or is not finite, or no query has a match.
     """
-    query, gallery, alone = _inputs(query, gallery)
+    query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     query_labels = checks.labels(query_labels, len(query), "query_labels").to(query.device)
+    alone = gallery is None
     if alone != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels come together: give both or neither")
     if alone:
-        gallery_labels = query_labels
+        gallery, gallery_labels = query, query_labels
+    gallery = checks.embeddings(gallery, "gallery", at_least=1, dim=query.shape[1])
+    gallery = gallery.detach().to(query).contiguous()
     gallery_labels = checks.labels(gallery_labels, len(gallery), "gallery_labels").to(query.device)
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+    if not ks or min(ks) < 1:
         raise ValueError(f"ks must be integers of 1 or more, got {ks!r}")
     classes, members = torch.cat((gallery_labels, query_labels)).unique(return_inverse=True)
     gallery_classes, query_classes = members.split((len(gallery), len(query)))
@@ -120,46 +132,17 @@ def evaluate(
     return metrics | {"r_precision": float(precision) / counted, "map@r": float(average) / counted}
 
 
-def _inputs(query: Tensor, gallery: Any) -> tuple[Tensor, Any, bool]:
-    """Query, gallery (a tensor like the query, or a list of shards), and whether they are the same."""
-    query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
-    if gallery is None:
-        return query, query, True
-    if isinstance(gallery, list | tuple):
-        return query, sharded_search.checked(gallery, query.shape[1]), False
-    gallery = checks.embeddings(gallery, "gallery", at_least=1).detach().to(query).contiguous()
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} dimensions and gallery {gallery.shape[1]}")
-    return query, gallery, False
-
-
-def _through_shards(query: Tensor, shards: list[Shard], k: int) -> tuple[Tensor, Tensor]:
-    checks.neighbours(k, sum(map(len, shards)))
-    everyone = torch.arange(len(query), device=query.device)
-    sq = torch.empty(len(query), 0, dtype=torch.float64, device=query.device)
-    indices = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
-    for first, piece in sharded_search.pieces(shards, query):
-        found = torch.cat([part[2] for part in _nearest(query, piece, min(k, len(piece)), False)])
-        sq = torch.cat((sq, squares(query, everyone, [piece], found)), dim=1)
-        # A stable sort keeps equal distances in order of index: earlier pieces have the lower ones.
-        sq, order = sq.sort(dim=1, stable=True)
-        indices = torch.cat((indices, found + first), dim=1).gather(1, order)
-        sq, indices = sq[:, :k], indices[:, :k]
-    return sq.sqrt().to(query.dtype), indices
-
-
 def _nearest(
     query: Tensor, gallery: Tensor, k: int, alone: bool, classes: tuple[Tensor, Tensor] | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (rows (R,) of the query, squared distances (R, k) float64, indices (R, k)), some rows at a time.
 
-    classes: those of query and gallery, where only the order of matches among other neighbours counts. It is
-    exact; squared distances then come from products.
+    With the classes of query and gallery, only the order of matches among other neighbours is exact.
     """
     centre = gallery.mean(0)  # changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small
     q, g = query - centre, gallery - centre
     size = torch.linalg.vector_norm(q, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
-    eps, dims = torch.finfo(q.dtype).eps, q.shape[1]
+    dims, eps = q.shape[1], torch.finfo(q.dtype).eps
     # How far apart products must be to be in their true order: twice the largest error that was seen.
     rounding = 4 * dims**0.5 * eps * size.double().square()[:, None]
 
@@ -229,10 +212,9 @@ def _candidates(q: Tensor, g: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _settled(
     query: Tensor, rows: Tensor, gallery: Tensor, sq: Tensor, indices: Tensor, near: Tensor, border: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sort the candidates of query[rows] by distance, equal ones by index.
+    """Sort by differences in float64, equal ones by index, the runs of near candidates with a border in them.
 
-    sq (R, C) ascends, except for rounding, where one and the next are `near` (R, C - 1). A run of near ones
-    with a `border` in it, between two whose order counts, is compared by differences in float64.
+    near (R, C - 1): rounding may have misordered one and the next; border: and the order of the two counts.
     """
     run = pad((~near).cumsum(1), (1, 0))
     unsure = torch.zeros_like(run).scatter_add_(1, run[:, 1:], border.long()).gather(1, run) > 0

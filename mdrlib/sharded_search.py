@@ -1,4 +1,4 @@
-"""Galleries in shards that need not fit memory, and search through indices of faiss."""
+"""Galleries in shards that need not fit in memory, and search through faiss indexes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,11 +9,9 @@ from torch import Tensor
 
 from mdrlib import checks
 
-PIECE = 2**24  # numbers read from a shard at once: 64 MB in float32
-GATHERED = {"cpu": 2**19}  # numbers of candidates gathered at once: what a CPU's caches hold
+CHUNK = 2**24  # numbers held at once: 64 MB in float32
+CACHED = 2**19  # numbers that a CPU's caches hold
 TRAINED = 64  # vectors that train one list, or one of the 256 codewords of a byte; faiss asks for 39 or more
-HANDED = 10, 100  # candidates that an index returns: this many times k, and at least as many
-HELD = 2**22  # candidates held at once
 
 Shard = Tensor | np.ndarray
 
@@ -30,38 +28,29 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
 
     Raises:
         ImportError: faiss is not installed.
-        TypeError, ValueError: `gallery` has another type, shape or dtype, or faiss refuses the string.
+        TypeError, ValueError: `gallery` has another type or shape.
+        RuntimeError: faiss refuses the string, or the gallery is too small for it.
     """
     faiss = _faiss()
-    if not isinstance(index, str):
-        raise TypeError(f"index must be a string for faiss.index_factory, got {type(index).__name__}")
     shards = checked(gallery)
     count, dims = sum(map(len, shards)), shards[0].shape[1]
-    try:
-        made = faiss.index_factory(dims, index)
-        ivf = faiss.try_extract_index_ivf(made)
-        if ivf is not None and hasattr(faiss.downcast_index(ivf), "do_polysemous_training"):
-            # This takes minutes and serves a filter that no search here uses.
-            faiss.downcast_index(ivf).do_polysemous_training = False
-        if not made.is_trained:
-            lists = 0 if ivf is None else ivf.nlist
-            sample = take(shards, _drawn(count, TRAINED * max(lists, 256)), torch.empty(0))
-            made.train(checks.embeddings(sample, "gallery", at_least=1).numpy())
-    except RuntimeError as error:  # what faiss raises, whatever the reason
-        raise ValueError(
-            f"faiss cannot make the index {index!r} of {count} vectors of {dims} dimensions: use "
-            '"IVF<lists>,Flat" or "IVF<lists>,PQ<bytes>" with at most as many lists as vectors and bytes '
-            f"that divide the dimensions ({error})"
-        ) from error
+    made = faiss.index_factory(dims, index)
+    ivf = faiss.downcast_index(faiss.try_extract_index_ivf(made))
+    if isinstance(ivf, faiss.IndexIVFPQ):
+        ivf.do_polysemous_training = False  # takes most of the time, for a filter that no search here uses
+    if not made.is_trained:
+        wanted = min(count, TRAINED * max(256, ivf.nlist if ivf else 0))
+        drawn = (np.arange(wanted) + np.random.default_rng(0).random(wanted)) * (count / wanted)
+        drawn = torch.from_numpy(drawn.astype(np.int64)).clamp(max=count - 1)
+        made.train(take(shards, drawn, torch.empty(0)).numpy())
     return made
 
 
 def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = None) -> Any:
     """Add all vectors of a gallery to a faiss index, for `retrieval.search`; 64 MB are read at a time.
 
-    `faiss.write_index` stores it. `faiss.contrib.ondisk.merge_ondisk` makes one index, its lists on disk, of
-    the indices of several shards. These need `first`: its shift_ids (faiss 1.15) numbers shards of different
-    sizes wrongly.
+    `faiss.contrib.ondisk.merge_ondisk` makes one index, its lists on disk, of the stored indexes of several
+    shards. Give these `first`: its shift_ids (faiss 1.15) numbers shards of different sizes wrongly.
 
     Args:
         gallery: As in `train`.
@@ -73,7 +62,7 @@ def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = Non
         The `faiss.Index`.
 
     Raises:
-        ImportError, TypeError, ValueError: As in `train`; ValueError also for NaN or infinite values.
+        ImportError, TypeError, ValueError, RuntimeError: As in `train`, or a value is not finite.
     """
     shards = checked(gallery)
     made = train(shards, index) if isinstance(index, str) else index
@@ -87,125 +76,104 @@ def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = Non
 
 def search(
     query: Tensor,
-    gallery: Tensor | Sequence[Shard] | None,
+    shards: list[Shard],
     k: int,
+    alone: bool,
     index: Any,
-    probes: int | None = None,
-    candidates: int | None = None,
+    probes: int | None,
+    candidates: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Find neighbours through an index; `retrieval.search` documents arguments, result and errors."""
+    """Find neighbours through an index; `retrieval.search` checks and documents the arguments.
+
+    alone: Whether the queries are the gallery, so that each is left out of its own result.
+    """
     faiss = _faiss()
-    query = checks.embeddings(query, "query", at_least=1).detach()
-    alone = gallery is None
-    shards = checked(query if alone else gallery, query.shape[1])
-    count = sum(map(len, shards))
-    checks.neighbours(k, count - alone)
-    for name, value, least in (("probes", probes, 1), ("candidates", candidates, k)):
-        integer = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and (not integer or value < least):
-            raise ValueError(f"{name} must be None or an integer of {least} or more, got {value!r}")
     if isinstance(index, str):
         index = build(shards, index)
-    if not isinstance(index, faiss.Index):
-        raise TypeError(f'index must be a string such as "IVF4096,PQ32" or a faiss.Index, got {index!r}')
-    if (index.ntotal, index.d) != (count, query.shape[1]):
+    count = sum(map(len, shards))
+    if (index.ntotal, index.d, index.metric_type) != (count, query.shape[1], faiss.METRIC_L2):
         raise ValueError(
             f"the index has {index.ntotal} vectors of {index.d} dimensions and the gallery {count} of "
-            f"{query.shape[1]}: rebuild the index from this gallery, in the same order"
+            f"{query.shape[1]}: rebuild the index from this gallery, for Euclidean distances"
         )
-    if index.metric_type != faiss.METRIC_L2:
-        raise ValueError("the index must use Euclidean distances: make it with faiss.METRIC_L2")
     ivf = faiss.try_extract_index_ivf(index)
-    if probes is not None and ivf is None:
-        raise ValueError(f"probes needs an IVF index, got {type(index).__name__}: leave probes out")
-    handed = min(max(HANDED[0] * k, HANDED[1]) if candidates is None else candidates, count - alone)
-    before = None if ivf is None else ivf.nprobe
+    before = ivf and ivf.nprobe
+    reach = min(candidates or max(10 * k, 100), count - alone) + alone
     results = []
     try:
-        for rows in torch.arange(len(query)).split(max(1, HELD // (handed + 1))):
-            if ivf is not None:
-                ivf.nprobe = min(before if probes is None else probes, ivf.nlist)
+        for rows in torch.arange(len(query)).split(max(1, CHUNK // 4 // reach)):
+            if ivf:
+                ivf.nprobe = before if probes is None else probes
             x = query[rows].cpu()
-            found = _handed(x, k, handed, index, ivf, rows if alone else None).sort(dim=1).values
+            found = _candidates(x, k, reach, index, ivf, rows if alone else None).sort(dim=1).values
             if (last := int(found.max())) >= count:
-                raise ValueError(
-                    f"the index numbers a vector {last} and the gallery has {count}: number the vectors "
-                    "from 0, in the gallery's order"
-                )
+                raise ValueError(f"the index numbers a vector {last} of {count}: number them from 0")
             sq = squares(x, torch.arange(len(x)), shards, found.clamp(min=0))
-            sq = sq.masked_fill(found < 0, torch.inf)
-            sq, order = sq.sort(dim=1, stable=True)  # equal distances in order of index
+            # Equal distances in order of index.
+            sq, order = sq.masked_fill(found < 0, torch.inf).sort(dim=1, stable=True)
             results.append((sq[:, :k].sqrt(), found.gather(1, order[:, :k])))
     finally:
-        if ivf is not None:
+        if ivf:
             ivf.nprobe = before
     distances, indices = (torch.cat(part) for part in zip(*results, strict=True))
     return distances.to(query), indices.to(query.device)
 
 
-def _handed(query: Tensor, k: int, count: int, index: Any, ivf: Any, own: Tensor | None) -> Tensor:
-    """Candidates (Q, C) with k or more other than `own` in each row, -1 for none.
-
-    A query that finds fewer searches twice as many lists, until it finds them.
-    """
-    x = query.float().numpy()
-    found = torch.from_numpy(index.search(x, count + (own is not None))[1])
+def _candidates(query: Tensor, k: int, reach: int, index: Any, ivf: Any, own: Tensor | None) -> Tensor:
+    """Indices (Q, reach) of k candidates or more other than `own` in each row, -1 for none."""
+    found = torch.empty(len(query), reach, dtype=torch.int64)
+    lacking = torch.arange(len(query))
     while True:
+        found[lacking] = torch.from_numpy(index.search(query[lacking].float().numpy(), reach)[1])
         if own is not None:
             found[found == own[:, None]] = -1
         lacking = ((found >= 0).sum(dim=1) < k).nonzero()[:, 0]
         if not len(lacking):
             return found
-        if ivf is None or ivf.nprobe >= ivf.nlist:
+        if not ivf or ivf.nprobe >= ivf.nlist:
             raise ValueError(
                 f"the index finds fewer than {k} neighbours for {len(lacking)} of {len(query)} queries: "
-                "lower k, or let the index search further (for HNSW: efSearch)"
+                "raise candidates, lower k, or let the index search further (for HNSW: efSearch)"
             )
-        ivf.nprobe = min(2 * ivf.nprobe, ivf.nlist)
-        found[lacking] = torch.from_numpy(index.search(x[lacking.numpy()], found.shape[1])[1])
+        ivf.nprobe *= 2
 
 
 def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[Shard]:
     """Return a gallery as a list of shards (G_i, D) of `dims` dimensions; values are not read."""
-    shards = [gallery] if isinstance(gallery, Tensor) else gallery
-    if not isinstance(shards, list | tuple):
-        raise TypeError(
-            f"gallery must be a torch.Tensor (G, D) or a list of shards, got {type(shards).__name__}"
-        )
+    shards = list(gallery) if isinstance(gallery, list | tuple) else [gallery]
     if not shards:
         raise ValueError("gallery is an empty list: give one shard or more")
     for i, shard in enumerate(shards):
-        name = "gallery" if len(shards) == 1 else f"gallery[{i}]"
         if not isinstance(shard, Tensor | np.ndarray):
-            raise TypeError(f"{name} must be a tensor or an array (N, D), got {type(shard).__name__}")
-        if not (shard.is_floating_point() if isinstance(shard, Tensor) else shard.dtype.kind == "f"):
-            raise TypeError(f"{name} must be floating point, got {shard.dtype}")
-        if shard.ndim != 2 or 0 in shard.shape:
-            raise ValueError(f"{name} must hold one vector or more, shape (N, D), got {tuple(shard.shape)}")
-        if shard.shape[1] != (dims or shards[0].shape[1]):
-            first = f"gallery[0] has {shards[0].shape[1]}" if dims is None else f"query has {dims}"
-            raise ValueError(f"{first} dimensions and {name} {shard.shape[1]}")
-    return list(shards)
+            raise TypeError(f"gallery[{i}] must be a torch.Tensor or an array, got {type(shard).__name__}")
+        dims = dims or shard.shape[-1]
+        if shard.ndim != 2 or shard.shape[1] != dims:
+            raise ValueError(f"gallery[{i}] must have shape (N, {dims}), got {tuple(shard.shape)}")
+    return shards
 
 
-def pieces(shards: Sequence[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index of the first vector, vectors (N, D) of the dtype and device of `like`), in order."""
+def pieces(shards: list[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (index of the first vector, vectors (N, D) with the dtype and device of `like`), in order.
+
+    A lone tensor is yielded whole, other shards 64 MB at a time.
+    """
     first = 0
     for i, shard in enumerate(shards):
-        step = max(1, PIECE // shard.shape[1])
+        lone = len(shards) == 1 and isinstance(shard, Tensor)
+        step = len(shard) if lone else max(1, CHUNK // shard.shape[1])
         for start in range(0, len(shard), step):
-            piece = _tensor(shard[start : start + step], like)
-            yield first + start, checks.embeddings(piece, f"gallery[{i}]", at_least=1)
+            piece = checks.embeddings(_tensor(shard[start : start + step]), f"gallery[{i}]", at_least=1)
+            yield first + start, piece.to(like).contiguous()
         first += len(shard)
 
 
-def take(shards: Sequence[Shard], indices: Tensor, like: Tensor) -> Tensor:
+def take(shards: list[Shard], indices: Tensor, like: Tensor) -> Tensor:
     """Copy the vectors (P, D) at `indices` (P,) of the whole gallery, with dtype and device of `like`."""
     if len(shards) == 1:
         shard = shards[0]
-        if isinstance(shard, Tensor):
-            return _tensor(shard.index_select(0, indices.to(shard.device)), like)
-        return _tensor(shard[indices.numpy()], like)
+        if isinstance(shard, Tensor):  # index_select is faster than an index
+            return shard.detach().index_select(0, indices.to(shard.device)).to(like)
+        return _tensor(shard[indices.numpy()]).to(like)
     ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
     out = torch.empty(len(indices), shards[0].shape[1], dtype=like.dtype, device=like.device)
     place = torch.bucketize(indices, ends, right=True)
@@ -216,15 +184,12 @@ def take(shards: Sequence[Shard], indices: Tensor, like: Tensor) -> Tensor:
 
 
 def squares(
-    query: Tensor,
-    rows: Tensor,
-    shards: Sequence[Shard],
-    candidates: Tensor,
-    dtype: torch.dtype = torch.float64,
+    query: Tensor, rows: Tensor, shards: list[Shard], candidates: Tensor, dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Squared distances (P, C) of query[rows] (P, D) to the vectors `candidates` (P, C), by differences."""
     sq = torch.empty(candidates.shape, dtype=dtype, device=query.device)
-    step = max(1, GATHERED.get(query.device.type, PIECE) // (candidates.shape[1] * query.shape[1]))
+    held = CACHED if query.device.type == "cpu" else CHUNK
+    step = max(1, held // (candidates.shape[1] * query.shape[1]))
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
         vectors = take(shards, candidates[some].flatten(), query).to(dtype)
@@ -233,18 +198,10 @@ def squares(
     return sq
 
 
-def _tensor(shard: Shard, like: Tensor) -> Tensor:
+def _tensor(shard: Shard) -> Tensor:
     if isinstance(shard, np.ndarray):  # copied: a memory map may be read-only, or in another byte order
         shard = torch.from_numpy(np.array(shard, shard.dtype.newbyteorder("=")))
-    return shard.detach().to(like).contiguous()
-
-
-def _drawn(there: int, count: int) -> Tensor:
-    """Indices of `count` vectors, one at random from each of as many equal stretches; or of all vectors."""
-    if count >= there:
-        return torch.arange(there)
-    places = np.arange(count) + np.random.default_rng(0).random(count)
-    return torch.from_numpy((places * (there / count)).astype(np.int64).clip(max=there - 1))
+    return shard.detach()
 
 
 def _faiss() -> Any:

@@ -102,13 +102,12 @@ def test_float64_stays_float64_and_kinds_may_differ():
             ValueError,
             "gallery is an empty list: give one shard or more",
         ),
-        ([Y, Y.tolist()], TypeError, r"gallery\[1\] must be a tensor or an array \(N, D\), got list"),
+        ([Y, Y.tolist()], TypeError, r"gallery\[1\] must be a torch.Tensor or an array, got list"),
         ([Y, Y.long()], TypeError, r"gallery\[1\] must be floating point, got torch.int64"),
-        ([Y, Y.long().numpy()], TypeError, r"gallery\[1\] must be floating point, got int64"),
-        ([Y, Y[0]], ValueError, r"gallery\[1\] must hold one vector or more.*got \(6,\)"),
-        ([Y[:0], Y], ValueError, r"gallery\[0\] must hold one vector or more.*got \(0, 6\)"),
-        ([Y, Y[:, :3]], ValueError, r"query has 6 dimensions and gallery\[1\] 3"),
-        ([Y[:, :3]], ValueError, "query has 6 dimensions and gallery 3"),
+        ([Y, Y.long().numpy()], TypeError, r"gallery\[1\] must be floating point, got torch.int64"),
+        ([Y, Y[0]], ValueError, r"gallery\[1\] must have shape \(N, 6\), got \(6,\)"),
+        ([Y, Y[:, :3]], ValueError, r"gallery\[1\] must have shape \(N, 6\), got \(90, 3\)"),
+        ([Y[:, :3]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(90, 3\)"),
         ([Y, Y * torch.nan], ValueError, r"gallery\[1\] hold 540 NaN"),
         ([Y[:1], Y[:2]], ValueError, "k must be an integer from 1 to the 3 neighbours there are, got 4"),
     ],
@@ -249,7 +248,7 @@ def test_a_trained_index_takes_shards_one_by_one_and_lists_may_lie_on_disk(tmp_p
 def test_numbers_beyond_the_gallery_are_an_error():
     index = sharded_search.build(X, sharded_search.train(X, "IVF4,Flat"), first=7)
     assert index.search(X[:1].numpy(), 1)[1] == 7
-    with pytest.raises(ValueError, match="the index numbers a vector 200[0-6] and the gallery has 2000"):
+    with pytest.raises(ValueError, match="the index numbers a vector 200[0-6] of 2000"):
         search(X[-60:], X, 5, index, 4)
 
 
@@ -281,15 +280,13 @@ def test_many_queries_are_searched_in_chunks():
     "index, message",
     [
         ("nonsense", "could not parse index string nonsense"),
-        ("IVF16,PQ7", "faiss cannot make the index 'IVF16,PQ7' of 2000 vectors of 16 dimensions.*multiple"),
+        ("IVF16,PQ7", "multiple of the number of subquantizers"),
         ("IVF4096,Flat", "training points .2000. should be at least .* clusters .4096."),
-        ("", "faiss cannot make the index ''"),
     ],
 )
-def test_a_string_that_makes_no_index_is_refused(index, message):
-    with pytest.raises(ValueError, match=message) as found:
+def test_faiss_refuses_a_string_that_makes_no_index(index, message):
+    with pytest.raises(RuntimeError, match=message):
         search(Q, X, 5, index)
-    assert '"IVF<lists>,PQ<bytes>"' in str(found.value)
 
 
 FLAT = sharded_search.build(X, "Flat")
@@ -300,31 +297,24 @@ DOT.add(X.numpy())
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ((Q, X, 5, 7), TypeError, "index must be a string .* or a faiss.Index, got 7"),
         (
             (Q, X[:9], 5, FLAT),
             ValueError,
             "has 2000 vectors of 16 dimensions and the gallery 9 of 16: rebuild",
         ),
         ((Q[:, :3], X[:, :3], 5, FLAT), ValueError, "has 2000 vectors of 16 .* and the gallery 2000 of 3"),
-        ((Q, X, 5, DOT), ValueError, "must use Euclidean distances"),
-        ((Q, X, 5, FLAT, 3), ValueError, "probes needs an IVF index, got IndexFlat"),
-        ((Q, X, 5, "IVF4,Flat", 0), ValueError, "probes must be None or an integer of 1 or more, got 0"),
+        ((Q, X, 5, DOT), ValueError, "for Euclidean distances"),
         (
-            (Q, X, 5, "IVF4,Flat", True),
+            (Q, X, 5, FLAT, None, 4),
             ValueError,
-            "probes must be None or an integer of 1 or more, got True",
+            "fewer than 5 neighbours for 60 of 60 queries: raise candidates",
         ),
-        ((Q, X, 5, FLAT, None, 4), ValueError, "candidates must be None or an integer of 5 or more, got 4"),
-        ((Q, X, 5, None, 3), ValueError, "probes and candidates need an index"),
-        ((Q, X, 5, None, None, 30), ValueError, "probes and candidates need an index"),
         ((Q, X, 2001, FLAT), ValueError, "k must be an integer from 1 to the 2000 neighbours there are"),
         ((X, None, 2000, FLAT), ValueError, "k must be an integer from 1 to the 1999 neighbours there are"),
-        ((Q, X[:, :3], 5, "Flat"), ValueError, "query has 16 dimensions and gallery 3"),
-        ((Q, X.numpy(), 5, "Flat"), TypeError, r"gallery must be a torch.Tensor .* got \w+"),
+        ((Q, X[:, :3], 5, "Flat"), ValueError, r"gallery.0. must have shape \(N, 16\), got \(2000, 3\)"),
         ((Q * torch.nan, X, 5, "Flat"), ValueError, "query hold 960 NaN"),
         ((Q, X * torch.nan, 5, "Flat"), ValueError, r"gallery\[0\] hold 32000 NaN"),
-        ((Q, X * torch.nan, 5, "IVF4,Flat"), ValueError, r"gallery hold 32000 NaN"),
+        ((Q, X * torch.nan, 5, "IVF4,Flat"), RuntimeError, "NaN"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
