@@ -1,18 +1,18 @@
 /* The playground's pictures: the plane with points and pulls, the strip of distances, the chart of losses.
 
    All are SVG with one unit a CSS pixel, so that text keeps its size on a phone. Colours that depend on the theme
-   come from playground.css; those of levels are the book's (mdrlib.palette), which serve both themes. */
+   come from playground.css; those of levels are the book's (mdrbook.style), which serve both themes. */
 (function () {
   "use strict";
   const playground = (globalThis.mdrPlayground = globalThis.mdrPlayground || {});
 
-  const LEVELS = [[122, 92, 203], [42, 157, 106], [176, 125, 0]];  // mdrlib.palette.LEVELS, near to far
+  const LEVELS = [[122, 92, 203], [42, 157, 106], [176, 125, 0]];  // mdrbook.style.LEVELS, near to far
   const SHAPES = ["M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z", "M-6 -6h12v12h-12z", "M0 -7.6L7 5.4H-7z"];
   const SHAPE_NAMES = ["circle", "square", "triangle"];
   const LONGEST = 72;  // pixels of the arrow in the legend, which none exceeds
   const SMALLEST = 0.005;  // a longest pull below this is drawn short instead of blown up
 
-  /** The colour of level `rank` of `count`, 0 the nearest: as mdrlib.palette.level_colors. */
+  /** The colour of level `rank` of `count`, 0 the nearest: as mdrbook.style.level_colors. */
   function levelColor(rank, count) {
     const where = count > 1 ? (2 * rank) / (count - 1) : 1, k = Math.min(1, Math.floor(where)), t = where - k;
     return `rgb(${LEVELS[k].map((v, c) => Math.round(v + t * (LEVELS[k + 1][c] - v))).join(",")})`;
