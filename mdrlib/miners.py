@@ -1,6 +1,4 @@
-"""Miners: functions that select the triplets of a batch for a loss.
-
-All have the same signature. No gradient flows through them.
+"""Miners: functions of one signature that select the triplets of a batch for a loss, without gradient.
 
 Args:
     embeddings: (N, D), floating point.
@@ -24,10 +22,7 @@ from mdrlib.distances import pairwise_distances
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 
-# Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017: closer pairs get the weight of this
-# distance, and farther ones, which a margin no longer reaches, none.
-NEAREST, FARTHEST = 0.5, 1.4
-
+NEAREST, FARTHEST = 0.5, 1.4  # of the distances in `distance_weights`
 CHUNK = 2**22  # numbers held at once: 16 MB in float32
 
 
@@ -101,10 +96,11 @@ def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator 
 def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
     """Return the probability of drawing column j as the negative of row i.
 
-    Wu et al. (ICCV 2017): on the unit sphere of D dimensions a pair's distance d has density
-    q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2), so the weight 1/q makes all distances equally likely. d is raised
-    to 0.5, negatives at 1.4 or more get no weight, and a row without weight is uniform over its negatives.
-    Embeddings (N, D) are normalized for this purpose only; negatives (N, N) is True at least once in a row.
+    On the unit sphere of D dimensions a pair's distance d has density q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2):
+    the weight 1/q makes all distances equally likely (Wu et al., "Sampling Matters in Deep Embedding
+    Learning", ICCV 2017). d is raised to 0.5; negatives at 1.4 or more, which no margin reaches, get no
+    weight. A row without weight is uniform over its negatives. Embeddings (N, D) are normalized for this
+    purpose only; negatives (N, N) is True at least once in a row.
     """
     embeddings = checks.embeddings(embeddings, wait=False)
     dimension = embeddings.shape[1]

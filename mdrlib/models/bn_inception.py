@@ -37,9 +37,6 @@ class BNInception(nn.Module):
     Takes images (N, 3, H, W) in the order B, G, R, from 0 to 255 minus the mean colour; H and W are multiples
     of 32, or other sides that halve five times. Returns features (N, 1024). Keys and shapes of the state_dict
     are those of the published file bn_inception-52deb4733.pth without its classifier.
-
-    Args:
-        pooling: One of POOLING, over the positions of the last maps.
     """
 
     features = 1024
