@@ -40,10 +40,8 @@ def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
-    """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0.
-
-    By the inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
-    """
+    """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0."""
+    # The inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
     count = weights.shape[1]
     cumulative = weights.double().cumsum(dim=1)
     cumulative = cumulative / cumulative[:, -1:] + torch.arange(len(weights), device=weights.device)[:, None]
@@ -76,10 +74,7 @@ def hard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | No
 
 
 def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """Return the nearest negative that is farther than the positive (Schroff et al., FaceNet, CVPR 2015).
-
-    Where no negative is farther: the farthest negative, as in the authors' code.
-    """
+    """Return the nearest negative beyond the positive, else the farthest (Schroff et al., CVPR 2015)."""
     x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     d = pairwise_distances(x)
     nearest = torch.empty_like(anchor)

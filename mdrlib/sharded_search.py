@@ -134,10 +134,7 @@ def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[
 
 
 def pieces(shards: list[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index of the first vector, vectors (N, D) with the dtype and device of `like`), in order.
-
-    A lone tensor is yielded whole, other shards 64 MB at a time.
-    """
+    """Yield (first index, vectors (N, D) like `like`): a lone tensor whole, other shards 64 MB at a time."""
     first = 0
     for i, shard in enumerate(shards):
         lone = len(shards) == 1 and isinstance(shard, Tensor)

@@ -21,10 +21,7 @@ BLOCKS = {
 
 
 class AverageMaxPool(nn.Module):
-    """Maps (N, C, H, W) -> (N, C, 1, 1): mean plus maximum of each channel.
-
-    Source: the code of Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020.
-    """
+    """(N, C, H, W) -> (N, C, 1, 1), mean plus maximum: the code of Proxy Anchor (Kim et al., CVPR 2020)."""
 
     def forward(self, maps: Tensor) -> Tensor:
         # amax instead of max pooling: its gradient has a fixed order of summation on a GPU too.
