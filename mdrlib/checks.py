@@ -12,9 +12,8 @@ def embeddings(
 ) -> Tensor:
     """Return finite embeddings (N, D), N >= `at_least` and D = `dim` if given, in float32 or float64.
 
-    Half precision is widened to float32: a mean over N(N-1) distances does not fit in 8 or 11 bits.
-    Training steps pass wait=False, so that the CPU does not wait for a GPU to check values: NaN then reaches
-    the loss, which the trainer checks.
+    Half precision is widened: a mean over N(N-1) distances does not fit in 8 or 11 bits. With wait=False the
+    CPU does not wait for a GPU to check values: NaN then reaches the loss, which the trainer checks.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
@@ -23,18 +22,15 @@ def embeddings(
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(x.shape)}")
     if x.shape[0] < at_least or x.shape[1] < 1:
-        raise ValueError(
-            f"{name} must hold at least {at_least} vector(s) of 1 or more dimensions, got {tuple(x.shape)}"
-        )
+        expected = f"at least {at_least} vector(s) of 1 or more dimensions"
+        raise ValueError(f"{name} must hold {expected}, got {tuple(x.shape)}")
     if dim not in (None, x.shape[1]):
         raise ValueError(f"{name} must have {dim} dimensions, got {x.shape[1]}")
     checked = not torch.compiler.is_compiling() and (wait or x.device.type == "cpu")
     # A sum is finite only if all of it is, and faster than a check of each. It may overflow: then check.
     if checked and not x.detach().sum().isfinite() and not x.isfinite().all():
-        raise ValueError(
-            f"{name} hold {int((~torch.isfinite(x)).sum())} NaN or infinite values among {x.numel()}; "
-            "check the learning rate and the input"
-        )
+        bad = f"{int((~x.isfinite()).sum())} NaN or infinite values among {x.numel()}"
+        raise ValueError(f"{name} hold {bad}: check the learning rate and the input")
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -47,13 +43,6 @@ def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
     if y.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one per vector, got {tuple(y.shape)}")
     return y
-
-
-def neighbours(k: int, available: int) -> int:
-    """Return k, an integer from 1 to the number of neighbours."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= available:
-        raise ValueError(f"k must be an integer from 1 to the {available} neighbours there are, got {k}")
-    return k
 
 
 def level_values(levels: Tensor | Iterable[float]) -> Tensor:

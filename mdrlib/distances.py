@@ -9,9 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mdrlib import checks
 
-# ||x||^2 + ||y||^2 - 2xy loses all digits when x and y nearly coincide. Below this share of
-# ||x||^2 + ||y||^2 the squared distance is computed from the difference of x and y, not centred: centring
-# rounds them.
+# ||x||^2 + ||y||^2 - 2xy loses all digits when x and y nearly coincide. Below this share of the norms the
+# distance is that of the difference of x and y, not centred: centring rounds them.
 CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
 # N x M x D up to which all differences are computed: to count the near pairs, the CPU would wait for the GPU.
@@ -21,8 +20,7 @@ ALL_PAIRS = {"cuda": 2**25}
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Turn off autocast, TF32 and bfloat16: ``||x||^2 + ||y||^2 - 2xy`` needs the 24 bits of float32."""
-    # A compiled graph cannot set a switch of the process.
-    compiling = torch.compiler.is_compiling()
+    compiling = torch.compiler.is_compiling()  # a compiled graph cannot set a switch of the process
     products = [] if compiling else [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
     before = [part.fp32_precision for part in products]
     try:
@@ -57,8 +55,7 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
         (N, M), or without y (N, N) with exact zeros on the diagonal. Lengths over 1e19 overflow in float32.
 
     Raises:
-        TypeError, ValueError: For bad input, on a CPU also for NaN or infinite values. On a GPU, where a
-            check would have to wait, these give NaN.
+        TypeError, ValueError: For bad input, on a CPU also for values that are not finite; a GPU returns NaN.
     """
     x = checks.embeddings(x, "x", at_least=1, wait=False)
     if y is not None:
@@ -103,8 +100,7 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
 def normalize_by_mean_distance(x: Tensor) -> Tensor:
     """Divide embeddings by their mean distance ("Learning without L2 Norm", Kim & Park, section 3.1).
 
-    The gradient flows through the mean. x is (N, D), N >= 2; identical embeddings are unchanged. Errors are
-    those of `pairwise_distances`.
+    The gradient flows through the mean. x is (N, D), N >= 2; identical embeddings are unchanged.
     """
     wide = checks.embeddings(x, wait=False)
     n = len(wide)

@@ -1,7 +1,7 @@
-"""Metric-learning losses, and pytorch-metric-learning with MDR: its losses here, MDR as its regularizer.
+"""Metric-learning losses, and MDR as a regularizer of pytorch-metric-learning.
 
-A loss is a module called with embeddings (N, D) and labels (N,) that returns a scalar. Losses of distances
-are Euclidean and take embeddings as given; losses of cosines depend on directions alone, as published.
+A loss is a module: embeddings (N, D) and labels (N,) -> scalar. Losses of distances are Euclidean and take
+embeddings as given; losses of cosines depend on directions alone, as published.
 """
 
 from collections.abc import Callable
@@ -16,24 +16,21 @@ from mdrlib.mdr import MDR
 from mdrlib.miners import Triplets, all_triplets, distance_weighted, positive_pairs
 
 CHUNK = 2**24  # numbers held at once: 64 MB in float32
+Miner = Callable[..., Triplets]
 
 
 class TripletLoss(nn.Module):
     """Mean over the mined triplets of max(0, d(a, p) - d(a, n) + margin), margin >= 0.
 
-    The margin keeps its meaning during training if embeddings are normalized first
-    (`build_embedder(normalize=...)` or `normalize_by_mean_distance`).
+    The margin keeps its meaning during training if embeddings are normalized first.
 
     Args:
-        miner: A function of `mdrlib.miners`, or your own with the same signature; its errors are the loss's.
+        miner: A function of `mdrlib.miners`, or your own with the same signature.
         generator: For miners that draw; None uses torch's default generator.
     """
 
     def __init__(
-        self,
-        margin: float = 0.2,
-        miner: Callable[..., Triplets] = distance_weighted,
-        generator: Generator | None = None,
+        self, margin: float = 0.2, miner: Miner = distance_weighted, generator: Generator | None = None
     ) -> None:
         super().__init__()
         self.margin = float(checks.scalar(margin, "margin", 0.0))
@@ -63,7 +60,7 @@ def _over_all_triplets(embeddings: Tensor, labels: Tensor, margin: float) -> Ten
 class _MinedLoss(nn.Module):
     """A loss of pytorch-metric-learning over the triplets that a function of `mdrlib.miners` finds."""
 
-    def __init__(self, loss: nn.Module, miner: Callable[..., Triplets], generator: Generator | None) -> None:
+    def __init__(self, loss: nn.Module, miner: Miner, generator: Generator | None) -> None:
         super().__init__()
         self.loss, self.miner, self.generator = loss, miner, generator
 
@@ -77,7 +74,7 @@ def build_loss(
     dim: int,
     margin: float = 0.2,
     pair_margin: float = 1.0,
-    miner: Callable[..., Triplets] = distance_weighted,
+    miner: Miner = distance_weighted,
     generator: Generator | None = None,
 ) -> nn.Module:
     """Return a loss of pytorch-metric-learning; with the head "mean-distance" the mean distance is 1.
@@ -89,10 +86,7 @@ def build_loss(
             al., CVPR 2016: negatives beyond pair_margin). Of cosines: "multi-similarity" (alpha 2, beta 50,
             base 0.5), "proxy-nca", "proxy-anchor" (alpha 32, margin 0.1).
         classes: Labels are 0 .. classes - 1; the proxies, one per class, are parameters of the loss.
-        miner: See `TripletLoss`, as `generator`.
-
-    Raises:
-        ImportError: Without pytorch-metric-learning.
+        miner, generator: See `TripletLoss`.
     """
     try:
         from pytorch_metric_learning import distances, losses
@@ -121,9 +115,8 @@ class MDRRegularizer(nn.Module):
 
     The total is then loss + embedding_reg_weight (L_MDR + level_weight * sum of squared levels). For the
     paper's lambda and nu set embedding_reg_weight to lambda and level_weight to nu / lambda. Give the loss's
-    parameters to the optimizer: the levels are among them. Do not L2-normalize the embeddings first, and
-    give the loss a distance with normalize_embeddings=False. The other arguments are those of `MDR`, which is
-    the attribute `mdr`.
+    parameters to the optimizer: the levels are among them. Do not L2-normalize the embeddings, and give the
+    loss a distance with normalize_embeddings=False. The other arguments are those of `MDR`.
     """
 
     def __init__(self, *settings: Any, level_weight: float = 0.0, **named: Any) -> None:

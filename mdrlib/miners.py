@@ -1,6 +1,4 @@
-"""Miners: functions that select the triplets of a batch for a loss.
-
-All have the same signature. No gradient flows through them.
+"""Miners: functions of one signature that select the triplets of a batch for a loss, without gradient.
 
 Args:
     embeddings: (N, D), floating point.
@@ -24,10 +22,7 @@ from mdrlib.distances import pairwise_distances
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 
-# Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017: closer pairs get the weight of this
-# distance, and farther ones, which a margin no longer reaches, none.
-NEAREST, FARTHEST = 0.5, 1.4
-
+NEAREST, FARTHEST = 0.5, 1.4  # of the distances in `distance_weights`
 CHUNK = 2**22  # numbers held at once: 16 MB in float32
 
 
@@ -45,10 +40,8 @@ def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
-    """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0.
-
-    By the inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
-    """
+    """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0."""
+    # The inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
     count = weights.shape[1]
     cumulative = weights.double().cumsum(dim=1)
     cumulative = cumulative / cumulative[:, -1:] + torch.arange(len(weights), device=weights.device)[:, None]
@@ -81,10 +74,7 @@ def hard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | No
 
 
 def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """Return the nearest negative that is farther than the positive (Schroff et al., FaceNet, CVPR 2015).
-
-    Where no negative is farther: the farthest negative, as in the authors' code.
-    """
+    """Return the nearest negative beyond the positive, else the farthest (Schroff et al., CVPR 2015)."""
     x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     d = pairwise_distances(x)
     nearest = torch.empty_like(anchor)
@@ -101,10 +91,11 @@ def semihard_negatives(embeddings: Tensor, labels: Tensor, generator: Generator 
 def distance_weights(embeddings: Tensor, negatives: Tensor) -> Tensor:
     """Return the probability of drawing column j as the negative of row i.
 
-    Wu et al. (ICCV 2017): on the unit sphere of D dimensions a pair's distance d has density
-    q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2), so the weight 1/q makes all distances equally likely. d is raised
-    to 0.5, negatives at 1.4 or more get no weight, and a row without weight is uniform over its negatives.
-    Embeddings (N, D) are normalized for this purpose only; negatives (N, N) is True at least once in a row.
+    On the unit sphere of D dimensions a pair's distance d has density q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2):
+    the weight 1/q makes all distances equally likely (Wu et al., "Sampling Matters in Deep Embedding
+    Learning", ICCV 2017). d is raised to 0.5; negatives at 1.4 or more, which no margin reaches, get no
+    weight. A row without weight is uniform over its negatives. Embeddings (N, D) are normalized for this
+    purpose only; negatives (N, N) is True at least once in a row.
     """
     embeddings = checks.embeddings(embeddings, wait=False)
     dimension = embeddings.shape[1]

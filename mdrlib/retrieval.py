@@ -27,14 +27,13 @@ def search(
 
     The result is exact without an index: matrix products choose candidates, which are ranked by their
     differences, in float64 where float32 cannot separate two. Nothing of size Q x G is held; TF32 and
-    autocast are off inside. With an index, a neighbour that the index does not return is missed.
+    autocast are off inside. With an index, neighbours that it does not return are missed.
 
     Args:
         query: (Q, D) floating point; half precision is computed in float32.
         gallery: (G, D); or a list of shards (G_i, D), tensors or arrays such as memory maps, which are read
             64 MB at a time and numbered as one gallery; or None to search the queries among themselves, each
             left out of its own result by its index, so that its duplicates stay.
-        k: Neighbours per query.
         index: A string for `faiss.index_factory` ("IVF4096,PQ32"), or a faiss index of this gallery, for
             example from `sharded_search.build`.
         probes: Lists of an IVF index to search, by default its own nprobe. A query that finds fewer than k
@@ -46,15 +45,16 @@ def search(
         equal distances in order of index.
 
     Raises:
-        TypeError, ValueError: An input has another type or shape or is not finite, k exceeds the gallery, or
-            the index does not fit the gallery or finds too few neighbours.
-        ImportError, RuntimeError: faiss is not installed, or refuses the index or `probes`.
+        ValueError: Inputs do not fit or are not finite, or the index finds too few neighbours.
+        RuntimeError: faiss refuses the index or `probes`.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     alone = gallery is None
     shards = sharded_search.checked(query if alone else gallery, query.shape[1])
     count = sum(map(len, shards))
-    checks.neighbours(k, count - alone)
+    if type(k) is not int or not 1 <= k <= count - alone:
+        there = f"the {count - alone} neighbours there are"
+        raise ValueError(f"k must be an integer from 1 to {there}, got {k}")
     if index is not None:
         return sharded_search.search(query, shards, k, alone, index, probes, candidates)
     everyone = torch.arange(len(query), device=query.device)
@@ -87,17 +87,15 @@ def evaluate(
     A query without a match in the gallery counts in no metric. Equal distances are ordered by index.
 
     Args:
-        query: (Q, D), as in `search`.
-        query_labels: (Q,) integers.
-        gallery: (G, D), or None to search the queries among themselves.
-        gallery_labels: (G,) integers, or None without a gallery.
+        query: (Q, D), with integer labels (Q,).
+        gallery: (G, D), with integer labels (G,), or None to search the queries among themselves.
         ks: The K of Recall@K; a K beyond the gallery takes the whole gallery.
 
     Returns:
         {"recall@1": ..., "r_precision": ..., "map@r": ...}, each from 0 to 1, with one recall for each K.
 
     Raises:
-        TypeError, ValueError: An input has another type or shape or is not finite, or no query has a match.
+        ValueError: Inputs do not fit or are not finite, or no query has a match.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     query_labels = checks.labels(query_labels, len(query), "query_labels").to(query.device)

@@ -17,18 +17,13 @@ Shard = Tensor | np.ndarray
 
 
 def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
-    """Train an empty faiss index on a sample drawn evenly from a gallery.
+    """Make an empty faiss index, trained on vectors drawn evenly from a gallery: 64 a list, 16,384 or more.
 
     Args:
-        gallery: (G, D), or a list of shards (G_i, D), tensors or arrays such as memory maps.
+        gallery: (G, D), or a list of shards (G_i, D): see `retrieval.search`.
         index: A string for `faiss.index_factory`, such as "IVF4096,PQ32".
 
-    Returns:
-        The `faiss.Index`, trained on 64 vectors per list and at least 16,384, and without vectors.
-
     Raises:
-        ImportError: faiss is not installed.
-        TypeError, ValueError: `gallery` has another type or shape.
         RuntimeError: faiss refuses the string, or the gallery is too small for it.
     """
     faiss = _faiss()
@@ -47,7 +42,7 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
 
 
 def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = None) -> Any:
-    """Add all vectors of a gallery to a faiss index, for `retrieval.search`; 64 MB are read at a time.
+    """Return a faiss index of all vectors of a gallery, for `retrieval.search`; 64 MB are read at a time.
 
     `faiss.contrib.ondisk.merge_ondisk` makes one index, its lists on disk, of the stored indexes of several
     shards. Give these `first`: its shift_ids (faiss 1.15) numbers shards of different sizes wrongly.
@@ -57,12 +52,6 @@ def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = Non
         index: A string for `faiss.index_factory`, or a trained index, to which the vectors are added.
         first: Number of the first vector, for an IVF index of one shard of a larger gallery. None continues
             from the number of vectors in the index.
-
-    Returns:
-        The `faiss.Index`.
-
-    Raises:
-        ImportError, TypeError, ValueError, RuntimeError: As in `train`, or a value is not finite.
     """
     shards = checked(gallery)
     made = train(shards, index) if isinstance(index, str) else index
@@ -83,19 +72,14 @@ def search(
     probes: int | None,
     candidates: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Find neighbours through an index; `retrieval.search` checks and documents the arguments.
-
-    alone: Whether the queries are the gallery, so that each is left out of its own result.
-    """
+    """Find neighbours through an index, as `retrieval.search` does; `alone`: the queries are the gallery."""
     faiss = _faiss()
     if isinstance(index, str):
         index = build(shards, index)
     count = sum(map(len, shards))
     if (index.ntotal, index.d, index.metric_type) != (count, query.shape[1], faiss.METRIC_L2):
-        raise ValueError(
-            f"the index has {index.ntotal} vectors of {index.d} dimensions and the gallery {count} of "
-            f"{query.shape[1]}: rebuild the index from this gallery, for Euclidean distances"
-        )
+        both = f"{index.ntotal} vectors of {index.d} dimensions and the gallery {count} of {query.shape[1]}"
+        raise ValueError(f"the index has {both}: rebuild it from this gallery, for Euclidean distances")
     ivf = faiss.try_extract_index_ivf(index)
     before = ivf and ivf.nprobe
     reach = min(candidates or max(10 * k, 100), count - alone) + alone
@@ -109,8 +93,7 @@ def search(
             if (last := int(found.max())) >= count:
                 raise ValueError(f"the index numbers a vector {last} of {count}: number them from 0")
             sq = squares(x, torch.arange(len(x)), shards, found.clamp(min=0))
-            # Equal distances in order of index.
-            sq, order = sq.masked_fill(found < 0, torch.inf).sort(dim=1, stable=True)
+            sq, order = sq.masked_fill(found < 0, torch.inf).sort(dim=1, stable=True)  # equal ones by index
             results.append((sq[:, :k].sqrt(), found.gather(1, order[:, :k])))
     finally:
         if ivf:
@@ -131,10 +114,8 @@ def _candidates(query: Tensor, k: int, reach: int, index: Any, ivf: Any, own: Te
         if not len(lacking):
             return found
         if not ivf or ivf.nprobe >= ivf.nlist:
-            raise ValueError(
-                f"the index finds fewer than {k} neighbours for {len(lacking)} of {len(query)} queries: "
-                "raise candidates, lower k, or let the index search further (for HNSW: efSearch)"
-            )
+            few = f"fewer than {k} neighbours for {len(lacking)} of {len(query)} queries"
+            raise ValueError(f"the index finds {few}: raise candidates or (for HNSW) efSearch, or lower k")
         ivf.nprobe *= 2
 
 
@@ -153,10 +134,7 @@ def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[
 
 
 def pieces(shards: list[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index of the first vector, vectors (N, D) with the dtype and device of `like`), in order.
-
-    A lone tensor is yielded whole, other shards 64 MB at a time.
-    """
+    """Yield (first index, vectors (N, D) like `like`): a lone tensor whole, other shards 64 MB at a time."""
     first = 0
     for i, shard in enumerate(shards):
         lone = len(shards) == 1 and isinstance(shard, Tensor)

@@ -1,13 +1,13 @@
-"""What the backends "tiled" and "triton" share: the autograd function, the points, the statistics.
+"""What the backends "tiled" and "triton" share: the gradient by hand, the points, the statistics.
 
-Both compute the gradient by hand. With r_ij = z_ij - s(i, j) and P the number of pairs,
+With r_ij = z_ij - s(i, j) and P the number of pairs,
 
     dL/de_i = 1/(std P) sum over the pairs of i of c sign(r_ij) (e_i - e_j) / d_ij,
     dL/ds   = -1/P sum over the pairs of s of sign(r_ij),
 
-where c is 2 within the batch, whose pairs count in both directions, and 1 for a pair with the bank. The
-loss is a scalar, so a backend computes the gradient, (N, D) and (S,) numbers, together with the loss, and
-the backward pass only scales it: nothing of size N x N outlives the forward pass.
+where c is 2 within the batch, whose pairs count in both directions, and 1 for a pair with the bank. A backend
+computes the gradient together with the loss, a scalar, and the backward pass only scales it: nothing of size
+N x N outlives the forward pass.
 """
 
 from collections.abc import Callable, Iterable

@@ -54,19 +54,16 @@ def mdr_loss(
     """Return the MDR loss for given statistics, the mean over all pairs of ``|z_ij - nearest level|``.
 
     The pairs are (i, j) of the batch, i != j, in both directions, and each embedding of the batch with each
-    of the bank, once: N(N-1) + N M. On one machine the same input gives the same bits.
+    of the bank, once: N(N-1) + N M. On one machine the same input gives the same bits. The loss is
+    differentiable in x and levels. On a GPU, NaN or infinite values make it NaN; elsewhere they are refused.
 
     Args:
         x: Embeddings (N, D), N >= 2; half precision is computed in float32.
-        levels: (S,), in standard deviations from the mean. The loss is differentiable in x and levels.
-        mean: Mean of the distances, a constant to the gradient.
-        std: Their standard deviation, >= 0, a constant too. It is raised to at least 1e-4 of the mean.
+        levels: (S,), in standard deviations from the mean.
+        mean, std: Of the distances; std, >= 0, is raised to at least 1e-4 of the mean.
         backend: "eager": the paper's equations and autograd. "tiled" and "triton": the gradient by hand, in
             plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
-        bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps; constants too.
-
-    Raises:
-        TypeError, ValueError: As `pairwise_distances`; on a GPU, NaN or infinite values make the loss NaN.
+        bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps.
     """
     x = checks.embeddings(x, wait=False)
     levels = checks.level_values(levels).to(x)
@@ -117,7 +114,7 @@ class MDR(nn.Module):
         """Return the `mdr_loss` of a batch; in training mode, update the running statistics first.
 
         The statistics are over the pairs of the loss. The bank must not hold x yet, or each embedding would
-        be paired with itself. In evaluation mode a RuntimeError is raised before any batch in training mode.
+        be paired with itself. Evaluation mode needs a batch in training mode before it.
         """
         x = checks.embeddings(x, wait=False)
         backend = _backend(self.backend, x)

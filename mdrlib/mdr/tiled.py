@@ -3,8 +3,8 @@
 With W_ij = sign(r_ij) / d_ij, W_ii = 0, the sum over the pairs of i in `analytic` is (W 1)_i e_i - (W E)_i: a
 matrix product. Tiles below the diagonal mirror those above and are not computed. Multiply-adds: N^2 D / 2
 for the statistics, 3 N^2 D / 2 for loss and gradient (for a bank N M D and 2 N M D); memory O(N D + TILE^2).
-The order of all sums is fixed, so two calls give the same bits. Distances that do not fit KEPT are computed
-again in the second pass. Masks are floats: comparisons into bool and `where` cost five times an addition.
+The order of all sums is fixed. Distances that do not fit KEPT are computed again in the second pass. Masks
+are floats: comparisons into bool and `where` cost five times an addition.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,6 @@ class _Tile(NamedTuple):
     right: Points  # the batch again, or the bank
     d: Tensor  # (R, C) distances, 0 on the diagonal of the batch's matrix
     near: tuple[Tensor, Tensor]  # row and column within the tile of each nearly coincident pair
-
     diagonal: bool  # on the diagonal of the batch's matrix
     mirrored: bool  # stands for its mirror image below the diagonal too
 

@@ -3,10 +3,8 @@
 A strip holds the products a_r b_c of R points of the batch (left) with C points (right), row by row. A
 program reads a tile of it once and computes everything for its pairs: distance, nearest level, loss, weight.
 It writes each sum to its own slot, for torch.sum to add: no atomics, the same bits every time. Offsets into
-the strip and the points are 64-bit: at N = 65,536 they exceed 2^31.
-
-Where rounding spoils a distance (see distances.CANCELLATION) the tile computes it again from the points, in
-a loop over D; tiles without such a pair skip the loop.
+the strip and the points are 64-bit: at N = 65,536 they exceed 2^31. Where rounding spoils a distance (see
+distances.CANCELLATION) the tile computes it again from the points.
 """
 
 import triton

@@ -19,11 +19,8 @@ class Backbone(nn.Module):
 
     Args:
         network: Takes (scale * images - mean) / std, with the channels in the order B, G, R if `bgr`.
-        features: Width of the features.
         heads: Names of the classifiers that a published file of the network has and `network` has not.
         mean, std: One number per channel, in the order that the network takes.
-        scale: 1, or 255 for a network trained on bytes.
-        bgr: Whether the network takes B, G, R.
     """
 
     def __init__(
@@ -55,10 +52,7 @@ class Backbone(nn.Module):
 
 
 def build_backbone(name: str, pretrained: bool = False, pooling: str = "average") -> Backbone:
-    """Build "bn_inception", "timm:<name>" or a classification model of torchvision.
-
-    `embedder.build_embedder` documents arguments and errors.
-    """
+    """Build a backbone by its name: see `mdrlib.models.build_embedder`."""
     if pooling not in POOLING:
         raise ValueError(f"pooling must be one of {POOLING}, got {pooling!r}")
     if name == "bn_inception":
@@ -84,10 +78,8 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
     except ImportError as error:
         raise ImportError(f'backbone {name!r} needs torchvision: pip install "mdrlib[vision]"') from error
     if name not in models.list_models(module=models):
-        raise ValueError(
-            'backbone must be "small", "tiny", "bn_inception", "timm:<name>" or a classification model of '
-            f"torchvision, got {name!r}"
-        )
+        known = '"small", "tiny", "bn_inception", "timm:<name>" or a classification model of torchvision'
+        raise ValueError(f"backbone must be {known}, got {name!r}")
     weights = models.get_model_weights(name).DEFAULT
     options = {}
     if name in ("googlenet", "inception_v3"):  # with or without weights, transform the input as these expect

@@ -21,10 +21,7 @@ BLOCKS = {
 
 
 class AverageMaxPool(nn.Module):
-    """Maps (N, C, H, W) -> (N, C, 1, 1): mean plus maximum of each channel.
-
-    Source: the code of Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020.
-    """
+    """(N, C, H, W) -> (N, C, 1, 1), mean plus maximum: the code of Proxy Anchor (Kim et al., CVPR 2020)."""
 
     def forward(self, maps: Tensor) -> Tensor:
         # amax instead of max pooling: its gradient has a fixed order of summation on a GPU too.
@@ -37,9 +34,6 @@ class BNInception(nn.Module):
     Takes images (N, 3, H, W) in the order B, G, R, from 0 to 255 minus the mean colour; H and W are multiples
     of 32, or other sides that halve five times. Returns features (N, 1024). Keys and shapes of the state_dict
     are those of the published file bn_inception-52deb4733.pth without its classifier.
-
-    Args:
-        pooling: One of POOLING, over the positions of the last maps.
     """
 
     features = 1024

@@ -20,12 +20,9 @@ class Embedder(nn.Module):
 
     Args:
         backbone: Images -> features (N, features).
-        features: Width of the features.
-        dim: Length of the embedding.
         normalize: "none" leaves the output of the linear layer. "l2" projects it on the unit sphere.
-            "mean-distance" divides it, in training mode, by the batch's mean distance, so that a margin keeps
-            its meaning while distances may grow; in eval mode, where scale changes no ranking, it stays raw
-            (Kim & Park, section 3.1, "Learning without L2 Norm").
+            "mean-distance" applies `normalize_by_mean_distance` in training mode; in eval mode, where scale
+            changes no ranking, the output stays raw.
         freeze_batch_norm: Keep batch-norm layers in eval mode, for fine-tuning on small batches.
     """
 
@@ -79,13 +76,11 @@ def build_embedder(
         dim, normalize, freeze_batch_norm: See `Embedder`.
         pretrained: Start from ImageNet weights, downloaded by torchvision or timm if needed; those of
             BN-Inception must lie in torch hub's folder.
-        weights: A file to start from instead, in one of the forms that `mdrlib.models.weights` reads.
+        weights: A file to start from instead; `mdrlib.models.weights.load_embedder` names its forms.
         pooling: "average" keeps the network's own; "average+max" adds global average and maximum pooling.
 
     Raises:
-        ValueError: A name is unknown, the network has no such pooling or no pretrained weights, or a file
-            does not fit. timm has errors of its own.
-        ImportError: A library is missing; the message names the extra to install.
+        ValueError: A name is unknown, the network lacks such pooling or weights, or a file does not fit.
         OSError: Weights are neither here nor downloadable.
     """
     if backbone in SMALL:

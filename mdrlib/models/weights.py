@@ -17,12 +17,7 @@ def load_embedder(model: nn.Module, path: Path) -> None:
     with keys base.model.* and linear.*; a published file of the backbone's network, which leaves `linear`
     unchanged. A classifier in it is ignored.
 
-    Args:
-        model: The embedder, filled in place.
-        path: The file.
-
     Raises:
-        OSError: The file cannot be read.
         ValueError: The file is damaged or does not fit; the message names the first tensor that differs.
     """
     wanted = model.state_dict()
