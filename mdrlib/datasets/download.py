@@ -52,7 +52,7 @@ def prepare(name: str, root: str | Path | None = None) -> bool:
     print(f"{name}: {kind} ({words}) in {folder}")
     if kind in ("complete", "miniature"):
         return True
-    print(f"Fetch {BENCHMARKS[name].title}, see data/README.md; then run `mdrlib data {name}` again. Put here:")
+    print(f"Put the files of {BENCHMARKS[name].title} here, see data/README.md; repeat `mdrlib data {name}`:")
     for archive in BENCHMARKS[name].archives:
         print(f"  {folder / archive.name} (md5 {archive.checksum or 'not published'})")
     return False
