@@ -15,11 +15,10 @@ def load(name: str, split: str, root: str | Path | None = None) -> ImageSet | Im
     """Load one split of a data set. No class of "train" is in another split.
 
     Args:
-        name: In memory: "glyphs" (generated characters), "digits" (scans that come with scikit-learn) or
-            "omniglot" (real drawings, downloaded if missing). On disk: "cub", "cars", "sop" or "inshop",
-            photographs that `python -m mdrlib data NAME` brings to their place.
+        name: In memory: "glyphs" (generated), "digits" (from scikit-learn) or "omniglot" (downloaded if
+            missing). On disk: "cub", "cars", "sop" or "inshop", see `python -m mdrlib data`.
         split: "train" or "test"; of "inshop" "train", "query" or "gallery".
-        root: The folder of data sets, see `mdrlib.datasets.download.data_root`.
+        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/.
 
     Raises:
         ValueError: The name or split is unknown, or the data are damaged or incomplete.

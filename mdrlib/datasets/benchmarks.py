@@ -15,12 +15,11 @@ import torch
 
 from mdrlib.datasets.images import ImageFiles, optional
 
-# A set with fewer images than this share of the published one is a miniature, made to try things out.
-# Anything between the two has lost images, and is refused.
-MINIATURE = 0.1
+MINIATURE = 0.1  # a smaller share of a published set is a miniature, a larger one has lost images
 # A path that stays in the folder and ends like an image, so was not cut short; and the folder it starts with.
 IMAGE = r"(?!/|\S*\.\./)([^\s\\\0/]+)/[^\s\\\0]+\.(?i:jpe?g|png)"
 PARTITION = "list_eval_partition.txt"
+CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 
 
 class Row(NamedTuple):
@@ -41,27 +40,21 @@ class Archive:
     name: str
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
     url: str | None = None  #: None if it has to be fetched by hand
-    packed: bool = False  #: whether it has to be unpacked
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published set of photographs.
-
-    `read` is called with its folder and returns the folder of images and the rows of each split. It raises
-    FileNotFoundError without the annotation and ValueError, naming file and line, for a wrong one.
-    """
+    """A published set of photographs."""
 
     title: str
     folder: str  #: its name below the data root
-    page: str
     sizes: dict[str, tuple[int, int]]  #: of each split, the numbers of images and classes
     archives: tuple[Archive, ...]
-    read: Callable[[Path], tuple[Path, Rows]]
+    read: Callable[[Path], tuple[Path, Rows]]  #: from the folder, that of the images and the rows
 
 
 def load_files(name: str, split: str, root: Path) -> ImageFiles:
-    """Read, check and return one split of a benchmark. A miniature is announced on stderr."""
+    """Return one split of a benchmark, checked. A miniature is announced on stderr."""
     benchmark = BENCHMARKS[name]
     folder = root / benchmark.folder
     try:
@@ -86,8 +79,8 @@ def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
         if shared:
             raise ValueError(f"{folder}: class {shared[0]} must not be in both train and {split}")
     sizes = {split: (len(found), len({row.number for row in found})) for split, found in rows.items()}
-    real = sum(images for images, _ in benchmark.sizes.values())
-    if sizes != benchmark.sizes and sum(map(len, rows.values())) >= MINIATURE * real:
+    images, published = (sum(n for n, _ in each.values()) for each in (sizes, benchmark.sizes))
+    if sizes != benchmark.sizes and images >= MINIATURE * published:
         found = f"{sizes} images and classes, expected {benchmark.sizes}"
         raise ValueError(f"{folder} has {found}: get the annotation again")
     return sizes == benchmark.sizes
@@ -110,10 +103,7 @@ def read_cub(folder: Path) -> tuple[Path, Rows]:
 
 
 def read_cars(folder: Path) -> tuple[Path, Rows]:
-    """Read cars_annos.mat, or else names.csv and anno_{train,test}.csv: classes 1-98 are for training.
-
-    The test flag and the folders train and test of the second layout are for classification and not used.
-    """
+    """Read cars_annos.mat, or else names.csv and anno_{train,test}.csv: classes 1-98 are for training."""
     mat = folder / "cars_annos.mat"
     names, *tables = (folder / name for name in ("names.csv", "anno_train.csv", "anno_test.csv"))
     if mat.is_file() or not names.is_file():
@@ -122,7 +112,7 @@ def read_cars(folder: Path) -> tuple[Path, Rows]:
     classes = [name.replace("/", "-") for _, (name,) in matches(names, (r"(.*\S)", "the name of a class"))]
     expected = "a file, four corners and a class 1-196 that names.csv has"
     wanted = (r"([^,\\/\0]+\.(?i:jpe?g|png)),\d+,\d+,\d+,\d+,(\d+)", expected)
-    rows = []
+    rows = []  # the folders train and test are of another task: both halves have all classes
     for path in tables:
         images = f"car_data/car_data/{path.stem.removeprefix('anno_')}"
         for line, (file, number) in matches(path, wanted):
@@ -162,13 +152,11 @@ def read_sop(folder: Path) -> tuple[Path, Rows]:
     """Read Ebay_train.txt and Ebay_test.txt. A class is named by its kind of goods and its number."""
     header = "image_id class_id super_class_id path"
     wanted = (rf"\d+ (\d+) \d+ ({IMAGE})", "three numbers and a path <kind>/<name>.JPG")
-    rows: Rows = {}
-    for split in ("train", "test"):
-        _, *found = matches(folder / f"Ebay_{split}.txt", (header, f"the header {header}"), wanted)
-        rows[split] = [
-            Row(file, int(number), f"{kind.removesuffix('_final')}/{number}")
-            for _, (number, file, kind) in found
-        ]
+    rows: Rows = {"train": [], "test": []}
+    for split, found in rows.items():
+        _, *lines = matches(folder / f"Ebay_{split}.txt", (header, f"the header {header}"), wanted)
+        for _, (number, file, kind) in lines:
+            found.append(Row(file, int(number), f"{kind.removesuffix('_final')}/{number}"))
     return folder, rows
 
 
@@ -179,12 +167,9 @@ def read_inshop(folder: Path) -> tuple[Path, Rows]:
         path = folder / PARTITION
     header = "image_name item_id evaluation_status"
     expected = "a path img/<...>.jpg, an item id_<number> and train, query or gallery"
-    (_, (count,)), _, *found = matches(
-        path,
-        (r"(\d+)", "the number of images"),
-        (header, f"the header {header}"),
-        (rf"({IMAGE}) (id_(\d+)) (train|query|gallery)", expected),
-    )
+    wanted = (rf"({IMAGE}) (id_(\d+)) (train|query|gallery)", expected)
+    first = (r"(\d+)", "the number of images")
+    (_, (count,)), _, *found = matches(path, first, (header, f"the header {header}"), wanted)
     if int(count) != len(found):
         refuse(path, 1, f"{len(found)}, the number of rows below", count)
     rows: Rows = {"train": [], "query": [], "gallery": []}
@@ -194,25 +179,23 @@ def read_inshop(folder: Path) -> tuple[Path, Rows]:
 
 
 def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
-    """Return number and groups of each line of an annotation.
+    """Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
 
-    Line i has to match the i-th of `wanted`, all further lines the last: a pattern, where a space stands for
-    any white space, and what it is in words.
+    Each of these is a pattern, where a space stands for any white space, and what it is in words.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     lines += [""] * (len(wanted) - 1 - len(lines))
-    patterns = [(re.compile(pattern.replace(" ", r"\s+")), words) for pattern, words in wanted]
     found = []
     for number, text in enumerate(lines, 1):
-        pattern, words = patterns[min(number, len(patterns)) - 1]
-        match = pattern.fullmatch(text.strip())
+        pattern, words = wanted[min(number, len(wanted)) - 1]
+        match = re.fullmatch(pattern.replace(" ", r"\s+"), text.strip())
         if match is None:
             refuse(path, number, words, text)
         found.append((number, match.groups()))
     return found
 
 
-def refuse(path: Path, line: int, expected: str, found: object) -> NoReturn:
+def refuse(path: Path, line: int, expected: str, found: str) -> NoReturn:
     """Raise the ValueError of a wrong line."""
     raise ValueError(f"{path}, line {line}: expected {expected}, found {found!r}")
 
@@ -221,43 +204,32 @@ BENCHMARKS = {
     "cub": Benchmark(
         title="CUB-200-2011",
         folder="CUB_200_2011",
-        page="https://data.caltech.edu/records/65de6-vp158",
         sizes={"train": (5864, 100), "test": (5924, 100)},
-        archives=(
-            Archive(
-                "CUB_200_2011.tgz",
-                "97eceeb196236b17998738112f37df78",
-                "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-                packed=True,
-            ),
-        ),
+        archives=(Archive("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", CUB),),
         read=read_cub,
     ),
     "cars": Benchmark(
         title="Cars-196",
         folder="Cars196",
-        page="http://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         sizes={"train": (8054, 98), "test": (8131, 98)},
         archives=(
             Archive("cars_annos.mat", "b407c6086d669747186bd1d764ff9dbc"),
-            Archive("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14", packed=True),
+            Archive("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14"),
         ),
         read=read_cars,
     ),
     "sop": Benchmark(
         title="Stanford Online Products",
         folder="Stanford_Online_Products",
-        page="https://cvgl.stanford.edu/projects/lifted_struct/",
         sizes={"train": (59551, 11318), "test": (60502, 11316)},
-        archives=(Archive("Stanford_Online_Products.zip", "7f73d41a2f44250d4779881525aea32e", packed=True),),
+        archives=(Archive("Stanford_Online_Products.zip", "7f73d41a2f44250d4779881525aea32e"),),
         read=read_sop,
     ),
     "inshop": Benchmark(
         title="In-Shop Clothes Retrieval",
         folder="Inshop",
-        page="https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
         sizes={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
-        archives=(Archive(PARTITION), Archive("img.zip", packed=True)),
+        archives=(Archive(PARTITION), Archive("img.zip")),
         read=read_inshop,
     ),
 }

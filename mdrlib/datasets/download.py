@@ -37,27 +37,24 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def prepare(name: str, root: str | Path | None = None) -> bool:
-    """Bring a data set of NAMES to its place below the data root; return whether it is there.
+    """Download, check and unpack a set of NAMES; return whether it is complete or a miniature.
 
-    Downloads what has an address, checks and unpacks what was put there by hand, and prints what is left to
-    do. It keeps what exists and continues a broken download, so it may be called again at any time.
+    Keeps what exists, continues a broken download, and prints what has to be fetched by hand.
     """
     folder, kind, words = state(name, root)
     folder.mkdir(parents=True, exist_ok=True)
     if kind in ("absent", "incomplete"):
         for archive in OMNIGLOT.values() if name == "omniglot" else BENCHMARKS[name].archives:
             path = fetch(archive, folder)
-            if path and archive.packed:
+            if path and name in BENCHMARKS and path.suffix in (".tgz", ".zip"):
                 unpack(path, path.parent)
         _, kind, words = state(name, root)
     print(f"{name}: {kind} ({words}) in {folder}")
     if kind in ("complete", "miniature"):
         return True
-    benchmark = BENCHMARKS[name]
-    print(f"Fetch {benchmark.title} ({benchmark.page}) by hand, see data/README.md, and put its files here:")
-    for archive in benchmark.archives:
+    print(f"Put the files of {BENCHMARKS[name].title} here, see data/README.md; repeat `mdrlib data {name}`:")
+    for archive in BENCHMARKS[name].archives:
         print(f"  {folder / archive.name} (md5 {archive.checksum or 'not published'})")
-    print(f"Then run `python -m mdrlib data {name}` again: it checks and unpacks them.")
     return False
 
 
@@ -81,17 +78,16 @@ def state(name: str, root: str | Path | None = None) -> tuple[Path, str, str]:
                 verify(folder / archive.name, archive.checksum)
             return folder, "complete", f"{len(OMNIGLOT)} archives"
         base, rows = BENCHMARKS[name].read(folder)
-        whole = benchmarks.check(BENCHMARKS[name], base, rows)
+        kind = "complete" if benchmarks.check(BENCHMARKS[name], base, rows) else "miniature"
+        paths = [base / row.path for found in rows.values() for row in found]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise ValueError(f"{len(missing):,} of {len(paths):,} images are missing, such as {missing[0]}")
+        return folder, kind, f"{len(paths):,} images"
     except FileNotFoundError as error:
         return folder, "absent", f"{Path(error.filename).name} is missing"
     except (ValueError, OSError, ImportError) as error:
         return folder, "incomplete", str(error)
-    paths = [base / row.path for found in rows.values() for row in found]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        words = f"{len(missing):,} of {len(paths):,} images are missing, such as {missing[0]}"
-        return folder, "incomplete", words
-    return folder, "complete" if whole else "miniature", f"{len(paths):,} images"
 
 
 def fetch(archive: Archive, folder: Path) -> Path | None:
@@ -109,11 +105,7 @@ def fetch(archive: Archive, folder: Path) -> Path | None:
 def download(url: str, path: Path, checksum: str) -> None:
     """Download `url` to `path`, which appears only when it is whole and has the md5 or sha256 `checksum`.
 
-    What has arrived is kept in `path`.part, where the next call continues. Shows a progress bar unless
-    MDR_PROGRESS is set to something other than "bar".
-
-    Raises:
-        OSError: The file did not arrive, not all of it, or another one.
+    What has arrived is kept in `path`.part, where the next call continues. MDR_PROGRESS=off hides the bar.
     """
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -154,11 +146,8 @@ def verify(path: Path, checksum: str) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Put the entries of a tar or zip, or of the folder in it that is named as `folder`, into `folder`.
 
-    Everything is unpacked in a staging folder first. Then each entry replaces an older one, folders before
-    files: the annotation comes last.
-
-    Raises:
-        ValueError: It is damaged, or has links, devices or members that leave the folder. Nothing changes.
+    Each entry replaces an older one, folders before files: the annotation comes last. A damaged archive, or
+    one with links, devices or members that leave the folder, is a ValueError and changes nothing.
     """
     print(f"unpacking {archive}")
     staging = folder / ".extracting"

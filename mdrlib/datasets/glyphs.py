@@ -1,8 +1,7 @@
 """Generated handwriting with a true hierarchy, alphabet > character > writer, which needs no download.
 
 Each character is two to four pen strokes, cubic Bezier curves from a pool that all alphabets share, each with
-its own favourites and style. Writers have habits, and no two of their drawings are alike. In the helpers,
-curves (..., 4, 2) have a start, two control points and an end; 2 is x to the right and y down.
+its own favourites and style. In the helpers, curves are (..., 4, 2); 2 is x to the right and y down.
 """
 
 from typing import Any
@@ -35,45 +34,42 @@ DRAWING_PEN = 0.10
 SHORTENED = 0.15  # probability that a stroke loses up to
 SHORTENED_BY = 0.35  # of its length
 
-POOL = torch.tensor(
-    [
-        [(0.0, -1.0), (0.0, -0.3), (0.0, 0.3), (0.0, 1.0)],  # upright
-        [(-1.0, 0.0), (-0.3, 0.0), (0.3, 0.0), (1.0, 0.0)],  # level
-        [(0.7, -0.9), (0.3, -0.3), (-0.3, 0.3), (-0.7, 0.9)],  # falling to the left
-        [(-0.7, -0.9), (-0.3, -0.3), (0.3, 0.3), (0.7, 0.9)],  # falling to the right
-        [(0.7, -0.8), (-1.1, -1.1), (-1.1, 1.1), (0.7, 0.8)],  # c
-        [(-0.7, -0.8), (1.1, -1.1), (1.1, 1.1), (-0.7, 0.8)],  # mirrored c
-        [(-0.8, -0.8), (-0.8, 1.2), (0.8, 1.2), (0.8, -0.8)],  # u
-        [(-0.8, 0.8), (-0.8, -1.2), (0.8, -1.2), (0.8, 0.8)],  # n
-        [(0.7, -0.9), (-1.7, -0.9), (1.7, 0.9), (-0.7, 0.9)],  # s
-        [(-0.7, -0.9), (1.7, -0.9), (-1.7, 0.9), (0.7, 0.9)],  # mirrored s
-        [(-1.0, 0.2), (-0.3, -1.0), (0.3, 1.0), (1.0, -0.2)],  # wave
-        [(0.3, -1.0), (0.3, 0.8), (0.2, 1.2), (-0.8, 0.7)],  # j
-        [(-0.4, -1.0), (-0.5, 1.1), (0.2, 1.1), (0.8, 0.8)],  # l
-        [(0.0, -0.9), (1.9, 1.1), (-1.9, 1.1), (0.0, -0.9)],  # drop
-        [(0.0, 0.9), (-1.9, -1.1), (1.9, -1.1), (0.0, 0.9)],  # drop upside down
-        [(-0.6, 0.9), (1.8, -1.6), (-1.8, -1.6), (0.6, 0.9)],  # ribbon
-        [(0.9, -0.6), (-1.8, 1.6), (-1.8, -1.6), (0.9, 0.6)],  # alpha
-        [(-0.4, 0.0), (-0.1, 0.0), (0.1, 0.0), (0.4, 0.0)],  # dash
-        [(0.1, -0.4), (0.3, 0.0), (0.1, 0.3), (-0.2, 0.5)],  # comma
-        [(-0.8, 0.1), (-0.2, 1.1), (-0.3, 1.0), (0.8, -0.9)],  # check mark
-        [(-0.7, 0.9), (-0.9, -1.2), (-0.6, -1.0), (0.8, -0.9)],  # gamma
-        [(-0.9, 0.2), (-0.4, -0.5), (0.4, -0.5), (0.9, 0.2)],  # shallow arch
-        [(-0.9, -0.2), (-0.4, 0.5), (0.4, 0.5), (0.9, -0.2)],  # shallow bowl
-        [(-0.6, -0.4), (-0.3, -1.4), (1.3, -0.9), (0.1, 0.9)],  # question mark
-    ],
-    dtype=torch.float64,
-)
+CURVES = [
+    [(0.0, -1.0), (0.0, -0.3), (0.0, 0.3), (0.0, 1.0)],  # upright
+    [(-1.0, 0.0), (-0.3, 0.0), (0.3, 0.0), (1.0, 0.0)],  # level
+    [(0.7, -0.9), (0.3, -0.3), (-0.3, 0.3), (-0.7, 0.9)],  # falling to the left
+    [(-0.7, -0.9), (-0.3, -0.3), (0.3, 0.3), (0.7, 0.9)],  # falling to the right
+    [(0.7, -0.8), (-1.1, -1.1), (-1.1, 1.1), (0.7, 0.8)],  # c
+    [(-0.7, -0.8), (1.1, -1.1), (1.1, 1.1), (-0.7, 0.8)],  # mirrored c
+    [(-0.8, -0.8), (-0.8, 1.2), (0.8, 1.2), (0.8, -0.8)],  # u
+    [(-0.8, 0.8), (-0.8, -1.2), (0.8, -1.2), (0.8, 0.8)],  # n
+    [(0.7, -0.9), (-1.7, -0.9), (1.7, 0.9), (-0.7, 0.9)],  # s
+    [(-0.7, -0.9), (1.7, -0.9), (-1.7, 0.9), (0.7, 0.9)],  # mirrored s
+    [(-1.0, 0.2), (-0.3, -1.0), (0.3, 1.0), (1.0, -0.2)],  # wave
+    [(0.3, -1.0), (0.3, 0.8), (0.2, 1.2), (-0.8, 0.7)],  # j
+    [(-0.4, -1.0), (-0.5, 1.1), (0.2, 1.1), (0.8, 0.8)],  # l
+    [(0.0, -0.9), (1.9, 1.1), (-1.9, 1.1), (0.0, -0.9)],  # drop
+    [(0.0, 0.9), (-1.9, -1.1), (1.9, -1.1), (0.0, 0.9)],  # drop upside down
+    [(-0.6, 0.9), (1.8, -1.6), (-1.8, -1.6), (0.6, 0.9)],  # ribbon
+    [(0.9, -0.6), (-1.8, 1.6), (-1.8, -1.6), (0.9, 0.6)],  # alpha
+    [(-0.4, 0.0), (-0.1, 0.0), (0.1, 0.0), (0.4, 0.0)],  # dash
+    [(0.1, -0.4), (0.3, 0.0), (0.1, 0.3), (-0.2, 0.5)],  # comma
+    [(-0.8, 0.1), (-0.2, 1.1), (-0.3, 1.0), (0.8, -0.9)],  # check mark
+    [(-0.7, 0.9), (-0.9, -1.2), (-0.6, -1.0), (0.8, -0.9)],  # gamma
+    [(-0.9, 0.2), (-0.4, -0.5), (0.4, -0.5), (0.9, 0.2)],  # shallow arch
+    [(-0.9, -0.2), (-0.4, 0.5), (0.4, 0.5), (0.9, -0.2)],  # shallow bowl
+    [(-0.6, -0.4), (-0.3, -1.4), (1.3, -0.9), (0.1, 0.9)],  # question mark
+]
+POOL = torch.tensor(CURVES, dtype=torch.float64)
 STEPS = 64  # points on a stroke
 UNIT = 64  # to a pixel
 REACH = 2  # pixels, more than any pen's radius
 
 
 def generate(split: str) -> dict[str, Any]:
-    """Draw the characters of "train" or "test" as arguments of `ImageSet`, the same on every call.
+    """Draw a split as arguments of `ImageSet`: (2400, 1, 32, 32), strokes bright on black.
 
-    The splits have different alphabets, of the same pool of curves and by the same writers. Images are
-    (2400, 1, 32, 32), strokes bright on black.
+    "train" and "test" have different alphabets, of the same pool of curves and by the same writers.
     """
     first = {"train": 0, "test": ALPHABETS}[split]
     curves, kind, present = _characters(_Random(1 + first))
@@ -175,10 +171,9 @@ def _characters(random: _Random) -> tuple[Tensor, Tensor, Tensor]:
         before = _evaluate(curves[:, :, s - 1], there[:, :, s])
         meets = torch.where(joined[:, :, s, None], before, anywhere[:, :, s, None])
         curves[:, :, s] += meets - _evaluate(curves[:, :, s], here[:, :, s])
-    curves, kind, present = ((x.flatten(0, 1)) for x in (curves @ style[:, None, None], kind, present))
-    low, high = _box(_evaluate(curves, torch.linspace(0, 1, 9, dtype=torch.float64)), present)
-    half = (high - low).amax(1) / 2
-    return (curves - ((low + high) / 2)[:, None, None]) / half[:, None, None, None], kind, present
+    curves, kind, present = (x.flatten(0, 1) for x in (curves @ style[:, None, None], kind, present))
+    middle, half = _box(_evaluate(curves, torch.linspace(0, 1, 9, dtype=torch.float64)), present)
+    return (curves - middle) / half, kind, present
 
 
 def _drawings(curves: Tensor, kind: Tensor, habits: _Random, random: _Random) -> Tensor:
@@ -202,31 +197,26 @@ def _drawings(curves: Tensor, kind: Tensor, habits: _Random, random: _Random) ->
 
 def _place(strokes: Tensor, present: Tensor, random: _Random) -> Tensor:
     """Return points (N, P, 2) in pixels of the strokes (N, S, STEPS, 2), anywhere inside a margin."""
-    low, high = _box(strokes, present)
-    half = (high - low).amax(1) / 2
-    wanted = (0.36 * SIZE * torch.exp(random.normal(DRAWING_SCALE, len(strokes)))).clamp(max=SIZE / 2 - 3)
+    middle, half = _box(strokes, present)
+    scale = torch.exp(random.normal(DRAWING_SCALE, len(strokes), 1, 1, 1))
+    wanted = (0.36 * SIZE * scale).clamp(max=SIZE / 2 - 3)
     room = (SIZE / 2 - 3 - wanted).clamp(max=2)
-    middle = SIZE / 2 + random.uniform(-1, 1, len(strokes), 2) * room[:, None]
-    points = (strokes - ((low + high) / 2)[:, None, None]) * (wanted / half)[:, None, None, None]
-    points = points + middle[:, None, None]
-    # An absent stroke is drawn over the first.
-    return torch.where(present[:, :, None, None], points, points[:, :1]).flatten(1, 2)
+    points = (strokes - middle) * (wanted / half)
+    points = points + (SIZE / 2 + random.uniform(-1, 1, len(strokes), 1, 1, 2) * room)
+    return torch.where(present[:, :, None, None], points, points[:, :1]).flatten(1, 2)  # absent: the first
 
 
 def _box(points: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the corners (N, 2) of the box around points (N, S, T, 2) of the strokes present (N, S)."""
-    absent = ~present[:, :, None, None]
-    low = points.masked_fill(absent, torch.inf).amin((1, 2))
-    return low, points.masked_fill(absent, -torch.inf).amax((1, 2))
+    """Return middle and half the longer side of the box round points (N, S, T, 2) of strokes present."""
+    points = torch.where(present[:, :, None, None], points, points[:, :1])
+    low, high = points.amin((1, 2), keepdim=True), points.amax((1, 2), keepdim=True)
+    return (low + high) / 2, (high - low).amax(3, keepdim=True) / 2
 
 
 def _render(points: Tensor, pen: Tensor) -> Tensor:
-    """Return images (N, 1, SIZE, SIZE) uint8 of pens of radius (N,) that were at points (N, P, 2), in pixels.
-
-    A pixel is bright where its centre is within the radius of a point, with an edge one pixel wide. With
-    points rounded to 1/UNIT pixel all squared distances are integers below 2^24, which float32 holds exactly:
-    neither the machine nor the number of threads changes an image.
-    """
+    """Return images (N, 1, SIZE, SIZE) uint8 of pens of radius (N,) at points (N, P, 2), in pixels."""
+    # With points rounded to 1/UNIT pixel all squared distances are integers below 2^24, which float32 holds
+    # exactly: neither the machine nor the number of threads changes an image.
     near = torch.arange(-REACH, REACH + 1)  # rows and columns around a point's own that it can reach
     width = SIZE + 2 * REACH  # a border for what reaches beyond the image
     images = []

@@ -31,7 +31,6 @@ def optional(module: str, extra: str) -> Any:
 
 class _Split(Dataset):
     def _check(self, count: int, content: bytes) -> None:
-        """Check the labels of `count` images; set the fingerprint of `content` and labels."""
         labels, classes = self.labels, torch.arange(len(self.classes))
         if labels.shape != (count,) or labels.dtype != torch.int64 or not labels.unique().equal(classes):
             wanted = f"int64 ({count},) and use each of 0..{len(classes) - 1}"
@@ -48,10 +47,7 @@ class _Split(Dataset):
 
 @dataclass(eq=False, repr=False)
 class ImageSet(_Split):
-    """One split of a data set that fits in memory.
-
-    Item i is (image, label): float32 (C, H, W) in [0, 1].
-    """
+    """One split of a data set in memory. Item i is an image, float32 (C, H, W) in [0, 1], and its label."""
 
     name: str
     split: str
@@ -72,10 +68,7 @@ class ImageSet(_Split):
 
 @dataclass(eq=False, repr=False)
 class ImageFiles(_Split):
-    """One split of a data set of photographs, each opened when it is indexed.
-
-    Item i is (image, label): float32 (3, H, W) in [0, 1].
-    """
+    """One split of a data set of photographs on disk. Items are as those of `ImageSet`."""
 
     name: str
     split: str
@@ -96,10 +89,7 @@ class ImageFiles(_Split):
 
 
 def open_image(path: Path) -> Any:
-    """Read the image at `path` as an RGB image of pillow, ignoring transparency and orientation.
-
-    A missing or damaged image is an OSError with its path.
-    """
+    """Return an RGB image of pillow, without transparency and orientation; a damaged one is an OSError."""
     pillow = optional("PIL.Image", "data")
     try:
         with pillow.open(path) as image:
@@ -111,9 +101,8 @@ def open_image(path: Path) -> Any:
 class ResizedImages:
     """The photographs of `files` stretched to `edge` x `edge` pixels, kept on disk if `cache` is true.
 
-    The filter is Lanczos, as in utils/common.py of github.com/kakaoenterprise/AAAI2021_MDR. An image is kept
-    as its pixels (edge, edge, 3) uint8, in a file named by its index and the time and size of its source: a
-    replaced image is decoded again, and so is one whose file was written in part.
+    The filter is Lanczos, as in utils/common.py of github.com/kakaoenterprise/AAAI2021_MDR. A file of pixels
+    (edge, edge, 3) uint8 is named by index, time and size of its source: a replaced one is decoded again.
     """
 
     def __init__(self, files: ImageFiles, edge: int, cache: bool) -> None:
@@ -136,22 +125,16 @@ class ResizedImages:
         return image
 
 
-def row_bytes(edge: int) -> int:
-    """Return the bytes that one image takes in the cache, at `edge` x `edge` pixels."""
-    return 3 * edge * edge
-
-
 def cache_folder(files: ImageFiles, edge: int) -> Path | None:
-    """Return the folder that keeps the resized images of a split; None, with a message, if it cannot.
+    """Return the folder that keeps the resized images of a split; None, with a message, if they do not fit.
 
-    It lies in $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib and may be deleted at any time. It grows with the
-    images that are used; it is not made unless all of them fit.
+    It lies in $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib and may be deleted at any time.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG Base Directory Specification says to ignore relative paths.
     root = (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "mdrlib"
     folder = root / f"{files.name}-{files.split}-{files.fingerprint}-{edge}-v{VERSION}"
-    size = len(files) * row_bytes(edge)
+    size = len(files) * 3 * edge * edge
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not folder.exists():

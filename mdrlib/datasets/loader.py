@@ -36,8 +36,7 @@ def in_memory(
     Args:
         images: (N, C, H, W) uint8, on the device of training.
         labels: (N,) int64, on the CPU, where the miners need them.
-        sampler: Draws the batches, for this rank.
-        generator: Of `random_affine`, which changes the images if `augment` is true; on their device.
+        generator: Of `random_affine`, which changes the images if `augment` is true.
 
     Yields:
         Images (B / world_size, C, H, W) float32 in [0, 1] of this rank, labels (B,) of all ranks.
@@ -59,7 +58,6 @@ class Photographs:
     """Photographs on disk. Iterating gives batches (b, 3, size, size) uint8 of the middle of each, in order.
 
     Worker processes are started, not forked, so a script has to iterate below `if __name__ == "__main__":`.
-    They end when the iterator is closed or dropped.
     """
 
     files: ImageFiles
@@ -78,8 +76,7 @@ class Photographs:
 
     def __iter__(self) -> Iterator[Tensor]:
         orders = [(0, 0, part.tolist()) for part in self.indices.split(self.batch_size)]
-        for images, _ in self._read(orders, None):
-            yield images
+        return (images for images, _ in self._read(orders, None))
 
     def training(
         self,
@@ -90,26 +87,15 @@ class Photographs:
         spent: list[float] | None = None,
         start: int = 0,
     ) -> Batches:
-        """Iterate over the batches of training from number `start` on.
+        """Iterate over batches as `in_memory` does; the sampler draws positions in `indices`.
 
-        Each image is cropped to a random part of SCALE and RATIO, which becomes size x size, and mirrored
-        half the time: the authors' recipe, by torchvision's transforms. The changes of image j of batch t
-        depend on (seed, t, j) alone, j counted over all ranks.
-
-        Args:
-            labels: (N,) int64, on the CPU.
-            sampler: Draws positions in `indices`, for this rank.
-            seed: Of the changes, 0 or more.
-            augment: False takes the middle of each image.
-            spent: Receives the seconds that a process spent on each batch.
-
-        Yields:
-            Images (B / world_size, 3, size, size) float32 in [0, 1] of this rank, labels (B,) of all ranks.
+        With `augment` each image is cropped to a random part of SCALE and RATIO, which becomes size x size,
+        and mirrored half the time: the authors' recipe. The changes of image j of batch t depend on
+        (seed, t, j) alone, j counted over all ranks. `spent` receives the seconds that each batch took.
         """
         first = sampler.rank * sampler.batch_size // sampler.world_size
         orders = ((t, first, self.indices[sampler.batch(t)].tolist()) for t in range(start, len(sampler)))
-        read = self._read(orders, seed if augment else None)
-        for t, (images, seconds) in enumerate(read, start):
+        for t, (images, seconds) in enumerate(self._read(orders, seed if augment else None), start):
             if spent is not None:
                 spent.append(seconds)
             yield to_float(images.to(self.device, non_blocking=True)), labels[sampler.whole(t)]
@@ -149,8 +135,7 @@ class _Batches:
         self.images = ResizedImages(files, round(size * STRETCHED / SEEN), cache)
         self.size, self.seed = size, seed
         v2 = optional("torchvision.transforms.v2", "vision")
-        lanczos = v2.InterpolationMode.LANCZOS
-        crop = v2.RandomResizedCrop(size, SCALE, RATIO, interpolation=lanczos)
+        crop = v2.RandomResizedCrop(size, SCALE, RATIO, interpolation=v2.InterpolationMode.LANCZOS)
         train = v2.Compose([crop, v2.RandomHorizontalFlip()])
         self.transform = v2.CenterCrop(size) if seed is None else train
 

@@ -20,10 +20,9 @@ DRAWING = re.compile(r"[^/]+/(([^/]+)/character\d+)/\d+_(\d+)\.png")
 def read(split: str, folder: Path) -> dict[str, Any]:
     """Return the drawings of a split as arguments of `ImageSet`: (N, 1, 32, 32), strokes bright on black.
 
-    train: 136 characters of Balinese, Early Aramaic, Greek, Korean and Latin, 2,720 drawings. test: 106 of
-    Katakana, Sanskrit and Tagalog, 2,120. Each was drawn by 20 people, `writers` 0..19 within an alphabet.
-    The archive is downloaded into `folder` unless it is there. Source: B. Lake, R. Salakhutdinov,
-    J. Tenenbaum, "Human-level concept learning through probabilistic program induction", Science 350, 2015.
+    train: 136 characters of five alphabets, 2,720 drawings. test: 106 of three, 2,120. `writers` are 0..19
+    within an alphabet. The archive is downloaded into `folder` unless it is there. Source: B. Lake et al.,
+    "Human-level concept learning through probabilistic program induction", Science 350, 2015.
     """
     pillow = optional("PIL.Image", "data")
     with zipfile.ZipFile(fetch(OMNIGLOT[split], folder)) as file:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ class PKBatchSampler:
 
     The classes of a batch are distinct, and so are the images of a class unless it has fewer than per_class:
     then they repeat. If batch_size is no multiple of per_class, one more class fills the batch, as in the
-    authors' 256 with 3 per class. Batch t depends on (labels, seed, t) alone. `position` is the number of
-    batches given, where iterating continues; it is 0 again after the end. Too few classes, or ranks that
+    authors' 256 with 3 per class. Batch t depends on (labels, seed, t) alone. Too few classes, or ranks that
     cannot share a batch in whole classes, are a ValueError.
     """
 
@@ -27,7 +26,6 @@ class PKBatchSampler:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    position: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         labels, share = torch.as_tensor(self.labels).cpu(), self.per_class * self.world_size
@@ -46,10 +44,7 @@ class PKBatchSampler:
         return self.iterations
 
     def __iter__(self) -> Iterator[list[int]]:
-        while self.position < self.iterations:
-            self.position += 1
-            yield self.batch(self.position - 1)
-        self.position = 0
+        return map(self.batch, range(self.iterations))
 
     def batch(self, t: int) -> list[int]:
         """Return this rank's share of batch t."""
@@ -63,16 +58,6 @@ class PKBatchSampler:
         # resize cuts a permutation that is too long and repeats one that is too short.
         chosen = [np.resize(random.permutation(self.members[c]), self.per_class) for c in classes]
         return np.concatenate(chosen)[: self.batch_size].tolist()
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position, and the seed that it belongs to."""
-        return {"position": self.position, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from `state`; raise ValueError if it has another seed."""
-        if state["seed"] != self.seed:
-            raise ValueError(f"the state has seed {state['seed']}, this sampler has {self.seed}")
-        self.position = state["position"]
 
 
 def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

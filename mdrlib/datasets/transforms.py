@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Return uint8 images in 0..255, of any shape, as float32 in [0, 1]; refuse another dtype."""
+    """Return uint8 images of any shape as float32 in [0, 1]."""
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, got {images.dtype}")
     return images.float() / 255
@@ -29,12 +29,10 @@ def random_affine(
     Args:
         images: (N, C, H, W) floating point.
         generator: On the device of the images or on the CPU.
-        degrees: Rotation, uniform in [-degrees, degrees].
+        degrees: Rotation, uniform in [-degrees, degrees], as is `shear`.
         translate: Share of the image's size, likewise, in both directions.
         scale: The lowest and highest factor, uniform on a logarithmic scale, for height and width apart.
-        shear: Degrees, drawn like rotation.
-        first: The number of the first image in the whole batch.
-        of: Images in the whole batch: a part of it changes as it does in the whole.
+        first: The number of the first image among `of` in the whole batch, in which each changes alike.
     """
     count = len(images) if of is None else of
     drawn = torch.rand(6, count, generator=generator, device=generator.device).to(images.device) * 2 - 1

@@ -393,7 +393,7 @@ def test_a_download_that_fails_is_one_line_on_stderr(real, tmp_path, monkeypatch
 def test_what_is_fetched_by_hand_is_told(real, tmp_path, capsys, name):
     call(name, code=1)
     said, benchmark = capsys.readouterr(), BENCHMARKS[name]
-    assert said.err == "" and benchmark.page in said.out and f"mdrlib data {name}" in said.out
+    assert said.err == "" and benchmark.title in said.out and f"mdrlib data {name}" in said.out
     for archive in benchmark.archives:
         path = tmp_path / benchmark.folder / archive.name
         assert f"{path} (md5 {archive.checksum or 'not published'})\n" in said.out

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mdrlib.datasets import ImageFiles, images, load
-from mdrlib.datasets.images import ResizedImages, cache_folder, open_image, row_bytes
+from mdrlib.datasets.images import ResizedImages, cache_folder, open_image
 
 EDGE = 16
 
@@ -156,7 +156,7 @@ def test_a_file_written_in_part_is_decoded_again_and_one_that_vanished_is_not_ne
     resized = ResizedImages(files, EDGE, cache=True)
     resized[1]
     (kept,) = cache_folder(files, EDGE).iterdir()
-    assert row_bytes(EDGE) == kept.stat().st_size == 768
+    assert kept.stat().st_size == 3 * EDGE * EDGE
     os.truncate(kept, left)
     for _ in range(2):
         np.testing.assert_array_equal(pixels(resized[1]), wanted(files.paths[1]))
@@ -190,7 +190,7 @@ def test_the_cache_folder_follows_the_environment(files, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_seen_before_it_is_full(files, monkeypatch, capsys):
-    free = images.RESERVE + 4 * row_bytes(EDGE) - 1
+    free = images.RESERVE + 4 * 3 * EDGE * EDGE - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
     assert cache_folder(files, EDGE) is None
     err = capsys.readouterr().err
