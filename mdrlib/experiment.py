@@ -38,16 +38,13 @@ def run(config: Config, out_dir: str | Path) -> Result:
     """Train and evaluate, or continue an interrupted run, or return the Result of a finished one.
 
     On a CPU an interrupted run ends with the same bits as an uninterrupted one. Processes started by torchrun
-    share each batch and end with the Result of one, within rounding; any number of them continues a run.
+    end with the Result of one, within rounding; any number of them continues a run.
 
     Args:
-        config: What to run. With mode "evaluate" nothing is trained.
         out_dir: Gets result.json, history.csv, checkpoint.pt (the weights that the result is of),
             distances.npz (histograms of normalized distances per evaluation) and embeddings.npz (of the test
             images: embeddings, labels, nearest neighbours; of a gallery: embeddings and labels).
-
-    Raises:
-        ValueError: If out_dir holds another experiment, naming the fields, or one on other data.
+            ValueError if it holds another experiment, naming the fields, or one on other data.
     """
     distributed.join()
     out_dir = Path(out_dir)
@@ -71,11 +68,10 @@ def run(config: Config, out_dir: str | Path) -> Result:
             for name, arrays in _arrays(trainer.model, splits, history).items():
                 write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
             row = history.rows[history.best]
-            selected_by = "validation" if config.validation else "test" if config.select_by_test else "last"
             result = Result(
                 config=stored,
                 metrics={k: v for k, v in row.items() if k.startswith(("recall", "r_", "map"))},
-                selected_by=selected_by,
+                selected_by="validation" if config.validation else "test" if config.select_by_test else "last",
                 seconds=round(trainer.seconds, 3),
                 environment=results.environment(device),
                 git=results.git(),
@@ -110,16 +106,12 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms if `wanted`, and restore its settings.
-
-    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory would
-    cost a sixth of a training step.
-    """
+    """Let torch use deterministic algorithms if `wanted`: on a CPU, index_put adds in no fixed order otherwise."""
     mode = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     if wanted:
         torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would cost a sixth of a training step
     try:
         yield
     finally:
@@ -129,15 +121,15 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any] | None]:
     """The Result of a finished run, or the checkpoint of an interrupted one, of the same config."""
-    result = state = None
+    result = state = there = None
     if (out_dir / "result.json").exists():
         result = results.load_run(out_dir)
+        there = result.config
     elif (out_dir / CHECKPOINT).exists():
         state = checkpoint.load(out_dir / CHECKPOINT)
-    else:
-        return None, None
-    there = Config.of(result.config if result else state.get("config", {}))
-    old, new = json.loads(there.identity()), json.loads(config.identity())
+        there = state.get("config", {})
+    new = json.loads(config.identity())
+    old = new if there is None else json.loads(Config.of(there).identity())
     differ = [f"{k}: {old[k]!r} there, {new[k]!r} now" for k in new if old[k] != new[k]]
     if differ:
         raise ValueError(f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder")
