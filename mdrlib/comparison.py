@@ -1,7 +1,6 @@
 """Groups of runs over seeds, differences paired by seed, their intervals, and `mdrlib results`.
 
-Intervals are Student's t, right for means of few, roughly normal values; a bootstrap of five seeds would be
-too narrow. Among twenty comparisons of equals, about one 95 % interval leaves 0 out by chance.
+Intervals are Student's t, right for means of few, roughly normal values, where a bootstrap is too narrow.
 """
 
 import argparse

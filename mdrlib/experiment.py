@@ -21,7 +21,7 @@ from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
-from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, measure
+from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
@@ -32,6 +32,7 @@ from mdrlib.trainer import Trainer, progress
 NEIGHBOURS = 10  # kept of each test image, for galleries
 SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
+State = dict[str, Any]  # of a run, as its checkpoint has it
 
 
 def run(config: Config, out_dir: str | Path) -> Result:
@@ -68,10 +69,11 @@ def run(config: Config, out_dir: str | Path) -> Result:
             for name, arrays in _arrays(trainer.model, splits, history).items():
                 write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
             row = history.rows[history.best]
+            by = "validation" if config.validation else "test" if config.select_by_test else "last"
             result = Result(
                 config=stored,
                 metrics={k: v for k, v in row.items() if k.startswith(("recall", "r_", "map"))},
-                selected_by="validation" if config.validation else "test" if config.select_by_test else "last",
+                selected_by=by,
                 seconds=round(trainer.seconds, 3),
                 environment=results.environment(device),
                 git=results.git(),
@@ -85,16 +87,13 @@ def run(config: Config, out_dir: str | Path) -> Result:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"; ValueError if it is not there.
-
-    In a distributed run each process gets the GPU of its local rank.
-    """
+    """The device "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"; ValueError if it is not there."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
     shared = device.type == "cuda" and distributed.world_size() > 1
-    if shared:
+    if shared:  # a GPU for each process
         device = torch.device("cuda", distributed.local_rank())
     if device.type == "cuda" and (device.index or 0) >= gpus:
         advice = "start one process per GPU" if shared else 'use "auto" or "cpu"'
@@ -106,7 +105,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms if `wanted`: on a CPU, index_put adds in no fixed order otherwise."""
+    """Let torch use deterministic algorithms if `wanted`: else a CPU's index_put adds in no fixed order."""
     mode = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     if wanted:
@@ -119,17 +118,17 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any] | None]:
+def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
     """The Result of a finished run, or the checkpoint of an interrupted one, of the same config."""
-    result = state = there = None
+    result = state = None
     if (out_dir / "result.json").exists():
         result = results.load_run(out_dir)
-        there = result.config
     elif (out_dir / CHECKPOINT).exists():
         state = checkpoint.load(out_dir / CHECKPOINT)
-        there = state.get("config", {})
-    new = json.loads(config.identity())
-    old = new if there is None else json.loads(Config.of(there).identity())
+    else:
+        return None, None
+    there = Config.of(result.config if result else state.get("config", {}))
+    old, new = json.loads(there.identity()), json.loads(config.identity())
     differ = [f"{k}: {old[k]!r} there, {new[k]!r} now" for k in new if old[k] != new[k]]
     if differ:
         raise ValueError(f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder")
@@ -159,8 +158,8 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
         if isinstance(part, ImageSet):
             images[name] = part.images.to(device)
         else:
-            every = torch.arange(len(part))
-            images[name] = Photographs(part, every, config.image_size, workers, config.cache_images, device)
+            settings = config.image_size, workers, config.cache_images, device
+            images[name] = Photographs(part, torch.arange(len(part)), *settings)
     train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
     if config.train_classes:
@@ -197,28 +196,13 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
     if proxies := list(loss.parameters()):
         groups.append({"params": proxies, "weight_decay": c.weight_decay, "lr": c.proxy_lr})
     optimizer = torch.optim.Adam(groups, lr=c.lr)
-    return Trainer(
-        model,
-        loss,
-        optimizer,
-        torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay),
-        mdr,
-        bank,
-        mdr_weight=c.mdr_weight,
-        level_weight=c.level_weight,
-        bf16=c.bf16,
-        channels_last=c.channels_last,
-        compile=c.compile,
-    )
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay)
+    settings = {"bf16": c.bf16, "channels_last": c.channels_last, "compile": c.compile}
+    return Trainer(model, loss, optimizer, scheduler, mdr, bank, c.mdr_weight, c.level_weight, **settings)
 
 
 def _train(
-    config: Config,
-    splits: Splits,
-    device: torch.device,
-    out_dir: Path,
-    about: dict[str, Any],
-    state: dict[str, Any] | None,
+    config: Config, splits: Splits, device: torch.device, out_dir: Path, about: State, state: State | None
 ) -> tuple[Trainer, History]:
     """Train from the start or from a checkpoint's `state`; evaluate and save; end with the best weights."""
     images, labels = splits["train"]
@@ -229,11 +213,9 @@ def _train(
     sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *place)
     trainer = _trainer(config, int(labels.max()) + 1, generator, device)
     best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
-
-    def evaluate(model: nn.Module) -> Measured:
-        return distributed.from_first(lambda: measure(model, splits, config.recall_at))
-
-    history = History(evaluate, best)
+    history = History(
+        lambda model: distributed.from_first(lambda: measure(model, splits, config.recall_at)), best
+    )
     spent: list[float] = []  # seconds that a loading process took for each batch
     if state is not None:
         trainer.load_state_dict(state)
@@ -279,7 +261,6 @@ def _train(
 
 
 def _arrays(model: nn.Module, splits: Splits, history: History) -> dict[str, dict[str, np.ndarray]]:
-    """What distances.npz and embeddings.npz hold."""
     distances = {"edges": EDGES.numpy(), "iterations": np.array([row["iteration"] for row in history.rows])}
     for name in history.arrays[0]:
         distances[name] = np.stack([arrays[name].numpy() for arrays in history.arrays])
