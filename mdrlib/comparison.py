@@ -138,7 +138,6 @@ def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def _images(data: Mapping[str, Any]) -> str:
-    """In words, without weights, which belong to the config: "train 0f0f, test 0e0e"."""
     return ", ".join(f"{split} {of.get('fingerprint')}" for split, of in data.items() if split != "weights")
 
 
@@ -199,7 +198,6 @@ def signed(value: float, digits: int = 1, plus: str = "") -> str:
 
 
 def _cells(found: Sequence[float], digits: int = 1, plus: str = "") -> tuple[str, str]:
-    """A mean and the ends of its interval in percent: "80.7" and "79.0 to 81.8"."""
     mean, low, high = (signed(100 * value, digits, plus) for value in found[:3])
     return mean, f"{low} to {high}"
 

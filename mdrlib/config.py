@@ -12,8 +12,7 @@ from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
 
 METHODS = ("triplet", "triplet+l2", "triplet+mdr")  # the paper's
-#: What the head does by default for each loss. Losses of distances get a mean distance of 1, except lifted
-#: structure, whose soft maximum wants distances that are free to grow; those of cosines get unit length.
+#: What the head does by default: unit length for losses of cosines, or what suits one of distances.
 LOSSES = {
     "triplet": "mean-distance",
     "contrastive": "mean-distance",
@@ -24,8 +23,7 @@ LOSSES = {
     "proxy-anchor": "l2",
 }
 MINERS = ("distance_weighted", "semihard_negatives", "hard_negatives", "random_negatives", "all_triplets")
-# Fields that say where a run happens, not what it is: they may change when it is resumed.
-PLACE = ("device", "data_root", "workers", "cache_images")
+PLACE = ("device", "data_root", "workers", "cache_images")  # fields that do not say what a run is
 CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": MINERS, "pooling": POOLING}
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
 LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}

@@ -136,27 +136,18 @@ def _own_rows(x: Tensor) -> Tensor:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """Wrap a model for training: images of this process's shard -> embeddings of the global batch.
+    """Wrap a model for training, to be called as it is, with a shard: -> embeddings of the global batch.
 
     Dropout draws the same numbers in every process. With one process the model itself is returned.
 
     Args:
-        model: Called as model(images, gather=f), it has to apply f before anything that makes rows depend on
-            each other, as `models.Embedder` does. Its batch norm is shared: see `share_batch_norm`.
+        model: Called as model(images, gather=gather), it has to gather before anything that makes rows depend
+            on each other, as `models.Embedder` does. Its batch norm is shared: see `share_batch_norm`.
     """
     if world_size() == 1:
         return model
     share_batch_norm(model.train())
-    return DistributedDataParallel(_GlobalBatch(model))
-
-
-class _GlobalBatch(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images, gather=gather)
+    return DistributedDataParallel(model)
 
 
 def share_batch_norm(model: nn.Module) -> None:

@@ -95,11 +95,7 @@ class History:
         self.best, self.best_weights = -1, {}  # index of the row, the last one without keep_best
 
     def add(self, trainer: Trainer, **more: float | None) -> None:
-        """Evaluate the model now; `more` are further numbers for the row.
-
-        Of loss and regularizer it has the mean since the row before; of the last batch the share of pairs
-        nearest to each level (occupancy); None for what does not exist before the first iteration.
-        """
+        """Evaluate now: a row of `more`, metrics, means since the row before, the last batch's MDR."""
         row = _state_of(trainer) | more
         metrics, arrays = self.evaluate(trainer.model)
         self.rows.append(row | metrics)

@@ -38,14 +38,12 @@ State = dict[str, Any]  # of a run, as its checkpoint has it
 def run(config: Config, out_dir: str | Path) -> Result:
     """Train and evaluate, or continue an interrupted run, or return the Result of a finished one.
 
-    On a CPU an interrupted run ends with the same bits as an uninterrupted one. Processes started by torchrun
-    end with the Result of one, within rounding; any number of them continues a run.
+    On a CPU an interrupted run ends with the same bits as an uninterrupted one.
 
     Args:
         out_dir: Gets result.json, history.csv, checkpoint.pt (the weights that the result is of),
-            distances.npz (histograms of normalized distances per evaluation) and embeddings.npz (of the test
-            images: embeddings, labels, nearest neighbours; of a gallery: embeddings and labels).
-            ValueError if it holds another experiment, naming the fields, or one on other data.
+            distances.npz (histograms per evaluation) and embeddings.npz (of test images and gallery, with
+            labels and nearest neighbours). ValueError if it holds another experiment, naming the fields.
     """
     distributed.join()
     out_dir = Path(out_dir)
@@ -136,7 +134,6 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
 
 
 def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
-    """The splits by name, and their sizes and fingerprints."""
     names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
     with distributed.local_first():
         sets = {name: load(config.dataset, name, config.data_root) for name in names}
@@ -149,7 +146,6 @@ def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, A
 
 
 def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Splits:
-    """Images and labels of "train", "test", "gallery" and "validation", as far as there are any."""
     workers = config.workers
     if workers < 0:  # on a CPU all cores are busy with training
         workers = default_workers() // distributed.local_world_size() if device.type == "cuda" else 0

@@ -40,6 +40,7 @@ class Trainer:
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.forward = distributed.parallel(self.model)
+        self.gathered = {"gather": distributed.gather} if distributed.world_size() > 1 else {}
         if self.compile:
             self.forward = torch.compile(self.forward)
         self.iteration, self.seconds, self.training_seconds = 0, 0.0, 0.0
@@ -75,7 +76,7 @@ class Trainer:
         """Update model, loss, MDR and bank by one batch."""
         self.model.train()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            self.embeddings = self.forward(images.contiguous(memory_format=self.layout))
+            self.embeddings = self.forward(images.contiguous(memory_format=self.layout), **self.gathered)
         loss = self.loss(self.embeddings, labels)
         regularizer, total = torch.zeros_like(loss), loss
         if self.mdr is not None:

@@ -17,7 +17,7 @@ def distinct(results: Iterable[Result]) -> list[Result]:
     return list(found.values())
 
 
-def values_of(found: Iterable[Group], config: Mapping[str, Any], **changes: Any) -> dict[int, float]:
+def seed_values(found: Iterable[Group], config: Mapping[str, Any], **changes: Any) -> dict[int, float]:
     """Seed -> metric of the group whose config is `config` but for `changes`; empty without such a group."""
     wanted = {**config, **changes}
     return next((group.values for group in found if group.config == wanted), {})

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mdrbook.runs import distinct, values_of, with_held_out
+from mdrbook.runs import distinct, seed_values, with_held_out
 from mdrlib.comparison import groups
 from mdrlib.config import Config
 from mdrlib.results import Result
@@ -29,12 +29,12 @@ def test_distinct_keeps_the_first_of_runs_that_differ_in_place_alone():
     assert distinct([old, *runs])[0] is old and len(distinct([old, *runs])) == 3
 
 
-def test_values_of_a_config_with_changes():
+def test_seed_values_a_config_with_changes():
     found = groups([*seeds(A), *seeds(B, dim=16), *seeds(B, dim=16, method="triplet")])
     base = found[0].config
-    assert values_of(found, base) == dict(enumerate(A))
-    assert values_of(found, base, dim=16) == dict(enumerate(B))
-    assert values_of(found, base, dim=32) == {}
+    assert seed_values(found, base) == dict(enumerate(A))
+    assert seed_values(found, base, dim=16) == dict(enumerate(B))
+    assert seed_values(found, base, dim=32) == {}
 
 
 def test_held_out_is_the_best_over_the_evaluations():
