@@ -29,7 +29,7 @@ def test_distinct_keeps_the_first_of_runs_that_differ_in_place_alone():
     assert distinct([old, *runs])[0] is old and len(distinct([old, *runs])) == 3
 
 
-def test_seed_values_a_config_with_changes():
+def test_seed_values_of_a_config_with_changes():
     found = groups([*seeds(A), *seeds(B, dim=16), *seeds(B, dim=16, method="triplet")])
     base = found[0].config
     assert seed_values(found, base) == dict(enumerate(A))
