@@ -17,12 +17,10 @@ Images = Tensor | Photographs
 Splits = dict[str, tuple[Images, Tensor]]
 Measured = tuple[dict[str, float], dict[str, Tensor]]
 EDGES = torch.linspace(-6, 6, 121)  # of histograms; the end bins also hold what lies beyond
-BATCH = 64  # images embedded at once
-WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole classes
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = BATCH) -> Tensor:
+def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> Tensor:
     """Embed images in eval mode: (N, D) on the model's device.
 
     Args:
@@ -47,7 +45,7 @@ def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     return tuple(torch.from_numpy(np.histogram(part, EDGES.numpy())[0]) for part in (z[same], z[~same]))
 
 
-def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
+def whole_classes(labels: Tensor, limit: int = 800) -> Tensor:
     """Indices of the images of every class, or of evenly spaced classes to have about `limit` images."""
     classes = labels.unique()  # those held out for validation have gaps
     wanted = min(max(2, round(len(classes) * (limit / len(labels)))), len(classes))
@@ -114,8 +112,8 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
-        best = {"best": self.best, "best_weights": self.best_weights}
-        return {"history": self.rows, "snapshots": self.arrays} | best
+        state = {"history": self.rows, "snapshots": self.arrays}
+        return state | {"best": self.best, "best_weights": self.best_weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""

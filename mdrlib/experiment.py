@@ -56,9 +56,8 @@ def run(config: Config, out_dir: str | Path) -> Result:
     device = pick_device(config.device)
     sets, data = _load(config)
     if state is not None and state["data"] != data:
-        raise ValueError(
-            f"{out_dir} was trained on {state['data']}, which is now {data}; choose another folder"
-        )
+        seen = f"was trained on {state['data']}, which is now {data}"
+        raise ValueError(f"{out_dir} {seen}; choose another folder")
     splits = _splits(config, sets, device)
     with deterministic(device.type == "cpu"):
         trainer, history = _train(config, splits, device, out_dir, {"config": stored, "data": data}, state)
