@@ -12,10 +12,7 @@ import torch
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Let `write` fill a temporary file, then move it to `path` in one step.
-
-    A process killed at any moment, or an OSError such as a full disk, leaves the old file or the new one.
-    """
+    """Let `write` fill a file: a killed process or a full disk leaves the old one or the whole new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -53,13 +50,11 @@ def load(path: Path) -> dict[str, Any]:
 
 def rng_state() -> dict[str, Any]:
     """The states of torch's generators, all that training draws from."""
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"torch": torch.get_rng_state(), "cuda": gpus}
+    return {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what `rng_state` returned; states of GPUs that are not here are left out."""
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available():
-        for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(value, index)
+    for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(value, index)

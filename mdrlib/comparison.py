@@ -1,14 +1,12 @@
-"""Runs side by side: groups over seeds, differences paired by seed, their intervals, `mdrlib results`.
+"""Groups of runs over seeds, differences paired by seed, their intervals, and `mdrlib results`.
 
-Intervals are Student's t, right for means of few, roughly normal values; a bootstrap of five seeds would be
-too narrow. Among twenty comparisons of equals, about one 95 % interval leaves 0 out by chance.
+Intervals are Student's t, right for means of few, roughly normal values, where a bootstrap is too narrow.
 """
 
 import argparse
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +29,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The mean of a - b over `n` shared seeds and the ends of its confidence interval."""
+    """The mean of a - b over `n` shared seeds and the ends of its interval."""
 
     difference: float
     low: float
@@ -84,11 +82,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference:
-    """The mean of a - b over two or more shared seeds: what a seed decides for both cancels.
-
-    Args:
-        a: Seed -> value, as `b`.
-    """
+    """The mean of a - b over two or more shared seeds, of two mappings seed -> value."""
     shared = sorted(a.keys() & b.keys())
     if len(shared) < 2:
         raise ValueError(
@@ -98,11 +92,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = C
 
 
 def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
-    """Collect runs that differ in seed and place alone, in the order in which they come.
-
-    Raises:
-        ValueError: For a run without the metric, one config and seed twice, or one config on different data.
-    """
+    """Collect runs that differ in seed and place alone; ValueError for other data or a seed twice."""
     found: dict[str, Group] = {}
     for result in results:
         config = json.loads(Config.of(result.config).identity())
@@ -123,37 +113,16 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
     for group in found.values():
         alike = [g.config for g in found.values() if g.config["method"] == group.config["method"]]
         words = [group.config["method"]]
-        for field in differing(alike):
+        for field in _differing(alike):
             value = group.config[field]
             words.append(f"{field}={','.join(f'{v:g}' for v in value) if isinstance(value, list) else value}")
         made.append(group._replace(label=" ".join(words)))
     return made
 
 
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields in which configs with the same fields differ, in the order of Config."""
-    order = [field for field in Config.__dataclass_fields__ if field in configs[0]]
-    return [field for field in order if any(config[field] != configs[0][field] for config in configs)]
-
-
-def distinct(results: Iterable[Result]) -> list[Result]:
-    """The runs in their order, the first of each config and seed: stored lists share runs."""
-    found: dict[str, Result] = {}
-    for result in results:
-        found.setdefault(Config.of(result.config).identity(), result)
-    return list(found.values())
-
-
-def values(found: Iterable[Group], config: Mapping[str, Any], **changes: Any) -> dict[int, float]:
-    """Seed -> metric of the group whose config is `config` but for `changes`; empty without such a group."""
-    wanted = {**config, **changes}
-    return next((group.values for group in found if group.config == wanted), {})
-
-
-def with_held_out(result: Result) -> Result:
-    """The run with a further metric "held out": its best Recall@1 on held-out training classes, in [0, 1]."""
-    best = max(row["validation_recall@1"] for row in result.history)
-    return replace(result, metrics=result.metrics | {"held out": best})
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    first = configs[0]
+    return [k for k in Config.__dataclass_fields__ if any(c.get(k) != first.get(k) for c in configs)]
 
 
 def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -169,16 +138,11 @@ def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def _images(data: Mapping[str, Any]) -> str:
-    """In words, without weights, which belong to the config: "train 0f0f, test 0e0e"."""
     return ", ".join(f"{split} {of.get('fingerprint')}" for split, of in data.items() if split != "weights")
 
 
 def rows(found: Sequence[Group], baseline: str | None = None, confidence: float = CONFIDENCE) -> list[Row]:
-    """A row for each group, with its difference to the `baseline` (see `pick`) over the seeds they share.
-
-    Raises:
-        ValueError: For an unknown label, and for groups on different images.
-    """
+    """A row per group, with its difference to the `baseline` (see `pick`); ValueError for other images."""
     base, made = pick(found, baseline), []
     for group in found:
         seen = [f"{g.config['dataset']}: {_images(g.data)}" for g in (group, base)]
@@ -204,11 +168,7 @@ def pick(found: Sequence[Group], name: str | None = None) -> Group:
 
 
 def read(paths: Iterable[str | Path]) -> list[Result]:
-    """The runs of files and folders, in order; ValueError for a folder without runs.
-
-    A file is a list of runs such as data/results/omniglot-seeds.json, or a result.json; a folder has lists
-    (without `bench-*`, which are of speed), or is that of one run or of several.
-    """
+    """The runs of files (lists, or result.json) and of folders of them; ValueError for an empty folder."""
     found = []
     for path in map(Path, paths):
         for file in _files(path) if path.is_dir() else [path]:
@@ -238,7 +198,6 @@ def signed(value: float, digits: int = 1, plus: str = "") -> str:
 
 
 def _cells(found: Sequence[float], digits: int = 1, plus: str = "") -> tuple[str, str]:
-    """A mean and the ends of its interval in percent: "80.7" and "79.0 to 81.8"."""
     mean, low, high = (signed(100 * value, digits, plus) for value in found[:3])
     return mean, f"{low} to {high}"
 
@@ -262,8 +221,7 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
     first, *widths, _ = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for name, *cells, verdict in lines:
-        cells = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        text.append("  ".join([name.ljust(first), *cells, verdict]).rstrip())
+        text.append("  ".join([name.ljust(first), *map(str.rjust, cells, widths), verdict]).rstrip())
     if any(row.n < FEW for row in made):
         text.append(f"* fewer than {FEW} seeds: too few for a table to show")
     return "\n".join(text)
@@ -275,48 +233,46 @@ def compare(a: Group, b: Group, metric: str) -> str:
     shared = sorted(a.values.keys() & b.values.keys())
     few = f", fewer than {FEW}: too few to show" if found.n < FEW else ""
     text = [f"{metric_name(metric)} in percent, {found.n} shared seeds ({', '.join(map(str, shared))}){few}"]
-    width = max(len(a.label), len(b.label), len("A - B"))
-    for tag, group in (("A", a), ("B", b)):
-        mean, ends = _cells(interval([group.values[seed] for seed in shared]))
-        text.append(f"  {tag} {group.label.ljust(width)}  {mean:>6}  {ends}")
-    mean, ends = _cells(found, 2, "+")
-    text.append(f"    {'A - B'.ljust(width)}  {mean:>6}  {ends}")
+    sides = {}
+    for name, group in (("A", a), ("B", b)):
+        sides[f"{name} {group.label}"] = _cells(interval([group.values[seed] for seed in shared]))
+    sides["  A - B"] = _cells(found, 2, "+")
+    width = max(map(len, sides))
+    text += [f"  {name.ljust(width)}  {mean:>6}  {ends}" for name, (mean, ends) in sides.items()]
     covers = found.verdict == "undecided"
     text.append("undecided: the interval covers 0" if covers else f"A is {found.verdict} than B")
-    text.append(f"they differ in: {', '.join(differing([a.config, b.config])) or 'no field of the config'}")
+    text.append(f"they differ in: {', '.join(_differing([a.config, b.config])) or 'no field of the config'}")
     return "\n".join(text)
 
 
 def main(words: Sequence[str]) -> None:
     """Print what the command `mdrlib results` says; errors of what is read and compared pass through."""
     comparing = words[:1] == ["compare"]
-    parser = argparse.ArgumentParser("mdrlib results")
+    parser = argparse.ArgumentParser("mdrlib results compare" if comparing else "mdrlib results")
     parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
+    lists = "lists of runs, or folders; by default each list of data/results"
     if comparing:
-        parser.prog += " compare"
         parser.description = "The paired difference of two groups of runs, A minus B"
-        parser.add_argument("a", metavar="A", help="the name of a group, as `mdrlib results` prints it")
-        parser.add_argument("b", metavar="B", help="the same")
-        where = "where groups of these names are; by default the lists of data/results"
-        parser.add_argument("--from", dest="paths", nargs="+", metavar="PATH", default=[], help=where)
+        for side in "AB":
+            parser.add_argument(side, help="the name of a group, as `mdrlib results` prints it")
+        parser.add_argument("--from", dest="paths", nargs="+", metavar="PATH", default=[], help=lists)
     else:
-        parser.description = "Runs over seeds: means, and differences to a baseline paired by seed"
+        parser.description = "Means of runs over seeds, and differences paired by seed: a table per data set"
         parser.epilog = "`mdrlib results compare A B` shows the difference of two groups alone"
-        what = "lists of runs, or folders; one table per data set; by default each list of data/results"
-        parser.add_argument("paths", nargs="*", metavar="PATH", help=what)
+        parser.add_argument("paths", nargs="*", metavar="PATH", help=lists)
         parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
     given = parser.parse_args(words[comparing:])
-    names = [given.a, given.b] if comparing else [given.baseline] if given.baseline else []
+    names = [given.A, given.B] if comparing else [given.baseline] if given.baseline else []
     blocks = []
     for title, found in _tables(given.paths, given.metric, names).items():
         if comparing:
             a, b = (pick(found, name) for name in names)
-            blocks.append(f"{title}, {compare(a, b, given.metric)}")
+            text = compare(a, b, given.metric)
         else:
-            text = table(found, given.metric, given.baseline)
-            blocks.append(f"{title}, {metric_name(given.metric)} in percent\n{text}")
-    print("\n\n".join(blocks))
-    print(f"\nIntervals: {100 * CONFIDENCE:.0f} %, Student's t over seeds; differences are paired by seed.")
+            text = f"{metric_name(given.metric)} in percent\n{table(found, given.metric, given.baseline)}"
+        blocks.append(f"{title}, {text}\n")
+    print(*blocks, sep="\n")
+    print(f"Intervals: {100 * CONFIDENCE:.0f} %, Student's t over seeds; differences are paired by seed.")
 
 
 def _tables(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:

@@ -12,9 +12,7 @@ from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
 
 METHODS = ("triplet", "triplet+l2", "triplet+mdr")  # the paper's
-#: What the head does by default for each loss. Losses of distances get embeddings with a mean distance of 1,
-#: except lifted structure, whose soft maximum finds near negatives where distances are free to grow. Losses
-#: of cosines get what their authors trained.
+#: What the head does by default: unit length for losses of cosines, or what suits one of distances.
 LOSSES = {
     "triplet": "mean-distance",
     "contrastive": "mean-distance",
@@ -25,8 +23,7 @@ LOSSES = {
     "proxy-anchor": "l2",
 }
 MINERS = ("distance_weighted", "semihard_negatives", "hard_negatives", "random_negatives", "all_triplets")
-# Fields that say where and how fast a run happens, not what it is: they may change when it is resumed.
-PLACE = ("device", "data_root", "workers", "cache_images")
+PLACE = ("device", "data_root", "workers", "cache_images")  # fields that do not say what a run is
 CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": MINERS, "pooling": POOLING}
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
 LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
@@ -39,10 +36,6 @@ class Config:
     """What an experiment is; the defaults suit a small set and are the paper's where these do too.
 
     Lists are taken for tuples and whole numbers for float, as YAML and JSON have them.
-
-    Raises:
-        TypeError: For a value of another type than the default's.
-        ValueError: For a value out of range.
     """
 
     dataset: str = "glyphs"  #: See `mdrlib.datasets.load`.
@@ -117,10 +110,7 @@ class Config:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Config":
-        """A Config from a mapping; ValueError names keys that are not fields.
-
-        A stored one may lack newer fields: their defaults do what was done before they existed.
-        """
+        """A Config from a mapping, which may lack fields; ValueError names keys that are not fields."""
         unknown = sorted(values.keys() - {field.name for field in fields(cls)}, key=str)
         if unknown:
             raise ValueError(f"unknown Config keys {unknown}; known are {[f.name for f in fields(cls)]}")
@@ -131,10 +121,7 @@ class Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def identity(self) -> str:
-        """JSON of all fields but PLACE, the same for two Configs exactly if they are the same experiment.
-
-        A file of weights counts by its name, not by its folder.
-        """
+        """JSON of all fields but PLACE and the folder of weights: the same for the same experiment."""
         values = {k: v for k, v in self.to_dict().items() if k not in PLACE}
         if self.weights is not None:
             values["weights"] = Path(self.weights).name

@@ -2,8 +2,7 @@
 
 Each process sends its shard of the global batch through the network, gathers all embeddings and takes the
 loss of the global batch; DistributedDataParallel averages the gradients of the network. So every process has
-the loss, gradients, levels and running statistics that one process would have. Without torchrun there is one
-process, of rank 0, and the functions here do nothing or the plain thing.
+the loss, gradients, levels and statistics of a single one, which is what there is without torchrun.
 """
 
 import os
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = timedelta(hours=1)  # for the others to answer; the first process evaluates alone
+TIMEOUT = timedelta(hours=1)  # the first process evaluates alone
 T = TypeVar("T")
 
 
@@ -31,7 +30,7 @@ def join() -> None:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join at the start and leave at the end; an error goes into torchrun's summary of what failed."""
+    """Join and leave; an error goes into torchrun's summary of what failed."""
     join()
     try:
         yield
@@ -68,18 +67,18 @@ def local_rank() -> int:
 
 def from_first(function: Callable[[], T]) -> T:
     """Call `function` in the first process; return or raise in every process what it returned or raised."""
+    if world_size() == 1:
+        return function()
     outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
             outcome[0] = function()
         except Exception as error:
             outcome[1] = error
-    if world_size() > 1:
-        dist.broadcast_object_list(outcome)
-    value, error = outcome
-    if error is not None:
-        raise error
-    return value
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def agree(name: str, value: Any) -> None:
@@ -99,7 +98,7 @@ def local_first() -> Iterator[None]:
         _wait()
     try:
         yield
-    finally:  # after an error too: the others will get it themselves
+    finally:  # the others will get an error themselves
         if local_rank() == 0:
             _wait()
 
@@ -120,64 +119,47 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return own_rows(total)
+        return _own_rows(total)
 
 
 def gather(x: Tensor) -> Tensor:
     """Gather the rows (B / world_size, ...) of all processes into (B, ...), by rank, with gradient.
 
-    The gradient of x is the sum of what all processes have for its rows. If each of them takes the same loss
-    of the global batch, that is world_size times its gradient, which DistributedDataParallel, averaging over
-    processes, makes right for the network.
+    If all take the same loss of the global batch, the gradient of x is world_size times that of the loss:
+    right once DistributedDataParallel has averaged over processes.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 
 
-def own_rows(x: Tensor) -> Tensor:
-    """The rows of this process (B / world_size, ...) of those of all (B, ...)."""
+def _own_rows(x: Tensor) -> Tensor:
     return x.tensor_split(world_size())[rank()]
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """Wrap a model for training: images of this process's shard -> embeddings of the global batch.
+    """Wrap a model for training, to be called as it is, with a shard: -> embeddings of the global batch.
 
-    Batch-norm layers in training mode take the statistics of the global batch from here on, in `model` too.
     Dropout draws the same numbers in every process. With one process the model itself is returned.
 
     Args:
-        model: Called as model(images, gather=f), it has to apply f before anything that makes rows depend on
-            each other, as `models.Embedder` does.
-
-    Raises:
-        ValueError: For a batch norm of another class than nn.BatchNorm1d, 2d and 3d that is not frozen.
+        model: Called as model(images, gather=gather), it has to gather before anything that makes rows depend
+            on each other, as `models.Embedder` does. Its batch norm is shared: see `share_batch_norm`.
     """
     if world_size() == 1:
         return model
     share_batch_norm(model.train())
-    return DistributedDataParallel(_GlobalBatch(model))
-
-
-class _GlobalBatch(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images, gather=gather)
+    return DistributedDataParallel(model)
 
 
 def share_batch_norm(model: nn.Module) -> None:
-    """Let the batch-norm layers in training mode take the statistics of all processes, as `parallel` says."""
+    """Let batch norm in training mode use statistics of the global batch; ValueError for unusual layers."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for layer in layers:
         if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):  # timm's have an activation
-            raise ValueError(
-                f"{type(layer).__name__} cannot take the statistics of several processes together; "
-                "use freeze_batch_norm=True, one process, or another backbone"
-            )
+            advice = "use freeze_batch_norm=True, one process, or another backbone"
+            raise ValueError(f"{type(layer).__name__} cannot share statistics with processes; {advice}")
     if layers and layers[0].weight.is_cuda:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return
     for layer in layers:  # nn.SyncBatchNorm refuses CPU tensors: each process normalizes the global batch
         layer.register_forward_pre_hook(lambda layer, inputs: gather(inputs[0]) if layer.training else None)
-        layer.register_forward_hook(lambda layer, _, y: own_rows(y) if layer.training else None)
+        layer.register_forward_hook(lambda layer, _, y: _own_rows(y) if layer.training else None)

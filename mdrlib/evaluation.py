@@ -16,20 +16,16 @@ from mdrlib.trainer import Trainer
 Images = Tensor | Photographs
 Splits = dict[str, tuple[Images, Tensor]]
 Measured = tuple[dict[str, float], dict[str, Tensor]]
-# Of histograms of normalized distances; the end bins also hold what lies beyond.
-EDGES = torch.linspace(-6, 6, 121)
-BATCH = 64  # images embedded at once
-WATCHED_IMAGES = 800  # images of a split whose distances are counted, by whole classes
+EDGES = torch.linspace(-6, 6, 121)  # of histograms; the end bins also hold what lies beyond
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = BATCH) -> Tensor:
+def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> Tensor:
     """Embed images in eval mode: (N, D) on the model's device.
 
     Args:
         model: Images float32 (B, C, H, W) in [0, 1] -> embeddings (B, D). Its mode is restored.
         images: uint8 (N, C, H, W), or an iterable of such batches.
-        batch_size: Images at once, of a tensor.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -41,25 +37,19 @@ def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int =
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Count normalized distances z = (d - mean) / std, with the mean and std of these pairs i < j.
-
-    Returns:
-        Counts (120,) int64 between EDGES of the positive pairs, and of the negative ones.
-    """
+    """Count z = (d - mean) / std of pairs i < j between EDGES: (120,) of positive and of negative ones."""
     i, j = torch.triu_indices(len(labels), len(labels), offset=1)
     d = pairwise_distances(embeddings)[i, j]
     z = ((d - d.mean()) / d.std().clamp_min(1e-12)).clamp(EDGES[0], EDGES[-1])
     same = labels[i] == labels[j]
-    edges = EDGES.numpy()
-    return tuple(torch.from_numpy(np.histogram(part.numpy(), edges)[0]) for part in (z[same], z[~same]))
+    return tuple(torch.from_numpy(np.histogram(part, EDGES.numpy())[0]) for part in (z[same], z[~same]))
 
 
-def whole_classes(labels: Tensor, limit: int = WATCHED_IMAGES) -> Tensor:
+def whole_classes(labels: Tensor, limit: int = 800) -> Tensor:
     """Indices of the images of every class, or of evenly spaced classes to have about `limit` images."""
     classes = labels.unique()  # those held out for validation have gaps
-    count = len(classes)
-    wanted = max(2, round(count * min(1.0, limit / len(labels))))
-    chosen = classes[torch.linspace(0, count - 1, min(wanted, count)).round().long()]
+    wanted = min(max(2, round(len(classes) * (limit / len(labels)))), len(classes))
+    chosen = classes[torch.linspace(0, len(classes) - 1, wanted).round().long()]
     return torch.isin(labels, chosen).nonzero()[:, 0]
 
 
@@ -67,14 +57,12 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
     """Measure retrieval and distances.
 
     Args:
-        model: See `embed`.
         splits: Images (N, ...) and labels (N,) of "test" and, optionally, "train", "validation", "gallery".
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
-        ks: The K of Recall@K.
 
     Returns:
-        Metrics by name, those of validation as "validation_recall@1" and so on; and `distance_histograms` of
-        `whole_classes` as "test_positive", "test_negative" and so on.
+        Metrics, "recall@1" or "validation_recall@1"; and `distance_histograms` of `whole_classes`, by names
+        such as "test_positive".
     """
     gallery = (None, None)
     if "gallery" in splits:
@@ -96,12 +84,7 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
 
 
 class History:
-    """The evaluations of a run: of each a row of numbers and arrays; of the best one the weights.
-
-    Args:
-        evaluate: Model -> metrics and arrays, as `measure` returns them.
-        keep_best: The metric whose largest value says which weights to keep; None keeps none.
-    """
+    """The evaluations of a run, and the weights where the metric `keep_best` was largest."""
 
     def __init__(self, evaluate: Callable[[nn.Module], Measured], keep_best: str | None = None) -> None:
         self.evaluate, self.keep_best = evaluate, keep_best
@@ -110,12 +93,7 @@ class History:
         self.best, self.best_weights = -1, {}  # index of the row, the last one without keep_best
 
     def add(self, trainer: Trainer, **more: float | None) -> None:
-        """Evaluate the model now; `more` are further numbers for the row.
-
-        A row has iteration, seconds, images_per_second, lr and the mean loss since the row before; with MDR
-        the mean regularizer, its statistics and levels, and of the last batch the share of pairs nearest to
-        each level (occupancy); then the metrics. None is what does not exist before the first iteration.
-        """
+        """Evaluate now: a row of `more`, metrics, means since the row before, the last batch's MDR."""
         row = _state_of(trainer) | more
         metrics, arrays = self.evaluate(trainer.model)
         self.rows.append(row | metrics)
@@ -134,8 +112,8 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
-        best = {"best": self.best, "best_weights": self.best_weights}
-        return {"history": self.rows, "snapshots": self.arrays} | best
+        state = {"history": self.rows, "snapshots": self.arrays}
+        return state | {"best": self.best, "best_weights": self.best_weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""

@@ -21,7 +21,7 @@ from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
-from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, measure
+from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
@@ -32,22 +32,18 @@ from mdrlib.trainer import Trainer, progress
 NEIGHBOURS = 10  # kept of each test image, for galleries
 SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
+State = dict[str, Any]  # of a run, as its checkpoint has it
 
 
 def run(config: Config, out_dir: str | Path) -> Result:
     """Train and evaluate, or continue an interrupted run, or return the Result of a finished one.
 
-    On a CPU an interrupted run ends with the same bits as an uninterrupted one. Processes started by torchrun
-    share each batch and end with the Result of one, within rounding; any number of them continues a run.
+    On a CPU an interrupted run ends with the same bits as an uninterrupted one.
 
     Args:
-        config: What to run. With mode "evaluate" nothing is trained.
         out_dir: Gets result.json, history.csv, checkpoint.pt (the weights that the result is of),
-            distances.npz (histograms of normalized distances per evaluation) and embeddings.npz (of the test
-            images: embeddings, labels, nearest neighbours; of a gallery: embeddings and labels).
-
-    Raises:
-        ValueError: If out_dir holds another experiment, naming the fields, or one on other data.
+            distances.npz (histograms per evaluation) and embeddings.npz (of test images and gallery, with
+            labels and nearest neighbours). ValueError if it holds another experiment, naming the fields.
     """
     distributed.join()
     out_dir = Path(out_dir)
@@ -60,9 +56,8 @@ def run(config: Config, out_dir: str | Path) -> Result:
     device = pick_device(config.device)
     sets, data = _load(config)
     if state is not None and state["data"] != data:
-        raise ValueError(
-            f"{out_dir} was trained on {state['data']}, which is now {data}; choose another folder"
-        )
+        seen = f"was trained on {state['data']}, which is now {data}"
+        raise ValueError(f"{out_dir} {seen}; choose another folder")
     splits = _splits(config, sets, device)
     with deterministic(device.type == "cpu"):
         trainer, history = _train(config, splits, device, out_dir, {"config": stored, "data": data}, state)
@@ -71,11 +66,11 @@ def run(config: Config, out_dir: str | Path) -> Result:
             for name, arrays in _arrays(trainer.model, splits, history).items():
                 write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
             row = history.rows[history.best]
-            selected_by = "validation" if config.validation else "test" if config.select_by_test else "last"
+            by = "validation" if config.validation else "test" if config.select_by_test else "last"
             result = Result(
                 config=stored,
                 metrics={k: v for k, v in row.items() if k.startswith(("recall", "r_", "map"))},
-                selected_by=selected_by,
+                selected_by=by,
                 seconds=round(trainer.seconds, 3),
                 environment=results.environment(device),
                 git=results.git(),
@@ -89,16 +84,13 @@ def run(config: Config, out_dir: str | Path) -> Result:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"; ValueError if it is not there.
-
-    In a distributed run each process gets the GPU of its local rank.
-    """
+    """The device "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"; ValueError if it is not there."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
     shared = device.type == "cuda" and distributed.world_size() > 1
-    if shared:
+    if shared:  # a GPU for each process
         device = torch.device("cuda", distributed.local_rank())
     if device.type == "cuda" and (device.index or 0) >= gpus:
         advice = "start one process per GPU" if shared else 'use "auto" or "cpu"'
@@ -110,16 +102,12 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms if `wanted`, and restore its settings.
-
-    On a CPU, index_put with accumulation adds in no fixed order otherwise. Filling uninitialized memory would
-    cost a sixth of a training step.
-    """
+    """Let torch use deterministic algorithms if `wanted`: else a CPU's index_put adds in no fixed order."""
     mode = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     if wanted:
         torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would cost a sixth of a training step
     try:
         yield
     finally:
@@ -127,7 +115,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any] | None]:
+def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
     """The Result of a finished run, or the checkpoint of an interrupted one, of the same config."""
     result = state = None
     if (out_dir / "result.json").exists():
@@ -145,7 +133,6 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, dict[str, Any]
 
 
 def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
-    """The splits by name, and their sizes and fingerprints."""
     names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
     with distributed.local_first():
         sets = {name: load(config.dataset, name, config.data_root) for name in names}
@@ -158,7 +145,6 @@ def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, A
 
 
 def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Splits:
-    """Images and labels of "train", "test", "gallery" and "validation", as far as there are any."""
     workers = config.workers
     if workers < 0:  # on a CPU all cores are busy with training
         workers = default_workers() // distributed.local_world_size() if device.type == "cuda" else 0
@@ -167,8 +153,8 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
         if isinstance(part, ImageSet):
             images[name] = part.images.to(device)
         else:
-            every = torch.arange(len(part))
-            images[name] = Photographs(part, every, config.image_size, workers, config.cache_images, device)
+            settings = config.image_size, workers, config.cache_images, device
+            images[name] = Photographs(part, torch.arange(len(part)), *settings)
     train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
     if config.train_classes:
@@ -205,28 +191,13 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
     if proxies := list(loss.parameters()):
         groups.append({"params": proxies, "weight_decay": c.weight_decay, "lr": c.proxy_lr})
     optimizer = torch.optim.Adam(groups, lr=c.lr)
-    return Trainer(
-        model,
-        loss,
-        optimizer,
-        torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay),
-        mdr,
-        bank,
-        mdr_weight=c.mdr_weight,
-        level_weight=c.level_weight,
-        bf16=c.bf16,
-        channels_last=c.channels_last,
-        compile=c.compile,
-    )
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay)
+    settings = {"bf16": c.bf16, "channels_last": c.channels_last, "compile": c.compile}
+    return Trainer(model, loss, optimizer, scheduler, mdr, bank, c.mdr_weight, c.level_weight, **settings)
 
 
 def _train(
-    config: Config,
-    splits: Splits,
-    device: torch.device,
-    out_dir: Path,
-    about: dict[str, Any],
-    state: dict[str, Any] | None,
+    config: Config, splits: Splits, device: torch.device, out_dir: Path, about: State, state: State | None
 ) -> tuple[Trainer, History]:
     """Train from the start or from a checkpoint's `state`; evaluate and save; end with the best weights."""
     images, labels = splits["train"]
@@ -237,11 +208,9 @@ def _train(
     sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *place)
     trainer = _trainer(config, int(labels.max()) + 1, generator, device)
     best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
-
-    def evaluate(model: nn.Module) -> Measured:
-        return distributed.from_first(lambda: measure(model, splits, config.recall_at))
-
-    history = History(evaluate, best)
+    history = History(
+        lambda model: distributed.from_first(lambda: measure(model, splits, config.recall_at)), best
+    )
     spent: list[float] = []  # seconds that a loading process took for each batch
     if state is not None:
         trainer.load_state_dict(state)
@@ -287,7 +256,6 @@ def _train(
 
 
 def _arrays(model: nn.Module, splits: Splits, history: History) -> dict[str, dict[str, np.ndarray]]:
-    """What distances.npz and embeddings.npz hold."""
     distances = {"edges": EDGES.numpy(), "iterations": np.array([row["iteration"] for row in history.rows])}
     for name in history.arrays[0]:
         distances[name] = np.stack([arrays[name].numpy() for arrays in history.arrays])

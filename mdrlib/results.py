@@ -32,7 +32,7 @@ class Result:
 
 
 def write(result: Result, out_dir: Path) -> None:
-    """Write history.csv and result.json, each whole or not at all; the second is the sign of the end."""
+    """Write history.csv, then result.json, which says that the run is finished."""
     write_history(result.history, out_dir)
     write_json(out_dir / "result.json", asdict(result))
 

@@ -16,16 +16,12 @@ from tqdm.auto import tqdm
 from mdrlib import distributed
 from mdrlib.mdr import MDR, MemoryBank
 
-# Between two updates of what is shown: reading the loss makes a GPU finish its queue.
-BAR_SECONDS, LINE_SECONDS = 0.5, 10
+BAR_SECONDS, LINE_SECONDS = 0.5, 10  # between updates: reading the loss makes a GPU finish its queue
 
 
 @dataclass(eq=False)
 class Trainer:
-    """Minimize loss + mdr_weight * L_MDR + level_weight * sum of squared levels.
-
-    Each process of a distributed run has a Trainer; loss and MDR see the global batch (`mdrlib.distributed`).
-    """
+    """Minimize loss + mdr_weight * L_MDR + level_weight * sum of squared levels, each of the global batch."""
 
     model: nn.Module  #: Images (B, C, H, W) -> embeddings (B, D), on the device of the batches.
     loss: nn.Module  #: Embeddings (B, D) and labels (B,) -> scalar; may have parameters, such as proxies.
@@ -44,12 +40,13 @@ class Trainer:
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.forward = distributed.parallel(self.model)
+        self.gathered = {"gather": distributed.gather} if distributed.world_size() > 1 else {}
         if self.compile:
             self.forward = torch.compile(self.forward)
         self.iteration, self.seconds, self.training_seconds = 0, 0.0, 0.0
-        # Sums of loss and L_MDR over the last iterations, on the device: reading them would make it wait.
+        # Sums of loss and L_MDR over `since` iterations, on the device: reading them would make it wait.
         self.sums = torch.zeros(2, dtype=torch.float64, device=next(self.model.parameters()).device)
-        self.since = 0  # iterations in the sums
+        self.since = 0
 
     def fit(
         self,
@@ -58,9 +55,8 @@ class Trainer:
     ) -> None:
         """Train until the batches end, from the first one or from where `load_state_dict` left off.
 
-        Args:
-            batches: batches(t) yields the images (B, C, H, W) and labels (B,) of iterations t, t + 1, ...
-            callbacks: Called with this Trainer after each iteration, and before the first one.
+        batches(t) yields images (B, C, H, W) and labels (B,) of the iterations from t on; callbacks get this
+        Trainer after each iteration, and before the first one.
         """
         began = time.perf_counter() - self.seconds
         for callback in callbacks if self.iteration == 0 else ():
@@ -80,7 +76,7 @@ class Trainer:
         """Update model, loss, MDR and bank by one batch."""
         self.model.train()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            self.embeddings = self.forward(images.contiguous(memory_format=self.layout))
+            self.embeddings = self.forward(images.contiguous(memory_format=self.layout), **self.gathered)
         loss = self.loss(self.embeddings, labels)
         regularizer, total = torch.zeros_like(loss), loss
         if self.mdr is not None:
@@ -126,10 +122,7 @@ class Trainer:
 
 
 def progress(name: str, total: int, done: int = 0) -> Callable[[Trainer], None]:
-    """Make the callback that shows `done` to `total` iterations, in the first process.
-
-    The environment's MDR_PROGRESS says how: "bar" (default), "lines" on stdout every 10 s, or "off".
-    """
+    """Make the callback that shows progress: by MDR_PROGRESS a "bar", "lines" on stdout, or "off"."""
     style = "off" if distributed.rank() else os.environ.get("MDR_PROGRESS", "bar")
     bar = tqdm(total=total, initial=done, desc=name, unit="it", disable=style != "bar")
     pause = BAR_SECONDS if style == "bar" else LINE_SECONDS

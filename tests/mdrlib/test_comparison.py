@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mdrlib import comparison
 from mdrlib.comparison import Difference, by_data, groups, interval, paired, pick, rows
 from mdrlib.config import PLACE, Config
 from mdrlib.results import Result
@@ -174,32 +173,6 @@ def test_the_baseline_is_triplet_or_the_first_or_the_named():
         rows(found, "foo")
     with pytest.raises(ValueError, match="no group of runs"):
         rows([])
-
-
-def test_distinct_keeps_the_first_of_runs_that_differ_in_place_alone():
-    runs = [result(0.5, seed=0), result(0.6, seed=0, device="cpu"), result(0.7, seed=1), result(0.8, dim=16)]
-    assert [run.metrics["recall@1"] for run in comparison.distinct(runs)] == [0.5, 0.7, 0.8]
-    old = replace(
-        runs[0], config={k: v for k, v in runs[0].config.items() if k != "miner"}
-    )  # older than the field
-    assert comparison.distinct([old, *runs])[0] is old and len(comparison.distinct([old, *runs])) == 3
-
-
-def test_values_of_a_config_with_changes():
-    found = groups([*seeds(A), *seeds(B, dim=16), *seeds(B, dim=16, method="triplet")])
-    base = found[0].config
-    assert comparison.values(found, base) == dict(enumerate(A))
-    assert comparison.values(found, base, dim=16) == dict(enumerate(B))
-    assert comparison.values(found, base, dim=32) == {}
-
-
-def test_held_out_is_the_best_over_the_evaluations():
-    history = [{"validation_recall@1": value} for value in (0.1, 0.7, 0.6)]
-    run = replace(result(0.5), history=history)
-    assert comparison.with_held_out(run).metrics == {"recall@1": 0.5, "map@r": 0.25, "held out": 0.7}
-    assert "held out" not in run.metrics
-    with pytest.raises(KeyError, match="validation_recall@1"):
-        comparison.with_held_out(replace(run, history=[{"recall@1": 0.5}]))
 
 
 VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12)

@@ -1,0 +1,46 @@
+"""What the chapters ask of stored runs: each once, the values of a config, the choice on held-out classes."""
+
+from dataclasses import replace
+
+import pytest
+
+from mdrbook.runs import distinct, seed_values, with_held_out
+from mdrlib.comparison import groups
+from mdrlib.config import Config
+from mdrlib.results import Result
+
+A, B = [0.80, 0.81, 0.82, 0.79, 0.80], [0.83, 0.84, 0.83, 0.82, 0.84]
+
+
+def result(recall, **config):
+    return Result(Config(**config).to_dict(), {"recall@1": recall}, "last", 1.0, {}, None, {}, [])
+
+
+def seeds(values, **config):
+    return [result(value, seed=seed, **config) for seed, value in enumerate(values)]
+
+
+def test_distinct_keeps_the_first_of_runs_that_differ_in_place_alone():
+    runs = [result(0.5, seed=0), result(0.6, seed=0, device="cpu"), result(0.7, seed=1), result(0.8, dim=16)]
+    assert [run.metrics["recall@1"] for run in distinct(runs)] == [0.5, 0.7, 0.8]
+    old = replace(
+        runs[0], config={k: v for k, v in runs[0].config.items() if k != "miner"}
+    )  # older than the field
+    assert distinct([old, *runs])[0] is old and len(distinct([old, *runs])) == 3
+
+
+def test_seed_values_of_a_config_with_changes():
+    found = groups([*seeds(A), *seeds(B, dim=16), *seeds(B, dim=16, method="triplet")])
+    base = found[0].config
+    assert seed_values(found, base) == dict(enumerate(A))
+    assert seed_values(found, base, dim=16) == dict(enumerate(B))
+    assert seed_values(found, base, dim=32) == {}
+
+
+def test_held_out_is_the_best_over_the_evaluations():
+    history = [{"validation_recall@1": value} for value in (0.1, 0.7, 0.6)]
+    run = replace(result(0.5), history=history)
+    assert with_held_out(run).metrics == {"recall@1": 0.5, "held out": 0.7}
+    assert "held out" not in run.metrics
+    with pytest.raises(KeyError, match="validation_recall@1"):
+        with_held_out(replace(run, history=[{"recall@1": 0.5}]))
