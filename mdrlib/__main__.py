@@ -1,7 +1,4 @@
-"""`python -m mdrlib run CONFIG.yml --out DIR [key=value ...]`, `... data NAME|check` and `... results`.
-
-`torchrun -m mdrlib run ...` does the first in several processes: see `mdrlib.distributed`.
-"""
+"""The command line: `mdrlib run CONFIG.yml --out DIR [key=value ...]`, `mdrlib data`, `mdrlib results`."""
 
 import argparse
 import ctypes
@@ -45,10 +42,7 @@ def read_config(path: str, changes: Sequence[str]) -> Config:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line `words` (by default the process's own); return the exit status.
-
-    0 for success; 1 for an error, which is one line on stderr; argparse exits with 2 for wrong usage.
-    """
+    """Run a command; return 0, or 1 after an error, told in one line (argparse exits with 2)."""
     words = sys.argv[1:] if words is None else words
     commands = {"run": _run, "data": _data, "results": comparison.main}
     parser = argparse.ArgumentParser("mdrlib", description="Multi-level distance regularization")
@@ -82,8 +76,7 @@ def _run(words: Sequence[str]) -> None:
 def _data(words: Sequence[str]) -> int:
     """0 if the set is in its place, or every set that is there is complete."""
     parser = argparse.ArgumentParser("mdrlib data", description="Bring a data set to its place")
-    what = "the set; check lists state, size and path of all"
-    parser.add_argument("name", choices=[*download.NAMES, "check"], help=what)
+    parser.add_argument("name", choices=[*download.NAMES, "check"], help="the set; check lists all")
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
     if given.name == "check":
