@@ -65,7 +65,7 @@ class Config:
     weight_decay: float = 1e-5
     miner: str = "distance_weighted"  #: A function of `mdrlib.miners`, for the triplet and the margin loss.
     margin: float = 0.2
-    pair_margin: float = 1.0  #: See `pml.build_loss`.
+    pair_margin: float = 1.0  #: See `losses.build_loss`.
     mdr_weight: float = 0.2  #: The paper's lambda.
     level_weight: float = 0.01  #: The paper's nu.
     levels: tuple[float, ...] = (-3.0, 0.0, 3.0)  #: Initial ones.

@@ -124,13 +124,14 @@ class Trainer:
 def progress(name: str, total: int, done: int = 0) -> Callable[[Trainer], None]:
     """Make the callback that shows progress: by MDR_PROGRESS a "bar", "lines" on stdout, or "off"."""
     style = "off" if distributed.rank() else os.environ.get("MDR_PROGRESS", "bar")
-    bar = tqdm(total=total, initial=done, desc=name, unit="it", disable=style != "bar")
+    bar = tqdm(total=total, initial=done, desc=name, unit="it", disable=style != "bar" or not total)
     pause = BAR_SECONDS if style == "bar" else LINE_SECONDS
     shown = time.perf_counter()
 
     def show(trainer: Trainer) -> None:
         nonlocal shown
-        if style == "off" or trainer.iteration < total and time.perf_counter() - shown < pause:
+        waits = trainer.iteration < total and time.perf_counter() - shown < pause
+        if style == "off" or not total or waits:
             return
         shown = time.perf_counter()
         loss = f"{trainer.sums[0].item() / max(trainer.since, 1):.4f}"

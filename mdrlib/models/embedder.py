@@ -81,7 +81,7 @@ def build_embedder(
 
     Raises:
         ValueError: A name is unknown, the network lacks such pooling or weights, or a file does not fit.
-        OSError: Weights are neither here nor downloadable.
+        OSError: Weights are not on this machine and cannot be downloaded.
     """
     if backbone in SMALL:
         if pretrained or pooling != "average":
