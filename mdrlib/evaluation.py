@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mdrlib.datasets.loader import Photographs
 from mdrlib.datasets.transforms import to_float
+from mdrlib.diagnostics import NEIGHBOURS, diagnose
 from mdrlib.distances import pairwise_distances
 from mdrlib.retrieval import evaluate
 from mdrlib.trainer import Trainer
@@ -16,6 +17,7 @@ from mdrlib.trainer import Trainer
 Images = Tensor | Photographs
 Splits = dict[str, tuple[Images, Tensor]]
 Measured = tuple[dict[str, float], dict[str, Tensor]]
+DIAGNOSED = 4000  # images, of whole classes, of which the embeddings are diagnosed
 EDGES = torch.linspace(-6, 6, 121)  # of histograms; the end bins also hold what lies beyond
 
 
@@ -61,26 +63,37 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
 
     Returns:
-        Metrics, "recall@1" or "validation_recall@1"; and `distance_histograms` of `whole_classes`, by names
-        such as "test_positive".
+        Metrics: "recall@1" and so on, with "validation_" before those of held-out classes and "train_" before
+        those of `whole_classes` of the training images, searched among themselves; of the test embeddings,
+        what `diagnose` returns. Arrays: `distance_histograms` of `whole_classes`, by names such as
+        "test_positive", and the metrics of each test class, "class_map@r".
     """
     gallery = (None, None)
     if "gallery" in splits:
         gallery = embed(model, splits["gallery"][0]), splits["gallery"][1]
-    metrics, histograms = {}, {}
+    metrics, arrays = {}, {}
     for split in [split for split in splits if split != "gallery"]:
         images, labels = splits[split]
         chosen = whole_classes(labels)
         if split == "train":
             x = embed(model, images[chosen])
+            found = evaluate(x, labels[chosen], ks=(1,))
+            metrics |= {f"train_{name}": found[name] for name in ("recall@1", "map@r")}
         else:
             x = embed(model, images)
             searched, prefix = (gallery, "") if split == "test" else ((None, None), f"{split}_")
-            metrics |= {prefix + name: v for name, v in evaluate(x, labels, *searched, ks=ks).items()}
+            found = evaluate(x, labels, *searched, ks=ks, per_class=True)
+            of_classes = found.pop("per_class")
+            metrics |= {prefix + name: v for name, v in found.items()}
+            if split == "test":
+                arrays |= {f"class_{name}": values.cpu() for name, values in of_classes.items()}
+                some = whole_classes(labels, DIAGNOSED)
+                if len(some) > NEIGHBOURS + 1:
+                    metrics |= diagnose(x[some.to(x.device)], labels[some])
             x = x[chosen.to(x.device)]
         positive, negative = distance_histograms(x.cpu(), labels[chosen])
-        histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
-    return metrics, histograms
+        arrays |= {f"{split}_positive": positive, f"{split}_negative": negative}
+    return metrics, arrays
 
 
 class History:

@@ -21,6 +21,7 @@ from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
+from mdrlib.diagnostics import DIAGNOSTICS
 from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
@@ -32,6 +33,8 @@ from mdrlib.trainer import Trainer, progress
 NEIGHBOURS = 10  # kept of each test image, for galleries
 SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
+#: What a result has next to Recall@K; the rest of a row of its history is of training.
+METRICS = ("r_precision", "map@r", "train_recall@1", "train_map@r", *DIAGNOSTICS)
 State = dict[str, Any]  # of a run, as its checkpoint has it
 
 
@@ -69,18 +72,30 @@ def run(config: Config, out_dir: str | Path) -> Result:
             by = "validation" if config.validation else "test" if config.select_by_test else "last"
             result = Result(
                 config=stored,
-                metrics={k: v for k, v in row.items() if k.startswith(("recall", "r_", "map"))},
+                metrics={k: v for k, v in row.items() if k in METRICS or k.startswith("recall@")},
                 selected_by=by,
                 seconds=round(trainer.seconds, 3),
                 environment=results.environment(device),
                 git=results.git(),
                 data=data,
                 history=history.rows,
+                per_class=_per_class(history.arrays[history.best], sets),
+                schema=results.SCHEMA,
             )
             results.write(result, out_dir)
             return result
 
         return distributed.from_first(finish)
+
+
+def _per_class(arrays: dict[str, Tensor], sets: dict[str, ImageSet | ImageFiles]) -> dict[str, list[Any]]:
+    """The metrics of each class of the queries, None for a class without queries that count."""
+    classes = sets["query" if "query" in sets else "test"].classes
+    found: dict[str, list[Any]] = {"class": [classes[label] for label in arrays["class_class"].tolist()]}
+    for name in ("queries", "recall@1", "map@r"):
+        values = arrays[f"class_{name}"].tolist()
+        found[name] = [None if value != value else value for value in values]
+    return found
 
 
 def pick_device(name: str) -> torch.device:

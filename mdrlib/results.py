@@ -1,11 +1,14 @@
 """What a finished run leaves behind, and where it came from."""
 
+import contextlib
 import csv
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ import torch
 
 from mdrlib import distributed
 from mdrlib.checkpoint import write_atomically
+
+SCHEMA = 2  # of the results that this code writes
+#: Packages other than torch and NumPy that touch numbers.
+PACKAGES = ("torchvision", "pillow", "timm", "faiss-cpu", "scikit-learn", "pytorch-metric-learning", "triton")
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class Result:
     git: dict[str, Any] | None  #: See `git`.
     data: dict[str, Any]  #: Split -> number of images and fingerprint; the fingerprint of weights.
     history: list[dict[str, float | int | None]]  #: A row per evaluation: see `evaluation.History`.
+    #: Of each test class, in lists: "class" (name), "queries", "recall@1", "map@r"; None before schema 2.
+    per_class: dict[str, list[Any]] | None = None
+    schema: int = 1  #: Of this file: 2 has per_class, diagnostics in metrics, more in environment.
 
 
 def write(result: Result, out_dir: Path) -> None:
@@ -79,17 +89,32 @@ def _read(path: Path, form: Any) -> Any:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware class of this process; nothing that names the machine."""
+    """Versions and kind of hardware of this process; nothing that names the machine."""
     count = distributed.world_size()
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "packages": versions,
         "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # "AVX2": what torch's own loops use
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     } | ({"processes": count} if count > 1 else {})
+
+
+def _cpu() -> str:
+    """The model of the processor, such as "Intel(R) Xeon(R) Processor @ 2.90GHz"."""
+    with contextlib.suppress(OSError):  # Linux alone has it
+        if found := re.search(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(), re.M):
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 def git() -> dict[str, Any] | None:

@@ -78,7 +78,8 @@ def evaluate(
     gallery: Tensor | None = None,
     gallery_labels: Tensor | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
-) -> dict[str, float]:
+    per_class: bool = False,
+) -> dict[str, Any]:
     """Compute Recall@K, R-Precision and MAP@R of a retrieval by Euclidean distance.
 
     Recall@K is the share of queries with a match among the K nearest. With R matches in the gallery,
@@ -90,9 +91,13 @@ def evaluate(
         query: (Q, D), with integer labels (Q,).
         gallery: (G, D), with integer labels (G,), or None to search the queries among themselves.
         ks: The K of Recall@K; a K beyond the gallery takes the whole gallery.
+        per_class: Also measure each class of the queries.
 
     Returns:
         {"recall@1": ..., "r_precision": ..., "map@r": ...}, each from 0 to 1, with one recall for each K.
+        With `per_class` also "per_class": a dict of tensors (C,), one entry for each class of the queries, in
+        ascending order: "class" (its label), "queries" (how many count), "recall@1" and "map@r" (NaN for a
+        class without queries that count).
 
     Raises:
         ValueError: Inputs do not fit or are not finite, or no query has a match.
@@ -117,7 +122,8 @@ def evaluate(
         raise ValueError("no query has a match in the gallery: check the labels of both")
     k = min(max(*ks, int(matches.max())), len(gallery) - alone)
     rank = torch.arange(1, k + 1, device=query.device)
-    hits, precision, average = torch.zeros(len(ks), dtype=torch.int64, device=query.device), 0.0, 0.0
+    hits, precision = torch.zeros(len(ks), dtype=torch.int64, device=query.device), 0.0
+    first, averages = query.new_full((2, len(query)), torch.nan, dtype=torch.float64)
     for rows, _, neighbours in _nearest(query, gallery, k, alone, (query_classes, gallery_classes)):
         kept = matches[rows] > 0  # the others were in the gallery, but do not count as queries
         r = matches[rows][kept]
@@ -125,9 +131,23 @@ def evaluate(
         hits += torch.stack([right[:, :n].any(dim=1).sum() for n in ks])
         relevant = (right & (rank <= r[:, None])).double()
         precision += (relevant.sum(1) / r).sum()
-        average += ((relevant.cumsum(1) / rank * relevant).sum(1) / r).sum()
+        first[rows[kept]] = right[:, 0].double()
+        averages[rows[kept]] = (relevant.cumsum(1) / rank * relevant).sum(1) / r
     metrics = {f"recall@{n}": hit / counted for n, hit in zip(ks, hits.tolist(), strict=True)}
-    return metrics | {"r_precision": float(precision) / counted, "map@r": float(average) / counted}
+    metrics |= {"r_precision": float(precision) / counted, "map@r": float(averages.nansum()) / counted}
+    if per_class:
+        metrics["per_class"] = _by_class(query_labels, first, averages)
+    return metrics
+
+
+def _by_class(labels: Tensor, first: Tensor, averages: Tensor) -> dict[str, Tensor]:
+    """Means over the queries of each class, of those that count: the others are NaN."""
+    classes, members = labels.unique(return_inverse=True)
+    queries = torch.bincount(members[~first.isnan()], minlength=len(classes))
+    found = {"class": classes, "queries": queries}
+    for name, values in (("recall@1", first), ("map@r", averages)):
+        found[name] = torch.bincount(members, values.nan_to_num(), minlength=len(classes)) / queries
+    return found
 
 
 def _nearest(

@@ -385,3 +385,21 @@ def test_on_a_gpu():
         assert d.is_cuda and torch.equal(indices.cpu(), search(x, k=7)[1])
         labels = torch.arange(len(x)) // 5
         assert evaluate(x.cuda(), labels) == pytest.approx(evaluate(x, labels))
+
+
+def test_metrics_per_class_average_to_the_metrics():
+    x = torch.randn(90, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(90) % 4 + 3
+    labels[0] = 50  # nothing to find: it counts as no query
+    found = evaluate(x, labels, per_class=True)
+    of = found["per_class"]
+    assert of["class"].tolist() == [3, 4, 5, 6, 50]
+    assert of["queries"].tolist() == [int((labels == c).sum()) for c in (3, 4, 5, 6)] + [0]
+    assert of["map@r"][-1].isnan() and of["recall@1"][-1].isnan()
+    for name in ("recall@1", "map@r"):
+        share = of["queries"] / of["queries"].sum()
+        assert (share * of[name]).nansum().item() == pytest.approx(found[name], rel=1e-12)
+    only = labels == 4
+    alone = evaluate(x[only], labels[only], x, labels)  # the query itself is found first
+    assert alone["recall@1"] == 1 and of["recall@1"][1] < 1
+    assert "per_class" not in evaluate(x, labels)

@@ -1,0 +1,78 @@
+"""What a space of embeddings looks like, next to how well it retrieves."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mdrlib import checks
+from mdrlib.distances import pairwise_distances
+from mdrlib.retrieval import search
+
+NEIGHBOURS = 10  # of the k-occurrence
+DIAGNOSTICS = (
+    "effective_rank",
+    "spectral_decay",
+    "intra_inter",
+    "hub_skewness",
+    "alignment",
+    "uniformity",
+)
+
+
+def diagnose(x: Tensor, labels: Tensor) -> dict[str, float]:
+    """Describe embeddings by six numbers that are not measures of retrieval.
+
+    - ``effective_rank``: exp of the entropy of the singular values divided by their sum (Roy & Vetterli, "The
+      effective rank", EUSIPCO 2007): how many directions are in use, 1 to D.
+    - ``spectral_decay``: Kullback-Leibler divergence of these shares from equal ones, KL(uniform || shares),
+      0 for a flat spectrum: the rho of Roth et al., "Revisiting Training Strategies", ICML 2020. Unlike
+      their code, both centre the embeddings first, since distances do not see the mean.
+    - ``intra_inter``: the mean distance within a class, averaged over classes, over the mean distance between
+      the means of classes (their pi_ratio, with Euclidean distances).
+    - ``hub_skewness``: skewness of the number of times that an embedding is among the 10 nearest of others
+      (Radovanovic et al., "Hubs in Space", JMLR 2010): 0 if all are equally often, large with hubs.
+    - ``alignment``, ``uniformity``: on the unit sphere, the mean squared distance of positive pairs, and
+      log of the mean of exp(-2 d^2) over all pairs (Wang & Isola, ICML 2020). Lower is better for both.
+
+    Args:
+        x: (N, D), finite, N >= 12; all N x N distances are held.
+        labels: (N,) integers: two classes at least, one of which has two images at least.
+
+    Raises:
+        ValueError: There are fewer embeddings or classes, or no positive pair.
+    """
+    x = checks.embeddings(x, at_least=NEIGHBOURS + 2).detach().double().cpu()
+    labels = checks.labels(labels, len(x)).cpu()
+    if not 2 <= len(labels.unique()) < len(labels):
+        raise ValueError(f"labels must have two classes and a positive pair, got {labels.unique().tolist()}")
+    centred = x - x.mean(0)
+    values = torch.linalg.svdvals(centred)[: len(x) - 1].clamp_min(torch.finfo(x.dtype).tiny)
+    shares = values / values.sum()
+    lists = search(x.float(), k=NEIGHBOURS)[1]
+    often = torch.bincount(lists.flatten(), minlength=len(x)).double()
+    deviation = often - often.mean()
+    spread = deviation.square().mean()
+    within, centres = [], []
+    apart = pairs = 0.0  # the sum of squared distances of positive pairs on the sphere, and their number
+    for members in (labels == label for label in labels.unique()):
+        own = x[members]
+        n = len(own)
+        centres.append(own.mean(0))
+        if n > 1:
+            within.append(pairwise_distances(own).sum() / (n * (n - 1)))
+            # Of n unit vectors with mean m: the sum of |a - b|^2 is 2 n^2 (1 - |m|^2).
+            apart += 2 * n * n * (1 - normalize(own, dim=1).mean(0).square().sum())
+            pairs += n * (n - 1)
+    centres = torch.stack(centres)
+    between = pairwise_distances(centres).sum() / (len(centres) * (len(centres) - 1))
+    sq = pairwise_distances(normalize(x, dim=1), squared=True)
+    near = (sq.mul(-2).exp().sum() - len(x)) / (len(x) * (len(x) - 1))  # without the diagonal's ones
+    numbers = {
+        "effective_rank": torch.special.entr(shares).sum().exp(),
+        "spectral_decay": -(shares * len(shares)).log().mean(),
+        "intra_inter": torch.stack(within).mean() / between,
+        "hub_skewness": deviation.pow(3).mean() / spread.pow(1.5) if spread > 0 else spread,
+        "alignment": apart / pairs,
+        "uniformity": near.log(),
+    }
+    return {name: float(value) for name, value in numbers.items()}
