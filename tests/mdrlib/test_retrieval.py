@@ -397,7 +397,7 @@ def test_metrics_per_class_average_to_the_metrics():
     assert of["queries"].tolist() == [int((labels == c).sum()) for c in (3, 4, 5, 6)] + [0]
     assert of["map@r"][-1].isnan() and of["recall@1"][-1].isnan()
     for name in ("recall@1", "map@r"):
-        share = of["queries"] / of["queries"].sum()
+        share = of["queries"].double() / of["queries"].sum()
         assert (share * of[name]).nansum().item() == pytest.approx(found[name], rel=1e-12)
     only = labels == 4
     alone = evaluate(x[only], labels[only], x, labels)  # the query itself is found first
