@@ -29,7 +29,7 @@ class Result:
     """One run, as result.json holds it."""
 
     config: dict[str, Any]  #: See `Config.to_dict`, without folders.
-    metrics: dict[str, float]  #: In [0, 1].
+    metrics: dict[str, float]  #: Of retrieval, in [0, 1], and, since schema 2, those of `diagnose`.
     selected_by: str  #: "last"; "validation" or "test" for the best evaluation on held-out or test classes.
     seconds: float  #: Spent in training and evaluation, interruptions left out.
     environment: dict[str, Any]  #: See `environment`.

@@ -6,8 +6,15 @@ import torch
 from torch import nn
 
 from mdrlib.datasets import load
+from mdrlib.diagnostics import DIAGNOSTICS, diagnose
 from mdrlib.evaluation import EDGES, distance_histograms, embed, measure, whole_classes
 from mdrlib.retrieval import evaluate
+
+OF_CLASSES = {"class_class", "class_queries", "class_recall@1", "class_map@r"}
+
+
+def retrieval(metrics):
+    return {name: value for name, value in metrics.items() if name not in DIAGNOSTICS}
 
 
 def random(*shape, seed=0):
@@ -103,11 +110,16 @@ def test_evaluation_names_metrics_and_histograms_by_split():
     given = {name: (images(80), labels) for seed, name in enumerate(("train", "test", "validation"))}
     metrics, histograms = measure(model, given)
     names = ["recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"]
-    assert list(metrics) == names + [f"validation_{name}" for name in names]
-    assert set(histograms) == {f"{split}_{kind}" for split in given for kind in ("positive", "negative")}
+    trained = ["train_recall@1", "train_map@r"]
+    assert set(metrics) == {*names, *(f"validation_{name}" for name in names), *trained, *DIAGNOSTICS}
+    kinds = {f"{split}_{kind}" for split in given for kind in ("positive", "negative")}
+    assert set(histograms) == kinds | OF_CLASSES
     for split, prefix in (("test", ""), ("validation", "validation_")):
         expected = evaluate(embed(model, given[split][0]), labels)
         assert {name: metrics[prefix + name] for name in names} == expected
+    own = evaluate(embed(model, given["train"][0]), labels)
+    assert [metrics[name] for name in trained] == [own["recall@1"], own["map@r"]]
+    assert {name: metrics[name] for name in DIAGNOSTICS} == diagnose(embed(model, given["test"][0]), labels)
     for split, (pictures, _) in given.items():
         expected = distance_histograms(embed(model, pictures), labels)
         for kind, counts in zip(("positive", "negative"), expected, strict=True):
@@ -122,7 +134,7 @@ def test_evaluation_counts_distances_of_some_classes_and_searches_all(monkeypatc
     monkeypatch.setattr(evaluation.whole_classes, "__defaults__", (40,))
     metrics, histograms = measure(network(), {"test": (pictures, labels)})
     x = embed(network(), pictures)
-    assert metrics == evaluate(x, labels)
+    assert retrieval(metrics) == evaluate(x, labels)
     some = (labels == 0) | (labels == 4)
     assert torch.equal(histograms["test_negative"], distance_histograms(x[some], labels[some])[1])
 
@@ -132,9 +144,16 @@ def test_the_test_split_is_searched_in_the_gallery_where_there_is_one():
     query, gallery = (images(80), labels), (images(100, 5), torch.arange(100) % 25)
     metrics, histograms = measure(model, {"test": query, "gallery": gallery}, ks=(1, 10, 50))
     found = [embed(model, part) for part, _ in (query, gallery)]
-    assert metrics == evaluate(found[0], labels, found[1], gallery[1], ks=(1, 10, 50))
-    assert list(metrics) == ["recall@1", "recall@10", "recall@50", "r_precision", "map@r"]
-    assert set(histograms) == {"test_positive", "test_negative"}
+    expected = evaluate(found[0], labels, found[1], gallery[1], ks=(1, 10, 50), per_class=True)
+    for name, values in expected.pop("per_class").items():
+        assert histograms[f"class_{name}"].equal(values)
+    assert retrieval(metrics) == expected
+    assert set(histograms) == {"test_positive", "test_negative"} | OF_CLASSES
+
+
+def test_a_test_set_too_small_for_diagnostics_has_metrics_without_them():
+    metrics, _ = measure(network(), {"test": (images(8), torch.arange(8) % 2)})
+    assert metrics == retrieval(metrics) and "map@r" in metrics
 
 
 def test_embed_takes_batches_too():

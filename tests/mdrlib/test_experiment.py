@@ -238,7 +238,8 @@ def test_validation_selects_the_best_on_held_out_classes(tmp_path, quick_model):
     assert best < len(scores) - 1, "otherwise this test shows nothing"
     assert result.selected_by == "validation"
     assert result.metrics == {key: result.history[best][key] for key in result.metrics}
-    assert set(result.metrics) == {"recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"}
+    assert {"recall@1", "recall@8", "map@r"} <= set(result.metrics), "none of the held-out classes"
+    assert not any(name.startswith("validation") for name in result.metrics)
     found, saved = arrays(tmp_path), checkpoint.load(tmp_path / "checkpoint.pt")
     assert saved["best"] == best and saved["best_weights"] == {}, "they are the model's"
     d = distances(found["embeddings"])

@@ -13,6 +13,7 @@ import torch
 
 from mdrlib import results
 from mdrlib.datasets import glyphs
+from mdrlib.diagnostics import DIAGNOSTICS
 from mdrlib.experiment import Config, run
 from mdrlib.results import Result, load_committed, load_run, load_runs
 
@@ -20,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"config", "metrics", "selected_by", "seconds", "environment", "git", "data", "history"}
 METRICS = {"recall@1", "recall@2", "recall@4", "recall@8", "r_precision", "map@r"}
 ENVIRONMENT = {"python", "torch", "numpy", "system", "cpu_cores", "threads", "device"}
+# Since schema 2.
+NEW_KEYS = {"per_class", "schema"}
+NEW_METRICS = {"train_recall@1", "train_map@r", *DIAGNOSTICS}
+NEW_ENVIRONMENT = {"packages", "cpu", "instructions"}
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +52,15 @@ def result():
 
 def check(entry):
     """The form of one result, as JSON has it."""
-    assert set(entry) == KEYS
+    new = entry.get("schema", 1) == 2
+    assert set(entry) - NEW_KEYS == KEYS
     # A stored list may lack newer fields, and none is unknown.
     assert Config.of(entry["config"]) and set(entry["config"]) <= {field.name for field in fields(Config)}
-    assert set(entry["metrics"]) == METRICS and all(0 <= value <= 1 for value in entry["metrics"].values())
+    assert set(entry["metrics"]) == METRICS | (NEW_METRICS if new else set())
+    assert all(0 <= entry["metrics"][name] <= 1 for name in METRICS)
     assert entry["selected_by"] == ("validation" if entry["config"]["validation"] else "last")
-    assert entry["seconds"] > 0 and set(entry["environment"]) == ENVIRONMENT
+    assert entry["seconds"] > 0
+    assert set(entry["environment"]) == ENVIRONMENT | (NEW_ENVIRONMENT if new else set())
     assert entry["git"] is None or set(entry["git"]) == {"commit", "dirty"}
     assert set(entry["data"]) == {"train", "test"}
     for split in entry["data"].values():
@@ -65,7 +73,13 @@ def test_result_json_has_the_form_of_the_design(finished):
     entry = json.loads((finished / "result.json").read_text())
     check(entry)
     assert set(entry["config"]) == {field.name for field in fields(Config)}, "a new one has them all"
-    assert {field.name for field in fields(Result)} == KEYS
+    assert {field.name for field in fields(Result)} == KEYS | NEW_KEYS
+    assert entry["environment"]["packages"]["torchvision"] and entry["environment"]["cpu"]
+    classes = entry["per_class"]
+    assert len(classes["class"]) == len(set(classes["class"])) == len(classes["queries"])
+    for name in ("recall@1", "map@r"):
+        counted = sum(n * value for n, value in zip(classes["queries"], classes[name], strict=True))
+        assert counted / sum(classes["queries"]) == pytest.approx(entry["metrics"][name])
 
 
 def test_nothing_names_the_machine_its_user_or_a_place_on_it(finished):
@@ -87,7 +101,7 @@ def test_history_csv_has_a_column_for_each_value(finished):
     iteration seconds images_per_second lr loss regularizer running_mean running_std level_0 level_1 level_2
     occupancy_0 occupancy_1 occupancy_2
     """
-    assert set(rows[0]) == set(columns.split()) | METRICS
+    assert set(rows[0]) == set(columns.split()) | METRICS | NEW_METRICS
     assert [row["iteration"] for row in rows] == ["0", "2", "3"]
     assert rows[0]["loss"] == rows[0]["occupancy_0"] == "" and float(rows[1]["loss"]) > 0
 
