@@ -28,7 +28,7 @@ CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner":
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
 LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
 LEAST |= {"workers": -1}
-BELOW = {"momentum": 1, "validation": 1, "label_noise": 1}
+BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "switch": 1}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Config:
     # The network: see `build_embedder`.
     backbone: str = "small"
     dim: int = 128
-    head: str = "auto"  #: "none", "l2", "mean-distance", or "auto" for what the method says.
+    head: str = "auto"  #: "none", "l2", "mean-distance", "l2-mean-distance"; "auto": what the method says.
     pretrained: bool = False
     weights: str | None = None
     pooling: str = "average"
@@ -66,7 +66,10 @@ class Config:
     miner: str = "distance_weighted"  #: A function of `mdrlib.miners`, for the triplet and the margin loss.
     margin: float = 0.2
     pair_margin: float = 1.0  #: See `losses.build_loss`.
+    switch: float = 0.0  #: Share of triplets in [0, 1) that push a positive away: see `miners.switched`.
+    spread_weight: float = 0.0  #: See `losses.spread_out`.
     mdr_weight: float = 0.2  #: The paper's lambda.
+    mdr_in_distance: bool = False  #: L_MDR in units of distance: times the running deviation.
     level_weight: float = 0.01  #: The paper's nu.
     levels: tuple[float, ...] = (-3.0, 0.0, 3.0)  #: Initial ones.
     momentum: float = 0.9  #: The paper's gamma.

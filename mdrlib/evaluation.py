@@ -63,10 +63,10 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
 
     Returns:
-        Metrics: "recall@1" and so on, with "validation_" before those of held-out classes and "train_" before
-        those of `whole_classes` of the training images, searched among themselves; of the test embeddings,
-        what `diagnose` returns. Arrays: `distance_histograms` of `whole_classes`, by names such as
-        "test_positive", and the metrics of each test class, "class_map@r".
+        Metrics: "recall@1" and others of `evaluate`; "validation_recall@1" and others of held-out classes;
+        "train_recall@1" and "train_map@r" of `whole_classes` of the training images, searched among
+        themselves; and what `diagnose` returns for the test embeddings. Arrays: `distance_histograms` of
+        `whole_classes`, by names such as "test_positive", and each test class's metrics as "class_map@r".
     """
     gallery = (None, None)
     if "gallery" in splits:

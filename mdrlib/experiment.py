@@ -23,7 +23,7 @@ from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
 from mdrlib.diagnostics import DIAGNOSTICS
 from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
-from mdrlib.losses import TripletLoss, build_loss
+from mdrlib.losses import SpreadOut, TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
 from mdrlib.results import Result
@@ -192,10 +192,14 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
             c.backbone, c.dim, c.normalize, c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
         ).to(device)
     miner = getattr(miners, c.miner)
+    if c.switch:
+        miner = miners.switched(miner, c.switch)
     if c.loss == "triplet":
         loss = TripletLoss(c.margin, miner, generator)
     else:
         loss = build_loss(c.loss, classes, c.dim, c.margin, c.pair_margin, miner, generator).to(device)
+    if c.spread_weight:
+        loss = SpreadOut(loss, c.spread_weight)
     groups = [{"params": list(model.parameters()), "weight_decay": c.weight_decay}]
     mdr = bank = None
     if c.with_mdr:
@@ -208,7 +212,8 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
     optimizer = torch.optim.Adam(groups, lr=c.lr)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay)
     settings = {"bf16": c.bf16, "channels_last": c.channels_last, "compile": c.compile}
-    return Trainer(model, loss, optimizer, scheduler, mdr, bank, c.mdr_weight, c.level_weight, **settings)
+    weights = c.mdr_weight, c.level_weight, c.mdr_in_distance
+    return Trainer(model, loss, optimizer, scheduler, mdr, bank, *weights, **settings)
 
 
 def _train(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import normalize
 
 from mdrlib import checks
 from mdrlib.distances import by_chunks, pairwise_distances
@@ -55,6 +56,33 @@ def _over_all_triplets(embeddings: Tensor, labels: Tensor, margin: float) -> Ten
 
     total = by_chunks(costs, max(1, CHUNK // len(d)), d[anchor, positive] + margin, anchor)
     return torch.stack(total).sum() / negatives.sum(dim=1)[anchor].sum()
+
+
+def spread_out(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Return M1^2 + max(0, M2 - 1/D), with M1 and M2 the mean cosine of negative pairs and its mean square.
+
+    Points spread evenly over the sphere of D dimensions have M1 = 0 and M2 = 1/D (Zhang et al., "Learning
+    Spread-out Local Feature Descriptors", ICCV 2017, their global orthogonal regularization). Embeddings
+    (N, D) are normalized for this purpose only; labels (N,) need two classes.
+    """
+    x = normalize(checks.embeddings(embeddings, wait=False), dim=1)
+    labels = labels.to(x.device)
+    negative = labels[:, None] != labels
+    cosines = (x @ x.T).masked_fill(~negative, 0)
+    pairs = negative.sum()
+    excess = cosines.square().sum() / pairs - 1 / x.shape[1]
+    return (cosines.sum() / pairs).square() + excess.relu()
+
+
+class SpreadOut(nn.Module):
+    """A loss plus weight times `spread_out`."""
+
+    def __init__(self, loss: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.loss, self.weight = loss, weight
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(embeddings, labels) + self.weight * spread_out(embeddings, labels)
 
 
 class _MinedLoss(nn.Module):

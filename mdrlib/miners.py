@@ -13,6 +13,8 @@ Raises:
     TypeError, ValueError: For bad embeddings or labels, or without a positive or a negative pair.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
@@ -113,3 +115,19 @@ def distance_weighted(embeddings: Tensor, labels: Tensor, generator: Generator |
     """Draw a negative with a weight inverse to the density of its distance: see `distance_weights`."""
     x, anchor, positive, negatives = positive_pairs(embeddings, labels)
     return anchor, positive, _draw(distance_weights(x, negatives), anchor, generator)
+
+
+def switched(miner: Callable[..., Triplets], share: float) -> Callable[..., Triplets]:
+    """Make a miner that turns a random `share` of triplets (a, p, n) into (a, a, p), which push p away.
+
+    This keeps classes from collapsing: the rho-regularization of Roth et al., "Revisiting Training Strategies
+    and Generalization Performance in Deep Metric Learning", ICML 2020, called R-Margin with the margin loss.
+    """
+
+    def mine(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
+        anchor, positive, negative = miner(embeddings, labels, generator=generator)
+        where = generator.device if generator else anchor.device
+        switch = (torch.rand(len(anchor), generator=generator, device=where) < share).to(anchor.device)
+        return anchor, torch.where(switch, anchor, positive), torch.where(switch, positive, negative)
+
+    return mine

@@ -31,6 +31,7 @@ class Trainer:
     bank: MemoryBank | None = None  #: Embeddings of past batches that MDR sees too.
     mdr_weight: float = 0.0  #: The paper's lambda.
     level_weight: float = 0.0  #: The paper's nu.
+    mdr_in_distance: bool = False  #: Times the running deviation: the pull stays when the deviation shrinks.
     bf16: bool = False  #: Run the network in bfloat16; losses and distances stay in float32.
     channels_last: bool = False  #: Memory layout of images and network.
     compile: bool = False  #: Run the network through torch.compile in training.
@@ -82,7 +83,9 @@ class Trainer:
         if self.mdr is not None:
             past = None if self.bank is None else self.bank.embeddings
             regularizer = self.mdr(self.embeddings, past)
-            total = loss + self.mdr_weight * regularizer + self.level_weight * self.mdr.level_penalty()
+            unit = self.mdr.running_std if self.mdr_in_distance else 1.0
+            total = loss + self.mdr_weight * unit * regularizer
+            total = total + self.level_weight * self.mdr.level_penalty()
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()

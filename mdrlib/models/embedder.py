@@ -12,7 +12,7 @@ from mdrlib.models.backbones import bn_inception_weights, build_backbone
 from mdrlib.models.small import SMALL, SmallConvNet
 from mdrlib.models.weights import load_embedder
 
-NORMALIZE = ("none", "l2", "mean-distance")
+NORMALIZE = ("none", "l2", "mean-distance", "l2-mean-distance")
 
 
 class Embedder(nn.Module):
@@ -22,7 +22,8 @@ class Embedder(nn.Module):
         backbone: Images -> features (N, features).
         normalize: "none" leaves the output of the linear layer. "l2" projects it on the unit sphere.
             "mean-distance" applies `normalize_by_mean_distance` in training mode; in eval mode, where scale
-            changes no ranking, the output stays raw.
+            changes no ranking, the output stays raw. "l2-mean-distance" does the one after the other: on
+            the sphere the mean distance cannot grow, nor shrink against the margin.
         freeze_batch_norm: Keep batch-norm layers in eval mode, for fine-tuning on small batches.
     """
 
@@ -43,9 +44,9 @@ class Embedder(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if gather is not None:
             x = gather(x)  # before the mean distance, which is that of the global batch
-        if self.normalize == "l2":
-            return unit_length(x, dim=1)
-        if self.normalize == "mean-distance" and self.training:
+        if self.normalize.startswith("l2"):
+            x = unit_length(x, dim=1)
+        if self.normalize.endswith("mean-distance") and self.training:
             return normalize_by_mean_distance(x)
         return x
 

@@ -218,6 +218,10 @@ def test_runs_repeat_to_the_bit_and_seeds_differ(tmp_path, quick_model):
         ("diagonal_in_stats", True),
         ("freeze_batch_norm", True),
         ("memory_bank", 40),
+        ("mdr_in_distance", True),
+        ("switch", 0.5),
+        ("spread_weight", 1.0),
+        ("head", "l2-mean-distance"),
     ],
 )
 def test_switches_do_what_they_say(tmp_path, quick_model, switch, value):

@@ -192,3 +192,28 @@ def test_bad_settings_are_refused(arguments, error, message):
 def test_bad_batches_are_refused(x, labels, error, message):
     with pytest.raises(error, match=message):
         TripletLoss()(x, labels)
+
+
+def test_spread_out_equals_the_loop():
+    x = batch(dtype=torch.float64).requires_grad_()
+    unit = (x / x.norm(dim=1, keepdim=True)).detach().numpy()
+    cosines = [unit[i] @ unit[j] for i in range(8) for j in range(8) if LABELS[i] != LABELS[j]]
+    want = np.mean(cosines) ** 2 + max(0, np.mean(np.square(cosines)) - 1 / 5)
+    loss = losses.spread_out(x, LABELS)
+    assert loss.item() == pytest.approx(want, rel=1e-12)
+    loss.backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+
+
+def test_classes_on_orthogonal_axes_are_spread_out_and_equal_ones_are_not():
+    axes = torch.eye(4).repeat(2, 1)
+    labels = torch.arange(4).repeat(2)
+    assert losses.spread_out(axes, labels) == 0
+    assert losses.spread_out(torch.ones(8, 4), labels) == pytest.approx(1 + 1 - 1 / 4)
+
+
+def test_a_loss_with_spread_out_is_the_weighted_sum():
+    x = batch()
+    plain = TripletLoss(0.2, hard_negatives)
+    both = losses.SpreadOut(plain, 0.5)(x, LABELS)
+    assert both.item() == pytest.approx(plain(x, LABELS).item() + 0.5 * losses.spread_out(x, LABELS).item())

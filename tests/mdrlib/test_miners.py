@@ -327,3 +327,18 @@ def test_on_a_gpu_with_labels_and_generator_of_either_device(miner):
         for where in (labels, labels.cuda()):
             anchor, positive, negative = miner(x, where, generator)
             assert anchor.is_cuda and positive.is_cuda and negative.is_cuda
+
+
+def test_a_share_of_triplets_pushes_a_positive_away():
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) // 6
+    mine = miners.switched(miners.hard_negatives, 0.3)
+    anchor, positive, negative = mine(x, labels, generator=torch.Generator().manual_seed(1))
+    plain = miners.hard_negatives(x, labels)
+    switch = anchor == positive
+    assert 0.2 < switch.double().mean() < 0.4
+    assert anchor.equal(plain[0])
+    assert negative[switch].equal(plain[1][switch]) and (labels[negative] == labels[anchor])[switch].all()
+    assert positive[~switch].equal(plain[1][~switch]) and negative[~switch].equal(plain[2][~switch])
+    again = mine(x, labels, generator=torch.Generator().manual_seed(1))
+    assert all(a.equal(b) for a, b in zip((anchor, positive, negative), again, strict=True))

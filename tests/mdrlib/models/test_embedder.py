@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mdrlib.models import Embedder, build_embedder
+from mdrlib.models.embedder import NORMALIZE
 from mdrlib.models.small import SmallConvNet
 
 IMAGES = torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -47,8 +48,8 @@ def test_the_small_network_sees_the_mean_over_channels():
     torch.testing.assert_close(model(colour), model(colour.mean(1, keepdim=True)))
 
 
-def test_three_heads():
-    none, unit, mean = (build(normalize=n) for n in ("none", "l2", "mean-distance"))
+def test_four_heads():
+    none, unit, mean, both = (build(normalize=n) for n in NORMALIZE)
     raw = none(IMAGES)
     np.testing.assert_array_equal(raw.detach(), none.linear(none.backbone(IMAGES)).detach())
     x = raw.detach().double().numpy()
@@ -57,6 +58,10 @@ def test_three_heads():
     )
     np.testing.assert_allclose(mean(IMAGES).detach(), x / mean_distance(x), rtol=1e-3, atol=1e-4)
     assert mean_distance(mean(IMAGES).detach().double().numpy()) == pytest.approx(1, rel=1e-5)
+    found, sphere = both(IMAGES).detach(), unit(IMAGES).detach()
+    np.testing.assert_allclose(found, sphere / mean_distance(sphere.double().numpy()), rtol=1e-4, atol=1e-5)
+    evaluated = [build(normalize=n).eval()(IMAGES) for n in ("l2", "l2-mean-distance")]
+    assert torch.equal(*evaluated)
 
 
 def test_eval_mode_gives_the_raw_embedding_but_on_the_sphere():
@@ -66,7 +71,7 @@ def test_eval_mode_gives_the_raw_embedding_but_on_the_sphere():
     torch.testing.assert_close(mean(IMAGES)[:1], mean(IMAGES[:1]))  # an image's own, whatever the batch
 
 
-@pytest.mark.parametrize("normalize", ("none", "l2", "mean-distance"))
+@pytest.mark.parametrize("normalize", NORMALIZE)
 def test_gradients_reach_every_parameter(normalize):
     model = build(normalize=normalize)
     (model(IMAGES) * torch.randn(6, 16)).sum().backward()
