@@ -26,7 +26,7 @@ MINERS = ("distance_weighted", "semihard_negatives", "hard_negatives", "random_n
 PLACE = ("device", "data_root", "workers", "cache_images")  # fields that do not say what a run is
 CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": MINERS, "pooling": POOLING}
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
-LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
+LEAST = {"iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
 LEAST |= {"workers": -1}
 BELOW = {"momentum": 1, "validation": 1, "label_noise": 1}
 
@@ -43,7 +43,7 @@ class Config:
     mode: str = "train"  #: Or "evaluate", to measure `weights` without training.
     # The network: see `build_embedder`.
     backbone: str = "small"
-    dim: int = 128
+    dim: int = 128  #: 0 for the features of the backbone, without a linear layer.
     head: str = "auto"  #: "none", "l2", "mean-distance", or "auto" for what the method says.
     pretrained: bool = False
     weights: str | None = None
@@ -75,7 +75,7 @@ class Config:
     memory_bank: int = 0  #: Embeddings of past batches that MDR sees too.
     mdr_backend: str = "auto"  #: See `mdr_loss`.
     augment: bool = True  #: Random crops and flips of photographs, affine changes of small images.
-    channels_last: bool = False  #: Memory layout of the network.
+    channels_last: bool = False  #: Memory layout of the network; on a CPU always, except "small" and "tiny".
     bf16: bool = False  #: Run the network in bfloat16; losses, distances and evaluations stay in float32.
     compile: bool = False  #: Run the network through torch.compile.
     # Evaluation.

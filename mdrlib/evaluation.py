@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize as unit_length
 
 from mdrlib.datasets.loader import Photographs
 from mdrlib.datasets.transforms import to_float
@@ -53,20 +54,25 @@ def whole_classes(labels: Tensor, limit: int = 800) -> Tensor:
     return torch.isin(labels, chosen).nonzero()[:, 0]
 
 
-def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) -> Measured:
+def measure(
+    model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8), features: bool = False
+) -> Measured:
     """Measure retrieval and distances.
 
     Args:
         splits: Images (N, ...) and labels (N,) of "test" and, optionally, "train", "validation", "gallery".
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
+        features: Also measure the retrieval of "test" by the features in front of the model's head, as they
+            are and with unit length, from the same passes: "features_recall@1", "features_l2_recall@1".
 
     Returns:
         Metrics, "recall@1" or "validation_recall@1"; and `distance_histograms` of `whole_classes`, by names
         such as "test_positive".
     """
-    gallery = (None, None)
+    gallery, gallery_features = (None, None), None
     if "gallery" in splits:
-        gallery = embed(model, splits["gallery"][0]), splits["gallery"][1]
+        x, gallery_features = _embedded(model, splits["gallery"][0], features)
+        gallery = x, splits["gallery"][1]
     metrics, histograms = {}, {}
     for split in [split for split in splits if split != "gallery"]:
         images, labels = splits[split]
@@ -74,13 +80,39 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
         if split == "train":
             x = embed(model, images[chosen])
         else:
-            x = embed(model, images)
+            x, own_features = _embedded(model, images, features and split == "test")
             searched, prefix = (gallery, "") if split == "test" else ((None, None), f"{split}_")
             metrics |= {prefix + name: v for name, v in evaluate(x, labels, *searched, ks=ks).items()}
+            if own_features is not None:
+                metrics |= _of_features(own_features, labels, gallery_features, gallery[1], ks)
             x = x[chosen.to(x.device)]
         positive, negative = distance_histograms(x.cpu(), labels[chosen])
         histograms |= {f"{split}_positive": positive, f"{split}_negative": negative}
     return metrics, histograms
+
+
+def _embedded(model: nn.Module, images: Images, features: bool) -> tuple[Tensor, Tensor | None]:
+    """Embeddings, and from the same pass the features in front of the head if wanted."""
+    kept: list[Tensor] = []
+    if not features:
+        return embed(model, images), None
+    hook = model.backbone.register_forward_hook(lambda module, inputs, output: kept.append(output.float()))
+    try:
+        return embed(model, images), torch.cat(kept)
+    finally:
+        hook.remove()
+
+
+def _of_features(
+    query: Tensor, labels: Tensor, gallery: Tensor | None, gallery_labels: Tensor | None, ks: Sequence[int]
+) -> dict[str, float]:
+    """Retrieval by features as they are, and by their directions."""
+    metrics = {}
+    for prefix in ("features", "features_l2"):
+        found = evaluate(query, labels, gallery, gallery_labels, ks=ks)
+        metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
+        query, gallery = unit_length(query), None if gallery is None else unit_length(gallery)
+    return metrics
 
 
 class History:

@@ -21,10 +21,11 @@ from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
-from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
+from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
+from mdrlib.models.small import SMALL
 from mdrlib.results import Result
 from mdrlib.retrieval import search
 from mdrlib.trainer import Trainer, progress
@@ -180,19 +181,21 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
     if c.loss == "triplet":
         loss = TripletLoss(c.margin, miner, generator)
     else:
-        loss = build_loss(c.loss, classes, c.dim, c.margin, c.pair_margin, miner, generator).to(device)
+        loss = build_loss(c.loss, classes, model.dim, c.margin, c.pair_margin, miner, generator).to(device)
     groups = [{"params": list(model.parameters()), "weight_decay": c.weight_decay}]
     mdr = bank = None
     if c.with_mdr:
         mdr = MDR(c.levels, c.momentum, c.learn_levels, c.diagonal_in_stats, c.mdr_backend).to(device)
         groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})  # level_weight holds them back
         if c.memory_bank:
-            bank = MemoryBank(c.memory_bank, c.dim).to(device)
+            bank = MemoryBank(c.memory_bank, model.dim).to(device)
     if proxies := list(loss.parameters()):
         groups.append({"params": proxies, "weight_decay": c.weight_decay, "lr": c.proxy_lr})
     optimizer = torch.optim.Adam(groups, lr=c.lr)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(c.lr_steps), c.lr_decay)
-    settings = {"bf16": c.bf16, "channels_last": c.channels_last, "compile": c.compile}
+    # On a CPU channels last is up to 1.6 times as fast with these networks (the small ones have it anyway).
+    channels_last = c.channels_last or (device.type == "cpu" and c.backbone not in SMALL)
+    settings = {"bf16": c.bf16, "channels_last": channels_last, "compile": c.compile}
     return Trainer(model, loss, optimizer, scheduler, mdr, bank, c.mdr_weight, c.level_weight, **settings)
 
 
@@ -208,9 +211,13 @@ def _train(
     sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *place)
     trainer = _trainer(config, int(labels.max()) + 1, generator, device)
     best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
-    history = History(
-        lambda model: distributed.from_first(lambda: measure(model, splits, config.recall_at)), best
-    )
+
+    def measured(model: nn.Module) -> Measured:
+        # What fine-tuning adds shows against the features that it starts from.
+        features = isinstance(images, Photographs) and not history.rows
+        return distributed.from_first(lambda: measure(model, splits, config.recall_at, features))
+
+    history = History(measured, best)
     spent: list[float] = []  # seconds that a loading process took for each batch
     if state is not None:
         trainer.load_state_dict(state)

@@ -10,7 +10,7 @@ NETWORK_PREFIX = "backbone.network."
 
 
 def load_embedder(model: nn.Module, path: Path) -> None:
-    """Fill an `Embedder` from a file; nothing in the file is executed.
+    """Fill an `EmbeddingNetwork` from a file; nothing in the file is executed.
 
     The file has one of four forms: a state_dict of an embedder; a checkpoint of a run, a dict with such a
     state_dict under "model"; a checkpoint of the paper's authors (github.com/kakaoenterprise/AAAI2021_MDR),

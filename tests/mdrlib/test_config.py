@@ -88,7 +88,8 @@ WRONG_TYPES = {
     "levels": (1.0, ["a"], [None], [False], None, "12"),
 }
 OUT_OF_RANGE = {
-    "dim iterations batch_size per_class evaluate_every": (0, -1),
+    "iterations batch_size per_class evaluate_every": (0, -1),
+    "dim": (-1,),
     "image_size": (31,),
     "workers": (-2,),
     "memory_bank train_classes": (-1,),
