@@ -20,6 +20,7 @@ from mdrlib.config import Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
 from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
@@ -153,8 +154,9 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
         if isinstance(part, ImageSet):
             images[name] = part.images.to(device)
         else:
-            settings = config.image_size, workers, config.cache_images, device
-            images[name] = Photographs(part, torch.arange(len(part)), *settings)
+            settings = Preprocessing.of(config), workers, config.cache_images, device
+            crops = {"scale": config.crop_scale, "ratio": config.crop_ratio}
+            images[name] = Photographs(part, torch.arange(len(part)), *settings, **crops)
     train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
     if config.train_classes:
