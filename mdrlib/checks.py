@@ -1,10 +1,16 @@
 """Checks of what public functions are given, in one place so that the errors read alike."""
 
 import math
+import os
+import reprlib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+SHOWN = 80  # characters of a wrong value in an error
 
 
 def embeddings(
@@ -61,3 +67,25 @@ def scalar(value: float | Tensor, name: str, minimum: float = -math.inf) -> floa
     if not torch.compiler.is_compiling() and not (math.isfinite(value) and value >= minimum):
         raise ValueError(f"{name} must be finite and at least {minimum}, got {float(value)}")
     return value
+
+
+def path(value: str | os.PathLike[str], name: str = "path") -> Path:
+    """Return a path with ~ expanded, which a shell leaves as it is in --out=~/runs and YAML everywhere."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {shown(value)}")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} {shown(value)} is below no known home folder; write it in full") from error
+
+
+def shown(value: Any) -> str:
+    """Return repr(value) as one line of at most SHOWN characters, whatever the size of the value."""
+    short = reprlib.Repr()
+    short.maxlevel = 2
+    short.maxstring = short.maxother = short.maxlong = SHOWN
+    try:
+        text = " ".join(short.repr(value).split())
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        text = f"{type(value).__name__} of too many digits"
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
