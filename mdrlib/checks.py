@@ -1,7 +1,11 @@
 """Checks of what public functions are given, in one place so that the errors read alike."""
 
 import math
+import operator
 from collections.abc import Iterable
+from numbers import Real
+from reprlib import repr as short
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -43,6 +47,49 @@ def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
     if y.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one per vector, got {tuple(y.shape)}")
     return y
+
+
+def shown(value: Any) -> str:
+    """Return a value for an error message: shortened, on one line."""
+    try:
+        return " ".join(short(value).split())
+    except ValueError:  # an integer that Python refuses to print
+        return f"a number of {value.bit_length()} bits"
+
+
+def whole(value: int, name: str, least: int) -> int:
+    """Return an integer of Python, numpy or torch, at least `least`, as int; True and 3.0 are refused."""
+    wanted = f"{name} must be a whole number of at least {least}, got {shown(value)}"
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(wanted)
+    if operator.index(value) < least:
+        raise ValueError(wanted)
+    return operator.index(value)
+
+
+def real(value: float, name: str, least: float | None = None, below: float | None = None) -> float:
+    """Return a finite number of Python, numpy or torch, in [`least`, `below`), as float."""
+    limits = [f"at least {least:g}"] if least is not None else []
+    limits += [f"below {below:g}"] if below is not None else []
+    wanted = f"{name} must be a finite number {' and '.join(limits)}".strip() + f", got {shown(value)}"
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(wanted)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        raise ValueError(wanted) from None
+    low = -math.inf if least is None else least
+    high = math.inf if below is None else below
+    if not (math.isfinite(number) and low <= number < high):
+        raise ValueError(wanted)
+    return number
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of numpy or torch as a Python number, anything else unchanged."""
+    return value.item() if getattr(value, "shape", None) in ((), (1,)) else value
 
 
 def level_values(levels: Tensor | Iterable[float]) -> Tensor:
