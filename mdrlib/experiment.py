@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from mdrlib import checkpoint, distributed, miners, results
+from mdrlib import checkpoint, checks, distributed, miners, results
 from mdrlib.checkpoint import write_atomically
 from mdrlib.config import Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
@@ -47,7 +47,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
             labels and nearest neighbours). ValueError if it holds another experiment, naming the fields.
     """
     distributed.join()
-    out_dir = Path(out_dir)
+    out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
     stored = replace(config, data_root=None, weights=config.weights and Path(config.weights).name).to_dict()
     distributed.agree("the config", stored)
@@ -139,7 +139,7 @@ def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, A
         sets = {name: load(config.dataset, name, config.data_root) for name in names}
     data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
     if config.weights is not None:
-        with open(config.weights, "rb") as file:
+        with open(checks.path(config.weights, "weights"), "rb") as file:
             data["weights"] = {"fingerprint": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
     distributed.agree("the data", data)
     return sets, data
