@@ -6,11 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 
-from mdrlib import comparison, distributed
+from mdrlib import checks, comparison, distributed
 from mdrlib.datasets import download
 from mdrlib.experiment import Config, run
 
@@ -29,7 +28,7 @@ _Loader.add_implicit_resolver(
 
 def read_config(path: str, changes: Sequence[str]) -> Config:
     """Read a Config from a YAML or JSON file, with changes "key=value", each value read as YAML."""
-    with open(path) as file:
+    with open(checks.path(path)) as file:
         values = yaml.load(file, _Loader) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of Config fields, got {type(values).__name__}")
@@ -70,7 +69,7 @@ def _run(words: Sequence[str]) -> None:
         result = run(read_config(given.config, given.changes), given.out)
         if distributed.rank() == 0:
             print(json.dumps(result.metrics, indent=1))
-            print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
+            print(f"{checks.path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
 
 
 def _data(words: Sequence[str]) -> int:

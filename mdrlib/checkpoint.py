@@ -10,10 +10,12 @@ from typing import IO, Any
 
 import torch
 
+from mdrlib import checks
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let `write` fill a file: a killed process or a full disk leaves the old one or the whole new one."""
-    path = Path(path)
+    path = checks.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -37,7 +39,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file."""
-    file = io.BytesIO(Path(path).read_bytes())
+    file = io.BytesIO(checks.path(path).read_bytes())
     try:
         broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
         if broken is not None:

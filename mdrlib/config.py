@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdrlib.datasets.benchmarks import BENCHMARKS
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.mdr import MDR
 from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
@@ -28,7 +29,7 @@ CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner":
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
 LEAST = {"iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
 LEAST |= {"workers": -1}
-BELOW = {"momentum": 1, "validation": 1, "label_noise": 1}
+BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "class_split": 11}
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,14 @@ class Config:
     weights: str | None = None
     pooling: str = "average"
     freeze_batch_norm: bool = False
-    image_size: int = 224  #: Pixels of a photograph's side; sets in memory keep their own.
+    # What the network sees of a photograph: see `Preprocessing`. Sets in memory keep their own size.
+    image_size: int = 224  #: Pixels of a side.
+    stored_size: int = 0  #: Pixels of the square that is cropped; 0 for 256 / 224 of image_size.
+    keep_aspect: bool = False  #: Take the middle square instead of stretching to a square.
+    crop_scale: tuple[float, ...] = (0.16, 1.0)  #: Of random crops: least and greatest share of the area.
+    crop_ratio: tuple[float, ...] = (0.75, 1.33)  #: Least and greatest width over height.
     # What is learned from.
+    class_split: int = 0  #: 0 for the set's own split of classes, 1 to 10 for others; see `load`.
     train_classes: int = 0  #: How many of the training classes, drawn at random; 0 for all.
     label_noise: float = 0.0  #: Share of training images labelled as another class, in [0, 1).
     seed: int = 0
@@ -103,6 +110,12 @@ class Config:
             raise ValueError(f"recall_at must be numbers from 1 with 1 among them, got {self.recall_at}")
         if self.validation and self.select_by_test:
             raise ValueError("select_by_test and validation both select the result: set one of them to zero")
+        Preprocessing.of(self)  # checks its sizes
+        for name, greatest in (("crop_scale", 1), ("crop_ratio", float("inf"))):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= greatest:
+                wanted = f"two increasing numbers above 0 and at most {greatest}"
+                raise ValueError(f"{name} must be {wanted}, got {pair}")
         if self.dataset in BENCHMARKS and self.backbone in SMALL:
             wrong = f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take'
             raise ValueError(f'{wrong}; choose "bn_inception", "resnet50" or another of torchvision or timm')

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from mdrlib import checkpoint, distributed, miners, results
+from mdrlib import checkpoint, checks, distributed, miners, results
 from mdrlib.checkpoint import write_atomically
 from mdrlib.config import Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
 from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
@@ -47,7 +48,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
             labels and nearest neighbours). ValueError if it holds another experiment, naming the fields.
     """
     distributed.join()
-    out_dir = Path(out_dir)
+    out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
     stored = replace(config, data_root=None, weights=config.weights and Path(config.weights).name).to_dict()
     distributed.agree("the config", stored)
@@ -139,7 +140,7 @@ def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, A
         sets = {name: load(config.dataset, name, config.data_root) for name in names}
     data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
     if config.weights is not None:
-        with open(config.weights, "rb") as file:
+        with open(checks.path(config.weights, "weights"), "rb") as file:
             data["weights"] = {"fingerprint": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
     distributed.agree("the data", data)
     return sets, data
@@ -154,8 +155,9 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
         if isinstance(part, ImageSet):
             images[name] = part.images.to(device)
         else:
-            settings = config.image_size, workers, config.cache_images, device
-            images[name] = Photographs(part, torch.arange(len(part)), *settings)
+            settings = Preprocessing.of(config), workers, config.cache_images, device
+            crops = {"scale": config.crop_scale, "ratio": config.crop_ratio}
+            images[name] = Photographs(part, torch.arange(len(part)), *settings, **crops)
     train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
     if config.train_classes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from mdrlib import checks
 from mdrlib.datasets import benchmarks
 from mdrlib.datasets.benchmarks import BENCHMARKS, Archive
 
@@ -31,7 +32,7 @@ def data_root(root: str | Path | None = None) -> Path:
     """Return the folder of data sets: `root`, else $MDR_DATA_ROOT, else data/ here or in the clone."""
     given = root if root is not None else os.environ.get("MDR_DATA_ROOT")
     if given:
-        return Path(given).expanduser()
+        return checks.path(given, "the data root")
     clone = Path(__file__).resolve().parents[2]
     return clone / "data" if (clone / "pyproject.toml").exists() else Path("data").absolute()
 
