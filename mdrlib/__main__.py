@@ -1,4 +1,4 @@
-"""The command line: `mdrlib run CONFIG.yml --out DIR [key=value ...]`, `mdrlib data`, `mdrlib results`."""
+"""The command line: `mdrlib run CONFIG.yml --out DIR [key=value ...]`, and what to do with runs."""
 
 import argparse
 import ctypes
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from mdrlib import checks, comparison, distributed
+from mdrlib import after_training, checks, comparison, distributed
 from mdrlib.datasets import download
 from mdrlib.experiment import Config, run
 
@@ -44,6 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 1 after an error, told in one line (argparse exits with 2)."""
     words = sys.argv[1:] if words is None else words
     commands = {"run": _run, "data": _data, "results": comparison.main}
+    commands |= {"search": after_training.search, "embed": after_training.embed}
+    commands |= {"export": after_training.export}
     parser = argparse.ArgumentParser("mdrlib", description="Multi-level distance regularization")
     parser.add_argument("command", choices=commands, help="`mdrlib COMMAND --help` explains each")
     command = parser.parse_args(words[:1]).command

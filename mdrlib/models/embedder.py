@@ -52,6 +52,10 @@ class EmbeddingNetwork(nn.Module):
             return normalize_by_mean_distance(x)
         return x
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        advice = "use `mdrlib export RUN --out model.pt2` (torch.export) or model.onnx instead"
+        raise TypeError(f"torch.jit.script does not take an embedding network: {advice}")
+
     def train(self, mode: bool = True) -> "EmbeddingNetwork":
         super().train(mode)
         if self.freeze_batch_norm:
