@@ -3,41 +3,18 @@
 import argparse
 import ctypes
 import json
-import re
 import sys
 from collections.abc import Sequence
 
 import yaml
 
 from mdrlib import checks, comparison, distributed
+from mdrlib.config_file import read_config
 from mdrlib.datasets import download
-from mdrlib.experiment import Config, run
+from mdrlib.experiment import run
 
 # mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: keep freed memory, a fifth of a training step on a CPU.
 MALLOC = {-4: 0, -1: 2_000_000_000, -2: 2**28}
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, which YAML 1.1 takes for text because it has no point."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_config(path: str, changes: Sequence[str]) -> Config:
-    """Read a Config from a YAML or JSON file, with changes "key=value", each value read as YAML."""
-    with open(checks.path(path)) as file:
-        values = yaml.load(file, _Loader) or {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a mapping of Config fields, got {type(values).__name__}")
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise ValueError(f"a change is key=value, got {change!r}")
-        values[key] = yaml.load(value, _Loader)
-    return Config.of(values)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -39,15 +39,28 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file."""
+    try:
+        return dict(read(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or not a checkpoint of mdrlib ({error}); delete it") from error
+
+
+def read(path: Path) -> Any:
+    """Read what `torch.save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file.
+
+    Files in torch's format of before 1.6 have no checksums: damage to their numbers goes unnoticed.
+    """
     file = io.BytesIO(checks.path(path).read_bytes())
     try:
-        broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
-        if broken is not None:
-            raise ValueError(f"wrong checksum of {broken}")
+        if zipfile.is_zipfile(file):
+            broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
+            if broken is not None:
+                raise ValueError(f"wrong checksum of {broken}")
         file.seek(0)
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise several kinds for a damaged file
-        raise ValueError(f"{path} is damaged or not a checkpoint of mdrlib ({error}); delete it") from error
+        problem = " ".join(str(error).split())
+        raise ValueError(f"damaged, or more than tensors and plain values: {problem[:200]}") from error
 
 
 def rng_state() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from mdrlib import checkpoint, checks, distributed, miners, results
 from mdrlib.checkpoint import write_atomically
-from mdrlib.config import Config
+from mdrlib.config import PLACE, Config
 from mdrlib.datasets import ImageSet, PKBatchSampler, load
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
@@ -125,8 +125,9 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
     else:
         return None, None
     there = Config.of(result.config if result else state.get("config", {}))
-    old, new = json.loads(there.identity()), json.loads(config.identity())
-    differ = [f"{k}: {old[k]!r} there, {new[k]!r} now" for k in new if old[k] != new[k]]
+    old, new = (one.to_dict() | json.loads(one.identity()) for one in (there, config))
+    fields = [key for key in sorted(new) if key not in PLACE and old[key] != new[key]]
+    differ = [f"{key}: {old[key]!r} there, {new[key]!r} now" for key in fields]
     if differ:
         raise ValueError(f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder")
     return result, state
@@ -185,7 +186,8 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
     mdr = bank = None
     if c.with_mdr:
         mdr = MDR(c.levels, c.momentum, c.learn_levels, c.diagonal_in_stats, c.mdr_backend).to(device)
-        groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})  # level_weight holds them back
+        levels = {"params": list(mdr.parameters()), "weight_decay": 0.0}  # level_weight holds them back
+        groups.append(levels | {"lr": c.lr if c.level_lr is None else c.level_lr})
         if c.memory_bank:
             bank = MemoryBank(c.memory_bank, c.dim).to(device)
     if proxies := list(loss.parameters()):
