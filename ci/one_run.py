@@ -39,7 +39,7 @@ def make_run(
         with FileLock(folder / "lock").acquire(timeout=-1 if wait else 0):
             if (folder / "result.json").exists():
                 return outcome("there")
-            for left in folder.glob(".*"):  # half written by a process that was killed
+            for left in folder.glob(".*.*"):  # half written by a process that was killed
                 left.unlink()
             return execute_template(template, config, folder, variables or {})
     except Timeout:

@@ -4,13 +4,19 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from mdrlib import checks
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -28,6 +34,38 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; BlockingIOError names the process that has it.
+
+    The system frees the lock of a process that is killed. Without flock (on Windows) nothing is locked.
+    """
+    path, new = folder / ".lock", not folder.exists()
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = f"process {file.read() or 'of unknown number'}"
+            raise BlockingIOError(f"{folder} is in use by {holder}: wait for it or take another folder") from None
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
+        file.close()  # its holder has just removed it
+    with file:
+        file.truncate(0)
+        print(os.getpid(), end="", file=file, flush=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -59,8 +97,7 @@ def read(path: Path) -> Any:
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise several kinds for a damaged file
-        problem = " ".join(str(error).split())
-        raise ValueError(f"damaged, or more than tensors and plain values: {problem[:200]}") from error
+        raise ValueError(" ".join(str(error).split())[:200]) from error
 
 
 def rng_state() -> dict[str, Any]:
