@@ -13,7 +13,7 @@ from mdrlib.datasets.download import data_root
 from mdrlib.datasets.images import ImageFiles, ImageSet
 from mdrlib.datasets.sampling import PKBatchSampler
 
-__all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load", "splits"]
+__all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load", "split_names"]
 
 CLASS_SPLITS = range(11)
 
@@ -38,7 +38,7 @@ def load(
         ValueError: The name or split is unknown, or the data are damaged or incomplete.
         OSError: The data are missing; the message says where they belong and how to get them.
     """
-    names = splits(name, root)
+    names = split_names(name, root)
     if split not in names:
         raise ValueError(f"{name} has no split {split!r}; choose one of {list(names)}")
     if class_split not in CLASS_SPLITS:
@@ -53,7 +53,7 @@ def load(
     return _files(name, split, place, halve(rows, class_split) if class_split else rows, contents)
 
 
-def splits(name: str, root: str | Path | None = None) -> tuple[str, ...]:
+def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     """Return the names of the splits of a data set, "train" first; see `load`."""
     if name == "folder":
         if root is None:
