@@ -23,6 +23,7 @@ GROCERY = (
     "https://github.com/marcusklasson/GroceryStoreDataset/archive/fc80ba90f803d79d0383df52c5a4ac5de99ff6fc.zip"
 )
 CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+CUB_MEMBERS = r"images\.txt|image_class_labels\.txt|images/.+"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Archive:
     name: str
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
     url: str | None = None  #: None if it has to be fetched by hand
+    members: str | None = None  #: a regular expression of what to take from it; None if it is not unpacked
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ BENCHMARKS = {
         title="CUB-200-2011",
         folder="CUB_200_2011",
         sizes={"train": (5864, 100), "test": (5924, 100)},
-        archives=(Archive("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", CUB),),
+        archives=(Archive("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", CUB, CUB_MEMBERS),),
         read=read_cub,
     ),
     "cars": Benchmark(
@@ -230,7 +232,7 @@ BENCHMARKS = {
         sizes={"train": (8054, 98), "test": (8131, 98)},
         archives=(
             Archive("cars_annos.mat", "b407c6086d669747186bd1d764ff9dbc"),
-            Archive("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14"),
+            Archive("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14", members="car_ims/.+"),
         ),
         read=read_cars,
     ),
@@ -238,14 +240,20 @@ BENCHMARKS = {
         title="Stanford Online Products",
         folder="Stanford_Online_Products",
         sizes={"train": (59551, 11318), "test": (60502, 11316)},
-        archives=(Archive("Stanford_Online_Products.zip", "7f73d41a2f44250d4779881525aea32e"),),
+        archives=(
+            Archive(
+                "Stanford_Online_Products.zip",
+                "7f73d41a2f44250d4779881525aea32e",
+                members=r"Ebay_(?:train|test)\.txt|\w+_final/.+",
+            ),
+        ),
         read=read_sop,
     ),
     "inshop": Benchmark(
         title="In-Shop Clothes Retrieval",
         folder="Inshop",
         sizes={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
-        archives=(Archive(PARTITION), Archive("img.zip")),
+        archives=(Archive(PARTITION), Archive("img.zip", members="img/.+")),
         read=read_inshop,
     ),
     "grocery": Benchmark(
