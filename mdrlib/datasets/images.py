@@ -70,11 +70,14 @@ class ImageFiles(_Split):
     files: list[str]  #: N paths below `folder`
     labels: Tensor  #: (N,) int64, contiguous from 0
     classes: list[str]  #: the name of each class
+    groups: Tensor | None = None  #: (C,) int64, the coarse class of each class: an index of `group_names`
+    group_names: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)  #: N sha256 of the files, where these were read
     paths: list[Path] = field(init=False)  #: N full paths
-    fingerprint: str = field(init=False)  #: 16 hex digits of `files` and labels, not of pixels
+    fingerprint: str = field(init=False)  #: 16 hex digits of `files`, `contents` and labels, not of pixels
 
     def __post_init__(self) -> None:
-        self._check(len(self.files), "\n".join(self.files).encode())
+        self._check(len(self.files), "\n".join(self.files + self.contents).encode("utf8", "surrogateescape"))
         self.paths = [self.folder / file for file in self.files]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 STORED, SEEN = 256, 224  # the authors' recipe: the network sees 224 x 224 of images of 256 x 256
+# What turns an image upright, by its EXIF orientation.
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270"}
+TURNS |= {7: "TRANSVERSE", 8: "ROTATE_90"}
 
 
 def optional(module: str, extra: str) -> Any:
@@ -77,8 +80,9 @@ def to_rgb(image: Any) -> Any:
 
     16-bit grey is scaled by its whole range. ValueError for numbers whose range is not known.
     """
-    pillow, operations = optional("PIL.Image", "data"), optional("PIL.ImageOps", "data")
-    upright = operations.exif_transpose(image)
+    pillow = optional("PIL.Image", "data")
+    turn = TURNS.get(orientation(image))
+    upright = image.transpose(pillow.Transpose[turn]) if turn else image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         (bits,) = getattr(image, "tag_v2", {}).get(258, (16,))  # a TIFF may have 12
         grey = np.asarray(upright).astype(np.float64) * (255 / (2**bits - 1))
@@ -90,4 +94,14 @@ def to_rgb(image: Any) -> Any:
         upright = upright.convert("RGBA")
         white = pillow.new("RGBA", upright.size, "white")
         upright = pillow.alpha_composite(white, upright)
-    return upright.convert("RGB")
+    upright = upright.convert("RGB")
+    upright.info.clear()  # of the orientation, which must not turn it again
+    return upright
+
+
+def orientation(image: Any) -> int:
+    """Return the EXIF orientation of an image of pillow, 1 (upright) to 8; 1 if the data cannot be read."""
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # pillow raises many kinds for damaged EXIF data
+        return 1
