@@ -19,6 +19,7 @@ import nbformat
 import psutil
 
 from kernel_server import KernelServer
+from mdrlib.datasets.download import data_root
 from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, threads
 from runs import FULL, Job, data_here, is_done, jobs, key_file, key_of, left_key
 
@@ -78,8 +79,8 @@ def execute(
         dataset: At scale full: the data set whose recipes are run; all by default.
     """
     root = root.resolve()
-    if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss
-        os.environ["MDR_DATA_ROOT"] = os.path.abspath(os.environ["MDR_DATA_ROOT"])
+    if os.environ.get("MDR_DATA_ROOT"):  # kernels start in other folders: a relative path would miss
+        os.environ["MDR_DATA_ROOT"] = str(data_root().absolute())
     if dataset is not None and scale != FULL:
         raise ValueError(f"a data set is chosen at scale {FULL} alone, not at {scale}: add SCALE={FULL}")
     found = jobs(root, scale, data_here(root, scale, dataset, only))

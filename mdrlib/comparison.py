@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mdrlib import checks
 from mdrlib.config import Config
 from mdrlib.results import Result, load_committed, load_run
 
@@ -170,7 +171,7 @@ def pick(found: Sequence[Group], name: str | None = None) -> Group:
 def read(paths: Iterable[str | Path]) -> list[Result]:
     """The runs of files (lists, or result.json) and of folders of them; ValueError for an empty folder."""
     found = []
-    for path in map(Path, paths):
+    for path in map(checks.path, paths):
         for file in _files(path) if path.is_dir() else [path]:
             found += [load_run(file.parent)] if file.name == "result.json" else load_committed(file)
     return found

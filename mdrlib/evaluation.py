@@ -1,11 +1,12 @@
 """What is measured of a model while it trains: retrieval, and the distances of a few whole classes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize as unit_length
 
 from mdrlib.datasets.loader import Photographs
 from mdrlib.datasets.transforms import to_float
@@ -55,12 +56,16 @@ def whole_classes(labels: Tensor, limit: int = 800) -> Tensor:
     return torch.isin(labels, chosen).nonzero()[:, 0]
 
 
-def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) -> Measured:
+def measure(
+    model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8), features: bool = False
+) -> Measured:
     """Measure retrieval and distances.
 
     Args:
         splits: Images (N, ...) and labels (N,) of "test" and, optionally, "train", "validation", "gallery".
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
+        features: Also measure the retrieval of "test" by the features in front of the model's head, as they
+            are and with unit length, from the same passes: "features_recall@1", "features_l2_recall@1".
 
     Returns:
         Metrics: "recall@1" and others of `evaluate`; "validation_recall@1" and others of held-out classes;
@@ -68,9 +73,10 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
         themselves; and what `diagnose` returns for the test embeddings. Arrays: `distance_histograms` of
         `whole_classes`, by names such as "test_positive", and each test class's metrics as "class_map@r".
     """
-    gallery = (None, None)
+    gallery, gallery_features = (None, None), None
     if "gallery" in splits:
-        gallery = embed(model, splits["gallery"][0]), splits["gallery"][1]
+        x, gallery_features = _embedded(model, splits["gallery"][0], features)
+        gallery = x, splits["gallery"][1]
     metrics, arrays = {}, {}
     for split in [split for split in splits if split != "gallery"]:
         images, labels = splits[split]
@@ -80,11 +86,13 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
             found = evaluate(x, labels[chosen], ks=(1,))
             metrics |= {f"train_{name}": found[name] for name in ("recall@1", "map@r")}
         else:
-            x = embed(model, images)
+            x, own_features = _embedded(model, images, features and split == "test")
             searched, prefix = (gallery, "") if split == "test" else ((None, None), f"{split}_")
             found = evaluate(x, labels, *searched, ks=ks, per_class=True)
             of_classes = found.pop("per_class")
             metrics |= {prefix + name: v for name, v in found.items()}
+            if own_features is not None:
+                metrics |= _of_features(own_features, labels, gallery_features, gallery[1], ks)
             if split == "test":
                 arrays |= {f"class_{name}": values.cpu() for name, values in of_classes.items()}
                 some = whole_classes(labels, DIAGNOSED)
@@ -94,6 +102,30 @@ def measure(model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8)) 
         positive, negative = distance_histograms(x.cpu(), labels[chosen])
         arrays |= {f"{split}_positive": positive, f"{split}_negative": negative}
     return metrics, arrays
+
+
+def _embedded(model: nn.Module, images: Images, features: bool) -> tuple[Tensor, Tensor | None]:
+    """Embeddings, and from the same pass the features in front of the head if wanted."""
+    kept: list[Tensor] = []
+    if not features:
+        return embed(model, images), None
+    hook = model.backbone.register_forward_hook(lambda module, inputs, output: kept.append(output.float()))
+    try:
+        return embed(model, images), torch.cat(kept)
+    finally:
+        hook.remove()
+
+
+def _of_features(
+    query: Tensor, labels: Tensor, gallery: Tensor | None, gallery_labels: Tensor | None, ks: Sequence[int]
+) -> dict[str, float]:
+    """Retrieval by features as they are, and by their directions."""
+    metrics = {}
+    for prefix in ("features", "features_l2"):
+        found = evaluate(query, labels, gallery, gallery_labels, ks=ks)
+        metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
+        query, gallery = unit_length(query), None if gallery is None else unit_length(gallery)
+    return metrics
 
 
 class History:
@@ -106,9 +138,14 @@ class History:
         self.best, self.best_weights = -1, {}  # index of the row, the last one without keep_best
 
     def add(self, trainer: Trainer, **more: float | None) -> None:
-        """Evaluate now: a row of `more`, metrics, means since the row before, the last batch's MDR."""
+        """Evaluate now: a row of `more`, metrics, means since the row before, the last batch's MDR.
+
+        FloatingPointError names what of it, or of the network, is not finite; then nothing is added.
+        """
         row = _state_of(trainer) | more
+        _check_finite(row | trainer.model.state_dict(), trainer.iteration)
         metrics, arrays = self.evaluate(trainer.model)
+        _check_finite(metrics, trainer.iteration)
         self.rows.append(row | metrics)
         self.arrays.append(arrays)
         key = self.keep_best
@@ -132,6 +169,13 @@ class History:
         """Take over what `state_dict` returned."""
         self.rows, self.arrays = state["history"], state["snapshots"]
         self.best, self.best_weights = state["best"], state["best_weights"]
+
+
+def _check_finite(values: Mapping[str, Any], iteration: int) -> None:
+    for name, value in values.items():
+        if value is not None and not torch.as_tensor(value).isfinite().all():
+            got = "NaN or infinite in part" if isinstance(value, Tensor) else value
+            raise FloatingPointError(f"{name} is {got} at iteration {iteration}: lower lr and the weights of MDR")
 
 
 def _state_of(trainer: Trainer) -> dict[str, float | int | None]:

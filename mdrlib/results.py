@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdrlib import distributed
+from mdrlib import checks, distributed
 from mdrlib.checkpoint import write_atomically
 
 SCHEMA = 2  # of the results that this code writes
@@ -65,7 +65,7 @@ def write_history(history: list[dict[str, float | int | None]], out_dir: Path) -
 
 def load_run(out_dir: str | Path) -> Result:
     """The Result in `out_dir`; FileNotFoundError without one, ValueError for a file that is not a result."""
-    path = Path(out_dir) / "result.json"
+    path = checks.path(out_dir, "out_dir") / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"no result at {path}; make it with `make experiments`")
     return _read(path, lambda entry: Result(**entry))
@@ -73,12 +73,13 @@ def load_run(out_dir: str | Path) -> Result:
 
 def load_runs(folder: str | Path) -> dict[str, Result]:
     """All finished runs in the folders below `folder`, by folder name, sorted."""
-    return {p.parent.name: load_run(p.parent) for p in sorted(Path(folder).glob("*/result.json"))}
+    found = sorted(checks.path(folder, "folder").glob("*/result.json"))
+    return {path.parent.name: load_run(path.parent) for path in found}
 
 
 def load_committed(path: str | Path) -> list[Result]:
     """The runs of a committed list such as data/results/omniglot-seeds.json."""
-    return _read(Path(path), lambda entries: [Result(**entry) for entry in entries])
+    return _read(checks.path(path), lambda entries: [Result(**entry) for entry in entries])
 
 
 def _read(path: Path, form: Any) -> Any:

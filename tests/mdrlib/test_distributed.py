@@ -26,7 +26,7 @@ from mdrlib.datasets.loader import in_memory
 from mdrlib.experiment import Config, pick_device, run
 from mdrlib.losses import TripletLoss
 from mdrlib.mdr import MemoryBank
-from mdrlib.models import Embedder, build_embedder
+from mdrlib.models import EmbeddingNetwork, build_embedder
 from mdrlib.results import load_run
 from mdrlib.trainer import Trainer
 
@@ -83,7 +83,7 @@ def trace(head, mdr=None, bank=False, augment=False, parameters=False, frozen=Fa
     torch.manual_seed(0)
     precision = nn.Identity() if settings.get("bf16") else Double()
     layers = [precision, nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()]
-    model = Embedder(nn.Sequential(*layers, nn.BatchNorm1d(144, momentum=None)), 144, 5, head, frozen)
+    model = EmbeddingNetwork(nn.Sequential(*layers, nn.BatchNorm1d(144, momentum=None)), 144, 5, head, frozen)
     model = model if settings.get("bf16") else model.double()
     generator = torch.Generator().manual_seed(1)
     place = distributed.rank(), distributed.world_size()
@@ -111,7 +111,7 @@ def trace(head, mdr=None, bank=False, augment=False, parameters=False, frozen=Fa
 def quick(backbone, dim, normalize, pretrained=False, weights=None, freeze_batch_norm=False, pooling=""):
     """A network of milliseconds and double precision in place of the small one."""
     layers = nn.Sequential(Double(), nn.AvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(64))
-    return Embedder(layers, 64, dim, normalize, freeze_batch_norm).double()
+    return EmbeddingNetwork(layers, 64, dim, normalize, freeze_batch_norm).double()
 
 
 def patch(monkeypatch):

