@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 import notebooks
 import one_run
 from mdrlib.checkpoint import write_atomically
+from mdrlib.config import Config
 from mdrlib.results import git, write_json
-from runs import Job
+from runs import Job, source_of
 
 WAIT_SECONDS = 300  # for a first worker: a queue may have to start it
 CONNECT_SECONDS = 10
@@ -158,7 +159,7 @@ def record(outcome: dict[str, Any], here: dict[str, Any], folder: Path) -> dict[
     result = outcome.get("result")
     if result is not None:
         seen = {split: part["fingerprint"] for split, part in result["data"].items()}
-        if seen != here["data"][result["config"]["dataset"]]:
+        if seen != here["data"][source_of(Config.of(result["config"]))]:
             failure = f"a worker made this run with other images: {result['data']}"
             outcome |= {"state": "failed", "failure": failure}
     name = "failed.ipynb" if outcome["failure"] else "run.ipynb"

@@ -95,16 +95,24 @@ def sources() -> str:
     return digest.hexdigest()[:16]
 
 
-def what_is_here(datasets: Sequence[str]) -> dict[str, Any]:
-    """Return {"data": data set -> split -> fingerprint, "missing": data set -> why it is not available}."""
+def what_is_here(sources: Sequence[str]) -> dict[str, Any]:
+    """Return {"data": source -> split -> fingerprint, "missing": source -> why it is not available}.
+
+    A source is a data set, or what `runs.source_of` makes of a folder and a class split.
+    """
     from mdrlib.datasets import load, split_names
+    from mdrlib.datasets.download import data_root
 
     data, missing = {}, {}
-    for name in datasets:
+    for source in sources:
+        name, _, class_split = source.partition("/")
+        name, _, folder = name.partition(":")
+        root = data_root() / folder if folder else None
         try:
-            data[name] = {split: load(name, split).fingerprint for split in split_names(name)}
+            splits = split_names(name, root)
+            data[source] = {part: load(name, part, root, int(class_split or 0)).fingerprint for part in splits}
         except (OSError, ImportError) as error:
-            missing[name] = str(error)
+            missing[source] = str(error)
     return {"data": data, "missing": missing}
 
 

@@ -10,15 +10,17 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+import numpy as np
 import yaml
 
 from mdrlib.config import Config
+from mdrlib.datasets.download import data_root
 from mdrlib.results import Result, load_committed, load_run
 from one_run import what_is_here
 
@@ -174,7 +176,8 @@ def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Ce
         if study not in (None, name):
             continue
         seeds = range(spec["smoke"]["seeds"] if smoke else about.get("seeds", spec["seeds"]))
-        for point, seed in product(points(about["grid"]), seeds):
+        grid = points(about["grid"], about.get("draws", {}))
+        for point, seed in product(grid, seeds):
             values = spec["base"] | about.get("base", {}) | point | {"seed": seed}
             values |= spec["smoke"]["base"] if smoke else {}
             try:
@@ -186,11 +189,36 @@ def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Ce
     return sorted(found.values(), key=lambda cell: cell.config.seed)  # stable: studies keep their order
 
 
-def points(grid: dict[str, list] | list[dict[str, list]]) -> Iterator[dict[str, Any]]:
-    """Yield all combinations of the values of a grid, or of each grid of a list."""
+def points(grid: dict[str, Any] | list[dict[str, Any]], draws: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield all combinations of the values of a grid, or of each grid of a list.
+
+    A field whose value is "draw" in a grid takes `draws["count"]` random values, the k-th of all such fields
+    together: see `drawn`. They are the same in all grids: all arms are tuned over the same learning rates.
+    """
     for one in grid if isinstance(grid, list) else [grid]:
-        for values in product(*one.values()):
-            yield dict(zip(one, values, strict=True))
+        random = {
+            field: drawn(field, draws["count"], *draws[field])
+            for field, values in one.items()
+            if values == "draw"
+        }
+        listed = {field: values for field, values in one.items() if field not in random}
+        for k in range(draws["count"] if random else 1):
+            more = {field: values[k] for field, values in random.items()}
+            for values in product(*listed.values()):
+                yield dict(zip(listed, values, strict=True)) | more
+
+
+def drawn(field: str, count: int, least: float, greatest: float) -> list[float]:
+    """Draw values of a field, one in each of `count` equal parts of the logarithm, with two digits."""
+    random = np.random.default_rng([*field.encode()])
+    shares = (random.permutation(count) + random.random(count)) / count
+    return [float(f"{least * (greatest / least) ** share:.1e}") for share in shares]
+
+
+def source_of(config: Config) -> str:
+    """Name the images of a run: "omniglot", "grocery/3" for a class split, "folder:cub-50/3" for a folder."""
+    folder = f":{config.folder}" if config.folder else ""
+    return f"{config.dataset}{folder}" + (f"/{config.class_split}" if config.class_split else "")
 
 
 def sweep_job(root: Path, config: Config, data: dict[str, str]) -> Job:
@@ -201,8 +229,10 @@ def sweep_job(root: Path, config: Config, data: dict[str, str]) -> Job:
     """
     text = config.identity() + json.dumps(data, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    name = f"{config.dataset}-{config.method}-s{config.seed}-{digest}"
+    name = f"{config.folder or config.dataset}-{config.method}-s{config.seed}-{digest}"
     folder = root / "_build/runs/sweep" / name
+    if config.folder:  # the matrix names it relative to the folder of data sets
+        config = replace(config, data_root=str(data_root() / config.data_root))
     parameters = {"config": config.to_dict(), "out_dir": str(folder)}
     source = root / "book/experiments/ablation.ipynb"
     return Job(name, source, parameters, folder / "run.ipynb", folder, config, data, kept=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mdrlib.checkpoint import write_atomically
+from mdrlib.config import Config
 from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.results import Result, load_committed, load_runs, write_json
-from runs import by_identity, file_of, matrix, swept
+from runs import by_identity, file_of, matrix, source_of, swept
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +84,7 @@ def refuse_other_images(runs: list[Result]) -> None:
     """Raise ValueError if runs on one data set saw different images."""
     seen: dict[str, Any] = {}
     for run in runs:
-        name = run.config["dataset"]
+        name = source_of(Config.of(run.config))
         if seen.setdefault(name, run.data) != run.data:
             raise ValueError(f"runs on {name} saw different images: {seen[name]} and {run.data}")
 

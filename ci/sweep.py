@@ -22,7 +22,7 @@ from execute import exit_status
 from mdrlib.datasets.download import data_root
 from notebooks import Failure, threads
 from one_run import make_run, what_is_here
-from runs import Cell, Job, committed, is_done, matrix, sweep_job, swept
+from runs import Cell, Job, committed, is_done, matrix, source_of, sweep_job, swept
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.5  # between two looks at what another sweep holds
@@ -46,7 +46,9 @@ def sweep(
         print(f"{name} is not available, its runs are left out: {why}", flush=True)
     data = here["data"]
     possible = [
-        sweep_job(root, its.config, data[its.config.dataset]) for its in wanted if its.config.dataset in data
+        sweep_job(root, its.config, data[source_of(its.config)])
+        for its in wanted
+        if source_of(its.config) in data
     ]
     results = swept(root) if again else committed(root) | swept(root)
     left = {job.name: job for job in possible if not is_done(job, results)}
@@ -141,7 +143,7 @@ def run(
     if os.environ.get("MDR_DATA_ROOT"):  # kernels start in other folders: a relative path would miss
         os.environ["MDR_DATA_ROOT"] = str(data_root().absolute())
     wanted = matrix(root, study, smoke)
-    datasets = sorted({cell.config.dataset for cell in wanted})
+    sources = sorted({source_of(cell.config) for cell in wanted})
     template = (root / "book/experiments/ablation.ipynb").read_text()
     if dask:
         if jobs is not None:
@@ -150,7 +152,7 @@ def run(
             from cluster import connect, on_cluster
         except ImportError as error:
             raise ValueError("a cluster needs dask and distributed: pip install 'mdrlib[cluster]'") from error
-        client, here = connect(dask, datasets)
+        client, here = connect(dask, sources)
         with client:  # what is queued is forgotten at its end; what a worker is at ends and is not recorded
             return sweep(root, wanted, here, partial(on_cluster, client, here, template), again)
     gpus = gpus_here()
@@ -159,7 +161,7 @@ def run(
         gpus = [gpus[number % len(gpus)] for number in range(jobs)]
     print(f"{jobs} at a time, " + (f"on GPU {', '.join(gpus)}" if gpus else "on a core each"), flush=True)
     make = partial(on_this_machine, root, template, jobs, gpus)
-    return sweep(root, wanted, what_is_here(datasets), make, again)
+    return sweep(root, wanted, what_is_here(sources), make, again)
 
 
 def main() -> int:

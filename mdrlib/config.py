@@ -37,7 +37,7 @@ BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "switch": 1}
 BELOW |= {"seed": 2**32, "dim": 2**16, "image_size": 2**14, "stored_size": 2**14, "class_split": 11}
 # Fields that the first stored runs lack: they say what a run is only where they are not the default.
 LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
-LATER += ("switch", "spread_weight", "mdr_in_distance")
+LATER += ("frozen_stages", "switch", "spread_weight", "mdr_in_distance")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Config:
     weights: str | None = None
     pooling: str = "average"
     freeze_batch_norm: bool = False
+    frozen_stages: int = 0  #: Of the backbone, from the input on, not trained: see `freeze_stages`.
     # What the network sees of a photograph: see `Preprocessing`. Sets in memory keep their own size.
     image_size: int = 224  #: Pixels of a side.
     stored_size: int = 0  #: Pixels of the square that is cropped; 0 for 256 / 224 of image_size.
@@ -155,7 +156,7 @@ class Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def identity(self) -> str:
-        """JSON of all fields but PLACE, defaults of LATER and the folder of weights.
+        """JSON of all fields but PLACE and defaults of LATER, with names of files and folders for paths.
 
         It is the same for the same experiment, whatever version of mdrlib wrote it.
         """
@@ -164,7 +165,15 @@ class Config:
         values = {k: v for k, v in values.items() if k not in LATER or getattr(self, k) != defaults[k]}
         if self.weights is not None:
             values["weights"] = Path(self.weights).name
+        if self.dataset == "folder":
+            values["data_root"] = self.folder
         return json.dumps(values, sort_keys=True)
+
+    @property
+    def folder(self) -> str | None:
+        """The name of the folder of photographs, which says what the data set "folder" is."""
+        named = self.dataset == "folder" and self.data_root is not None
+        return Path(self.data_root).absolute().name if named else None
 
     @property
     def normalize(self) -> str:

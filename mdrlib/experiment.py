@@ -27,6 +27,7 @@ from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, m
 from mdrlib.losses import SpreadOut, TripletLoss, build_loss
 from mdrlib.mdr import MDR, MemoryBank
 from mdrlib.models import build_embedder
+from mdrlib.models.backbones import freeze_stages
 from mdrlib.models.small import SMALL
 from mdrlib.results import Result
 from mdrlib.retrieval import search
@@ -57,7 +58,8 @@ def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> R
     distributed.join()
     out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
-    stored = replace(config, data_root=None, weights=config.weights and Path(config.weights).name).to_dict()
+    weights = config.weights and Path(config.weights).name
+    stored = replace(config, data_root=config.folder, weights=weights).to_dict()
     distributed.agree("the config", stored)
 
     def finished() -> Result | None:
@@ -235,6 +237,8 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
         model = build_embedder(
             c.backbone, c.dim, c.normalize, c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
         ).to(device)
+    if c.frozen_stages:
+        freeze_stages(model.backbone, c.frozen_stages)
     miner = getattr(miners, c.miner)
     if c.switch:
         miner = miners.switched(miner, c.switch)

