@@ -22,7 +22,8 @@ class Retrieval(nn.Module):
     def forward(self, images, labels):
         raw = x = self.network(images)
         if self.training:  # MDR sees the pairs of all devices
-            x, labels = distributed.gather(x), distributed.gather(labels)
+            x = distributed.gather(raw)
+            labels = distributed.gather(labels)
         x = normalize_by_mean_distance(x)
         loss = self.metric_loss(x, labels) + 0.2 * self.mdr(x)
         loss = loss + 0.01 * self.mdr.level_penalty()
@@ -55,6 +56,7 @@ def trainer(folder, **settings):
     torch.manual_seed(0)
     # Each device gets a slice of each batch, with whole classes.
     settings["accelerator_config"] = {"split_batches": True}
+    settings["per_device_eval_batch_size"] = 256  # several of a class
     arguments = TrainingArguments(folder, **settings)
     train, test = items("train"), items("test")
     return MetricTrainer(Retrieval(), arguments, None, train, test)

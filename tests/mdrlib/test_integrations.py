@@ -27,24 +27,28 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, EPOCH = 30, 15  # of 901 images in batches of 64
-QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 PLAIN = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "eval_strategy": "epoch"}
 
 
-def recording(monkeypatch, owner, name):
-    """Let a method of training note the indices of the images that it gets; return the list of lists."""
+def recording(monkeypatch):
+    """Return a list that gets the indices of the images of each batch that a network is trained on."""
     images = to_float(load("digits", "train").images)
     numbers = {image.numpy().tobytes(): i for i, image in enumerate(images)}
     assert len(numbers) == len(images)
-    seen, method = [], getattr(owner, name)
+    seen, forward = [], torch.nn.Sequential.forward
 
-    def record(self, batch, *rest, **named):
+    def record(self, images):
         if self.training:
-            images = batch if isinstance(batch, torch.Tensor) else batch[0]
             seen.append([numbers[image.numpy().tobytes()] for image in images])
-        return method(self, batch, *rest, **named)
+        return forward(self, images)
 
-    monkeypatch.setattr(owner, name, record)
+    monkeypatch.setattr(torch.nn.Sequential, "forward", record)
     return seen
 
 
@@ -84,7 +88,7 @@ def lightning_killed(folder):
 def test_lightning_trains_on_every_batch_and_goes_on_after_a_kill(monkeypatch, tmp_path):
     kept = {"default_root_dir": tmp_path / "whole"}
     with monkeypatch.context() as inner:
-        seen = recording(inner, lightning_loop.Retrieval, "training_step")
+        seen = recording(inner)
         model, trainer = lightning_loop.fit(max_epochs=2, **QUIET, **kept)
     assert seen == drawn()
     assert_moved(model.mdr.state_dict())
@@ -103,7 +107,7 @@ def test_lightning_trains_on_every_batch_and_goes_on_after_a_kill(monkeypatch, t
         restored.update({k: v.clone() for k, v in self.mdr.state_dict().items()})
 
     monkeypatch.setattr(lightning_loop.Retrieval, "on_train_start", restore, raising=False)
-    seen = recording(monkeypatch, lightning_loop.Retrieval, "training_step")
+    seen = recording(monkeypatch)
     lightning_loop.fit(left, max_epochs=2, **QUIET, **kept)
     assert seen == drawn()[EPOCH + 5 :]
     assert_moved(restored)
@@ -114,7 +118,7 @@ def test_lightning_trains_on_every_batch_and_goes_on_after_a_kill(monkeypatch, t
 def lightning_two(folder):
     """One of two processes of Lightning, which starts the other."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        seen = recording(monkeypatch, lightning_loop.Retrieval, "training_step")
+        seen = recording(monkeypatch)
         settings = {"devices": 2, "strategy": "ddp", "default_root_dir": folder}
         model, _ = lightning_loop.fit(max_epochs=2, **QUIET, **settings)
     torch.save({"seen": seen, "mdr": model.mdr.state_dict()}, Path(folder) / f"{distributed.rank()}.pt")
@@ -141,7 +145,7 @@ def assert_alike(folder, alone):
 def test_transformers_trains_on_every_batch_and_goes_on_from_a_checkpoint(monkeypatch, tmp_path):
     settings = {"num_train_epochs": 2, "save_steps": EPOCH + 5, **PLAIN}
     with monkeypatch.context() as inner:
-        seen = recording(inner, transformers_loop.Retrieval, "forward")
+        seen = recording(inner)
         whole = transformers_loop.trainer(tmp_path, **settings)
         whole.train()
     assert seen == drawn()
@@ -154,7 +158,7 @@ def test_transformers_trains_on_every_batch_and_goes_on_from_a_checkpoint(monkey
     assert torch.equal(whole.model.mdr.running_std, before), "evaluation moves no statistics"
 
     resumed = transformers_loop.trainer(tmp_path, **settings)
-    seen = recording(monkeypatch, transformers_loop.Retrieval, "forward")
+    seen = recording(monkeypatch)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{EPOCH + 5}"))
     assert seen == drawn()[EPOCH + 5 :]
     for name, value in whole.model.state_dict().items():
@@ -163,7 +167,7 @@ def test_transformers_trains_on_every_batch_and_goes_on_from_a_checkpoint(monkey
 
 def test_a_loop_around_pytorch_metric_learning_gets_every_batch_and_its_state_back(monkeypatch):
     model, loss, miner = pml_loop.build()
-    seen = recording(monkeypatch, torch.nn.Sequential, "forward")
+    seen = recording(monkeypatch)
     state = pml_loop.train(model, loss, miner, 2)
     assert seen == drawn()
     assert state["sampler"] == {"epoch": 2, "position": 0}
@@ -182,7 +186,7 @@ def torchrun_two(folder):
     for name in ("transformers", "pml"):
         Path(folder, name).mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        seen = recording(monkeypatch, transformers_loop.Retrieval, "forward")
+        seen = recording(monkeypatch)
         trainer = transformers_loop.trainer(
             folder, num_train_epochs=2, save_strategy="no", ddp_backend="gloo", **PLAIN
         )
@@ -190,7 +194,7 @@ def torchrun_two(folder):
     place = f"{distributed.rank()}.pt"
     torch.save({"seen": seen, "mdr": trainer.model.mdr.state_dict()}, Path(folder, "transformers", place))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        seen = recording(monkeypatch, torch.nn.Sequential, "forward")
+        seen = recording(monkeypatch)
         state = pml_loop.train(*pml_loop.build(), 2)["loss"]
     mdr = {name.removeprefix("embedding_regularizer.mdr."): value for name, value in state.items()}
     torch.save({"seen": seen, "mdr": mdr}, Path(folder, "pml", place))
@@ -204,17 +208,15 @@ def test_two_processes_of_torchrun_share_each_batch_and_have_one_mdr(tmp_path):
     alone = MDR()
     alone.load_state_dict({name.removeprefix("embedding_regularizer.mdr."): v for name, v in state.items()})
     assert_alike(tmp_path / "pml", alone)
-    trainer = transformers_loop.trainer(
-        tmp_path / "alone", num_train_epochs=2, save_strategy="no", **PLAIN
-    )
+    trainer = transformers_loop.trainer(tmp_path / "alone", num_train_epochs=2, save_strategy="no", **PLAIN)
     trainer.train()
     assert_alike(tmp_path / "transformers", trainer.model.mdr)
 
 
 def script(function, folder, launcher=()):
     """Start a function of this file in another process, one thread each."""
-    paths = [str(ROOT), str(ROOT / "book")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "book")))  # and not this folder, which has a datasets/
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
     words = [sys.executable, *launcher, __file__, function, str(folder)]
     return subprocess.Popen(words, cwd=ROOT, env=environment)
 
