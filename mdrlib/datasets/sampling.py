@@ -16,11 +16,8 @@ class PKBatchSampler(Sampler[list[int]]):
 
     The classes of a batch are distinct, and so are the images of a class unless it has fewer than per_class:
     then they repeat. If batch_size is no multiple of per_class, one more class fills the batch, as in the
-    authors' 256 with 3 per class.
-
-    Each loop over it is another epoch, even if the loop before was left early. Batch t, counted over all
-    epochs, depends on (labels, seed, t) alone. Call `step` after each batch that you have trained on and save
-    `state_dict`: a resumed run continues with the next batch.
+    authors' 256 with 3 per class. Each loop is another epoch, even if the one before was left early. Batch t,
+    counted over all epochs, depends on (labels, seed, t) alone.
 
     Args:
         labels: (N,) integers, the class of each image.
@@ -48,8 +45,9 @@ class PKBatchSampler(Sampler[list[int]]):
     ) -> None:
         labels = torch.as_tensor(labels).cpu()
         self.total, self.per_class, self.seed = batch_size, per_class, seed
+        self.rank, self.world_size = rank, world_size
         self.iterations = math.ceil(len(labels) / batch_size) if iterations is None else iterations
-        self.given = rank, world_size
+        self.first = self.used = 0  # over all epochs: the batch that the next loop begins with; those used
         self.place()  # refuses ranks that cannot share a batch
         order = torch.argsort(labels, stable=True).numpy()
         sizes = torch.unique(labels, return_counts=True)[1].numpy()
@@ -58,29 +56,25 @@ class PKBatchSampler(Sampler[list[int]]):
             needs = f"{batch_size} images with {per_class} per class need {self.wanted} classes"
             raise ValueError(f"{needs}, there are {len(sizes)}: take a smaller batch_size")
         self.members = np.split(order, np.cumsum(sizes)[:-1])  # of each class, the indices of its images
-        self.load_state_dict({"epoch": 0, "position": 0})
 
     def __len__(self) -> int:
         return self.iterations
 
     def __iter__(self) -> Iterator[list[int]]:
         # A DataLoader makes iterators that it asks for nothing: they do not get here and are no epoch.
-        epoch, start = self.epoch, self.start
-        self.epoch, self.start = epoch + 1, 0
-        self.current, self.position = epoch, start
-        for t in range(start, self.iterations):
-            yield self.batch(epoch * self.iterations + t)
+        if self.iterations:
+            self.used = self.first
+            self.first += self.iterations - self.first % self.iterations
+            yield from map(self.batch, range(self.used, self.first))
 
     @property
     def batch_size(self) -> int:
-        """The indices in a batch of this rank."""
         return self.total // self.place()[1]
 
     def place(self) -> tuple[int, int]:
         """Return rank and world size; raise ValueError if such ranks cannot share a batch."""
-        rank, size = self.given
-        rank = distributed.rank() if rank is None else rank
-        size = distributed.world_size() if size is None else size
+        rank = distributed.rank() if self.rank is None else self.rank
+        size = distributed.world_size() if self.world_size is None else self.world_size
         if not 0 <= rank < size:
             raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {size}")
         if size > 1 and self.total % (self.per_class * size):
@@ -103,23 +97,22 @@ class PKBatchSampler(Sampler[list[int]]):
         return np.concatenate(chosen)[: self.total].tolist()
 
     def step(self) -> None:
-        """Count one more batch as consumed: a DataLoader's workers draw batches long before they are used."""
-        self.position += 1
+        """Count one more batch as used; workers of a DataLoader draw batches long before that."""
+        self.used += 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next loop draw this epoch, from 0; keep the position if it was loaded for this epoch."""
-        if epoch != self.epoch:
+        """Let the next loop draw this epoch, from 0; a position in it that was loaded stays."""
+        if epoch != self.first // self.iterations:
             self.load_state_dict({"epoch": epoch, "position": 0})
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and how many of its batches were consumed, as counted by `step`."""
-        ended = self.position >= self.iterations
-        return {"epoch": self.current + ended, "position": 0 if ended else self.position}
+        """Return the epoch and how many of its batches were used, as counted by `step`."""
+        epoch, position = divmod(self.used, self.iterations)
+        return {"epoch": epoch, "position": position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next loop draw the batches that follow those consumed."""
-        self.epoch = self.current = state["epoch"]  # of the next loop, of the one that `step` counts
-        self.start = self.position = state["position"]
+        """Let the next loop begin with the batch after those used."""
+        self.first = self.used = state["epoch"] * self.iterations + state["position"]
 
 
 def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
