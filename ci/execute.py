@@ -6,21 +6,23 @@ and what a run has left is never deleted: a run that was interrupted or failed g
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from concurrent import futures
+from concurrent.futures import Future
 from pathlib import Path
 
 import nbformat
 import psutil
 
 from kernel_server import KernelServer
+from mdrlib.checkpoint import write_atomically
+from mdrlib.results import write_json
 from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, threads
-from runs import FULL, Job, data_here, is_done, jobs, key_file, key_of, left_key
+from runs import FULL, Job, data_here, durations, durations_file, is_done, jobs, key_file, key_of, left_key
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -51,7 +53,7 @@ def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callab
     job.output.unlink(missing_ok=True)
     for folder in (job.output.parent, working.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    key_file(job.output).write_text(key)
+    write_atomically(key_file(job.output), lambda file: file.write(key.encode()))
     made = execute_notebook(job.source, working, job.parameters, job.source.parent, job.name, variables, fork)
     if made.failure is None:
         if job.folder is None:
@@ -107,8 +109,7 @@ def run_all(root: Path, scale: str, chosen: list[Job]) -> list[Failure]:
     variables = KEEP_MEMORY | {"MDR_PROGRESS": "lines"}
     if count > 1 and "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = "1"  # threads of several kernels would wait for each other
-    records_file = root / "_build/executed" / scale / "durations.json"
-    records = json.loads(records_file.read_text()) if records_file.exists() else {}
+    records = durations(root, scale)
     waiting, running, failures = list(chosen), {}, []
     free, working = free_gb(), root / "_build/working" / scale
 
@@ -138,16 +139,23 @@ def run_all(root: Path, scale: str, chosen: list[Job]) -> list[Failure]:
                 start(ready[0], fork)
                 continue
             for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
-                job, made = running.pop(future), future.result()
+                job, made = running.pop(future), execution_of(future)
                 said(job, made)
                 if made.failure:
                     failures.append(Failure(job.name, made.failure, working / f"{job.name}.ipynb"))
                     continue
                 cost = {"seconds": round(made.seconds, 1), "peak_memory_gb": round(made.peak_memory_gb, 2)}
                 records[job.name] = cost
-                records_file.parent.mkdir(parents=True, exist_ok=True)
-                records_file.write_text(json.dumps(records, indent=1))
+                write_json(durations_file(root, scale), records)
     return failures
+
+
+def execution_of(future: Future) -> Execution:
+    """Return what became of a notebook; what its folders or a full disk raised is the failure of it alone."""
+    try:
+        return future.result()
+    except Exception as error:
+        return Execution(None, f"{type(error).__name__}: {error}", 0.0, 0.0)
 
 
 def free_gb() -> float:
