@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -21,7 +22,7 @@ import psutil
 from kernel_server import KernelServer
 from mdrlib.checkpoint import write_atomically
 from mdrlib.results import write_json
-from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, threads
+from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, named, threads
 from runs import FULL, Job, data_here, durations, durations_file, is_done, jobs, key_file, key_of, left_key
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +46,15 @@ def clean_page(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
 
 
+def lost_figure(notebook: nbformat.NotebookNode) -> str | None:
+    """Name the first cell that is said to show a figure, and shows text alone."""
+    for cell in notebook.cells:
+        shown = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if "image" in cell.metadata.get("mystnb", {}) and not shown - {"text/plain"}:
+            return f"{named(cell.execution_count, cell.source)}: it should show a figure and shows none"
+    return None
+
+
 def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callable | None) -> Execution:
     """Execute one notebook in `working`, then put it in its place whole, with its key."""
     key = key_of(job)
@@ -57,6 +67,8 @@ def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callab
     made = execute_notebook(job.source, working, job.parameters, job.source.parent, job.name, variables, fork)
     if made.failure is None:
         if job.folder is None:
+            if lost := lost_figure(made.notebook):
+                return replace(made, failure=lost)
             clean_page(made.notebook)
             nbformat.write(made.notebook, working)
         os.replace(working, job.output)

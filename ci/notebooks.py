@@ -34,8 +34,10 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
-# By these a person's settings would change what a notebook does. ipykernel sets matplotlib's backend itself.
-PERSONAL = ("MPLBACKEND", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONSTARTUP")
+# By these a person's settings would change what a notebook does.
+PERSONAL = ("PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONSTARTUP")
+# ipykernel sets this too late for a kernel that was forked with matplotlib in it: its figures would be lost.
+INLINE = "module://matplotlib_inline.backend_inline"
 # A kernel runs this before its first cell. Jupyter alone would let these pass: a command that fails, exit(),
 # which leaves out the cells that follow, and a thread that dies.
 WATCH = """
@@ -170,7 +172,7 @@ def execute_notebook(
             dead = private / "dead-threads"
             dead.touch()
             own = {"TMPDIR": f"{private}/tmp", "IPYTHONDIR": f"{private}/ipython"}
-            own |= {"MDR_DEAD_THREADS": str(dead)} | (variables or {})
+            own |= {"MDR_DEAD_THREADS": str(dead), "MPLBACKEND": INLINE} | (variables or {})
             # Through files only their owner can open; TCP ports are open to all users of a machine.
             settings = {"transport": "ipc", "ip": f"{sockets}/ipc"}
             settings["connection_file"] = f"{private}/kernel.json"

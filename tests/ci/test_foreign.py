@@ -1,4 +1,4 @@
-"""ci/foreign.py finds what Chromium asks other hosts for, in each form, and nothing that it does not ask for."""
+"""ci/foreign.py finds what Chromium asks other hosts for, in each form, and nothing else."""
 
 import base64
 
@@ -40,7 +40,7 @@ ASKED = {
     "escapes": r"<style>p { background: url(\68 ttps://cdn.example/x.png) }</style><p>x</p>",
     "import": f'<style>@import "{AWAY}.css";</style>',
     "import url": f"<style>@import url({AWAY}.css);</style>",
-    "font": f"<style>@font-face {{ font-family: f; src: url({AWAY}.woff) }} p {{ font-family: f }}</style><p>x",
+    "font": f"<style>@font-face {{ font-family: f; src: url({AWAY}) }} p {{ font-family: f }}</style><p>x",
     "refresh": f'<meta http-equiv="Refresh" content="0; URL={AWAY}">',
     "refresh without url": f'<meta http-equiv="refresh" content="0;{AWAY}">',
     "base": '<base href="https://cdn.example/"><img src="x.png">',
@@ -64,14 +64,14 @@ ASKED = {
 }
 NOT_ASKED = {
     "a": f'<a href="{AWAY}">x</a><a href="//cdn.example">y</a><map><area href="{AWAY}"></map>',
-    "own": '<img src="pixel.png"><img src="./pixel.png" srcset="pixel.png 1x, pixel.png?2 2x"><img src="/pixel.png">',
+    "own": '<img src="pixel.png"><img src="./a.png" srcset="b.png 1x, c.png?2 2x"><img src="/d.png">',
     "text": f"<p>src=\"{AWAY}\" and url({AWAY})</p><!-- <img src='{AWAY}'> -->",
     "data": '<img src="data:image/png;base64,//8AAA==" srcset="data:image/png;base64,//8AAA== 1x">',
     "comment in css": f"<style>/* url({AWAY}) */ @namespace url(http://www.w3.org/1999/xhtml);</style>",
     "namespace": SVG.format("<circle r='9'/>"),
     "data script": f'<script type="application/json">{{"fetch(": "{AWAY}"}}</script>',
     "inert in a script": f'<script>const home = "{AWAY}"; // see {AWAY}\n</script>',
-    "meta": f'<meta property="og:image" content="{AWAY}.png"><meta http-equiv="refresh" content="900; url=a">',
+    "meta": f'<meta property="og:image" content="{AWAY}.png"><meta http-equiv="refresh" content="99; url=a">',
     "own style": "<style>@import 'own.css'; p { background: url(pixel.png) }</style>",
 }
 
