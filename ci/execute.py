@@ -23,6 +23,7 @@ from kernel_server import KernelServer
 from mdrlib.checkpoint import write_atomically
 from mdrlib.results import write_json
 from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, named, threads
+from one_run import library
 from runs import FULL, Job, data_here, durations, durations_file, is_done, jobs, key_file, key_of, left_key
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +189,13 @@ def main() -> int:
     return exit_status(lambda: execute(ROOT, words.scale, words.only, words.experiments, words.set))
 
 
+def check_library() -> None:
+    """Raise ValueError if Python finds an mdrlib other than that of this clone: all kernels would, too."""
+    here, found = Path(__file__).resolve().parents[1] / "mdrlib", library().resolve()
+    if found != here:
+        raise ValueError(f"Python finds mdrlib in {found}, expected {here}: unset PYTHONPATH, or call make")
+
+
 def exit_status(work: Callable[[], object]) -> int:
     """Call `work`: 0 if it returns nothing, 1 if something, or if it raises what a line on stderr tells."""
     # An exception ends the kernels too. A shell starts what is in the background of a script with SIGINT
@@ -195,9 +203,13 @@ def exit_status(work: Callable[[], object]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        check_library()
         return 1 if work() else 0
     except (RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:  # of the project's own folders: a disk that is full or cannot be written
+        print(f"{error.strerror or error}: {error.filename or ROOT / '_build'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same call goes on from here.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,16 @@ def test_a_chapter_that_is_no_notebook_is_named(house):
         execute.execute(house, "smoke")
 
 
+def test_an_mdrlib_of_another_place_is_refused(tmp_path):
+    """PYTHONPATH of another clone: its code would run under the names of this one."""
+    shutil.copytree(ROOT / "mdrlib", tmp_path / "mdrlib", ignore=shutil.ignore_patterns("__pycache__"))
+    words = [sys.executable, str(ROOT / "ci/execute.py"), "--scale", "none"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"Python finds mdrlib in {tmp_path / 'mdrlib'}, expected {ROOT / 'mdrlib'}" in done.stderr
+
+
 COMMAND = (
     "import sys, execute; from pathlib import Path; execute.ROOT = Path(sys.argv.pop(1)); "
     "sys.exit(execute.main())"
@@ -433,6 +444,7 @@ def test_refuses_names_it_does_not_know(house):
         (["a failure"], 1, ""),
         (ValueError("no scale 'huge'"), 1, "no scale 'huge'\n"),
         (RuntimeError("the scheduler has gone"), 1, "the scheduler has gone\n"),
+        (OSError(30, "Read-only file system", "_build/runs"), 1, "Read-only file system: _build/runs\n"),
         (KeyboardInterrupt(), 130, "The same call goes on from here."),
     ],
 )
