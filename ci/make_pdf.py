@@ -14,6 +14,7 @@ from playwright.sync_api import Page
 from pypdf import PdfReader
 
 from check_book import chromium, served, watch
+from mdrlib.checkpoint import write_atomically
 from one_page import assemble
 from runs import files_of, pages
 
@@ -97,8 +98,7 @@ def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
         faults.append("page numbers moved between the first and the second print")
     if faults:
         raise RuntimeError("the book was not printed: " + "; ".join(faults))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(pdf)
+    write_atomically(out, lambda file: file.write(pdf))
     return len(PdfReader(BytesIO(pdf)).pages)
 
 
