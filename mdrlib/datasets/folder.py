@@ -216,7 +216,7 @@ def look(path: Path) -> Seen:
             image.draft(None, (8, 8))
             to_rgb(image)
     except pillow.UnidentifiedImageError:
-        return Seen(error="cannot be read as an image (unknown or damaged format; JPEG and PNG are known)")
+        return Seen(error="cannot be read as an image (unknown or damaged format: store it as JPEG or PNG)")
     except Exception as error:  # pillow raises many kinds for a damaged file
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         return Seen(error=f"cannot be read as an image ({why or type(error).__name__})")

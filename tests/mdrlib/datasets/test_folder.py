@@ -117,7 +117,7 @@ def test_queries_and_gallery_have_the_same_labels(make):
 
 def test_everything_that_is_wrong_is_said_at_once(make):
     place = make(*two_each("a", "b", "c", "d", "e"), "one/0.jpg", *two_each("Same", "same"), "stray.jpg")
-    (place / "b/0.jpg").write_bytes((place / "b/0.jpg").read_bytes()[:200])
+    (place / "b/0.jpg").write_bytes((place / "b/0.jpg").read_bytes()[:-30])
     (place / "c/1.jpg").write_bytes(b"<html>not an image</html>")
     (place / "c/empty.png").write_bytes(b"")
     (place / "d/lost.jpg").symlink_to(place / "nowhere.jpg")
