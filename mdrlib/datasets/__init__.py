@@ -29,7 +29,8 @@ def load(
             "folder", your own photographs, see `mdrlib.datasets.folder.read`.
         split: "train" or "test"; of "inshop", "grocery" and folders laid out so "train", "query" or
             "gallery".
-        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/. Of "folder" the photographs'.
+        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/. Of "folder" the folder of
+            photographs, which may lie below that folder.
         class_split: 0 for the set's own split. 1 to 10 for five random halvings of all classes (of the coarse
             classes where the set has them): 2k - 1 trains on one half, 2k on the other. See
             `mdrlib.datasets.class_splits.halve`.
@@ -46,7 +47,7 @@ def load(
     if name in ("digits", "glyphs", "omniglot"):
         return _in_memory(name, split, root, class_split)
     if name == "folder":
-        place = checks.path(root, "root")
+        place = _place(root)
         rows, contents = folder.read(place, class_split)
     else:
         place, rows, contents = benchmarks.read(name, data_root(root))
@@ -58,13 +59,19 @@ def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     if name == "folder":
         if root is None:
             raise ValueError('"folder" is a folder of your photographs: set root, or data_root of the Config')
-        return folder.splits(checks.path(root, "root"))
+        return folder.splits(_place(root))
     if name in BENCHMARKS:
         return tuple(BENCHMARKS[name].sizes)
     if name not in ("digits", "glyphs", "omniglot"):
         choices = sorted(["digits", "folder", "glyphs", "omniglot", *BENCHMARKS])
         raise ValueError(f"unknown data set {name!r}; choose one of {choices}")
     return "train", "test"
+
+
+def _place(root: str | Path) -> Path:
+    """A folder of photographs: one that is here, or else below the folder of data sets."""
+    place = checks.path(root, "root")
+    return place if place.exists() or not (data_root() / place).exists() else data_root() / place
 
 
 def _files(name: str, split: str, place: Path, rows: Rows, contents: dict[str, str]) -> ImageFiles:

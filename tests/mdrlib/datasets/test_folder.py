@@ -192,6 +192,18 @@ def test_a_folder_that_is_a_file_or_nowhere_or_not_given(make, tmp_path):
         load("folder", "train")
 
 
+def test_a_folder_below_that_of_data_sets_needs_its_name_alone(make, monkeypatch, tmp_path):
+    make(*two_each("a", "b", "c", "d"))
+    monkeypatch.setenv("MDR_DATA_ROOT", str(tmp_path))
+    assert load("folder", "train", "photos").folder == tmp_path / "photos"
+    with pytest.raises(OSError, match="^nowhere does not exist"):
+        load("folder", "train", "nowhere")
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="^photos cannot be used: photos is an empty folder"):
+        load("folder", "train", "photos")
+
+
 def test_the_fingerprint_is_of_content_and_a_changed_file_is_noticed(make, monkeypatch):
     place = make(*two_each("a", "b", "c", "d"))
     first, test = load("folder", "train", place), load("folder", "test", place).fingerprint
@@ -234,6 +246,9 @@ def test_splits_of_a_folder_share_the_cache(make):
     assert {entry.name: entry.stat().st_mtime_ns for entry in kept.iterdir()} == times
     assert result.data["train"]["fingerprint"] == load("folder", "train", place).fingerprint
     assert str(place) not in (place.parent / "run" / "result.json").read_text()
+    assert result.config["data_root"] == "photos", "its name says which folder it was"
+    assert Config.of(result.config).identity() == config.identity()
+    assert replace(config, data_root="other").identity() != config.identity()
     # A finished run is that of other photographs only under another name.
     assert run(config, place.parent / "run") == result
     make("a/0.png")
