@@ -7,13 +7,19 @@ import os
 import socket
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from mdrlib import checks
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 
 def temporary(path: Path) -> Path:
@@ -59,6 +65,38 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         raise
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; BlockingIOError names the process that has it.
+
+    The system frees the lock of a process that is killed. Without flock (on Windows) nothing is locked.
+    """
+    path, new = folder / ".lock", not folder.exists()
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = f"process {file.read() or 'of unknown number'}"
+            raise BlockingIOError(f"{folder} is in use by {holder}: wait for it or take another folder") from None
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
+        file.close()  # its holder has just removed it
+    with file:
+        file.truncate(0)
+        print(os.getpid(), end="", file=file, flush=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if new and not any(folder.iterdir()):
+                folder.rmdir()
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists and dicts of them) to `path` atomically."""
     buffer = io.BytesIO()  # torch would turn a full disk's OSError into a RuntimeError
@@ -68,15 +106,27 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file."""
+    try:
+        return dict(read(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or not a checkpoint of mdrlib ({error}); delete it") from error
+
+
+def read(path: Path) -> Any:
+    """Read what `torch.save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file.
+
+    Files in torch's format of before 1.6 have no checksums: damage to their numbers goes unnoticed.
+    """
     file = io.BytesIO(checks.path(path).read_bytes())
     try:
-        broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
-        if broken is not None:
-            raise ValueError(f"wrong checksum of {broken}")
+        if zipfile.is_zipfile(file):
+            broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
+            if broken is not None:
+                raise ValueError(f"wrong checksum of {broken}")
         file.seek(0)
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise several kinds for a damaged file
-        raise ValueError(f"{path} is damaged or not a checkpoint of mdrlib ({error}); delete it") from error
+        raise ValueError(" ".join(str(error).split())[:200]) from error
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,39 +1,31 @@
-"""The published sets of photographs: CUB-200-2011, Cars-196, Stanford Online Products and In-Shop.
+"""The published sets of photographs: CUB-200-2011, Cars-196, Stanford Online Products, In-Shop and Grocery.
 
 The splits are those of zero-shot retrieval: training shares no class with any other split.
 """
 
+import contextlib
 import io
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
-
-import torch
+from typing import NoReturn
 
 from mdrlib import checks
-from mdrlib.datasets.images import ImageFiles, optional
+from mdrlib.datasets import grocery
+from mdrlib.datasets.class_splits import Row, Rows
+from mdrlib.datasets.preprocessing import optional
 
 LONGEST = 1000  # characters of a line of an annotation
 MINIATURE = 0.1  # a smaller share of a published set is a miniature, a larger one has lost images
 # A path that stays in the folder and ends like an image, so was not cut short; and the folder it starts with.
 IMAGE = r"(?!/|\S*\.\./)([^\s\\\0/]+)/[^\s\\\0]+\.(?i:jpe?g|png)"
 PARTITION = "list_eval_partition.txt"
+COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
+GROCERY = f"GroceryStoreDataset-{COMMIT}"
 CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MEMBERS = r"images\.txt|image_class_labels\.txt|images/.+"
-
-
-class Row(NamedTuple):
-    """One image of an annotation: its path below the folder of images, the number and name of its class."""
-
-    path: str
-    number: int
-    name: str
-
-
-Rows = dict[str, list[Row]]  # of each split, "train" first
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,7 @@ class Archive:
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
     url: str | None = None  #: None if it has to be fetched by hand
     members: str | None = None  #: a regular expression of what to take from it; None if it is not unpacked
+    inside: str | None = None  #: the folder of the members in it; None for one named as the set's, or none
 
 
 @dataclass(frozen=True)
@@ -57,8 +50,11 @@ class Benchmark:
     read: Callable[[Path], tuple[Path, Rows]]  #: from the folder, that of the images and the rows
 
 
-def load_files(name: str, split: str, root: Path) -> ImageFiles:
-    """Return one split of a benchmark, checked. A miniature is announced on stderr."""
+def read(name: str, root: Path) -> tuple[Path, Rows, dict[str, str]]:
+    """Return a benchmark's folder of images, its rows, checked, and the sha256 of each file where it is read.
+
+    A miniature is announced on stderr.
+    """
     benchmark = BENCHMARKS[name]
     folder = root / benchmark.folder
     try:
@@ -69,10 +65,15 @@ def load_files(name: str, split: str, root: Path) -> ImageFiles:
         raise FileNotFoundError(f"{benchmark.title} is not in {folder}: {missing}; {hint}") from error
     if not check(benchmark, folder, rows):
         print(f"mdrlib: {folder} holds a miniature of {benchmark.title}", file=sys.stderr)
-    names = {row.number: row.name for row in rows[split]}
-    classes = [names[number] for number in sorted(names)]
-    labels = torch.tensor([row.number for row in rows[split]]).unique(return_inverse=True)[1]
-    return ImageFiles(name, split, images, [row.path for row in rows[split]], labels, classes)
+    return images, rows, grocery.contents(folder, rows) if name == "grocery" else {}
+
+
+def recognized(folder: Path) -> Rows | None:
+    """Return the rows of the benchmark that a folder holds, whatever its name; None if it holds none."""
+    for benchmark in BENCHMARKS.values():
+        with contextlib.suppress(OSError, ValueError, ImportError):
+            return benchmark.read(folder)[1]
+    return None
 
 
 def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
@@ -188,6 +189,29 @@ def read_inshop(folder: Path) -> tuple[Path, Rows]:
     return folder / "Img" if (folder / "Img" / "img").is_dir() else folder, rows
 
 
+def read_grocery(folder: Path) -> tuple[Path, Rows]:
+    """Read classes.csv and train.txt, val.txt and test.txt ("path, fine class, coarse class").
+
+    Coarse classes 0 to 20 are for training. Of the others, test.txt has the queries and the other lists the
+    gallery: photographs of one visit to a shop are on one side.
+    """
+    header = "Class Name.*"
+    wanted = (r"([^,]+),(\d+),([^,]+),(\d+),.*", "a class and a coarse class with their numbers")
+    _, *lines = matches(folder / "classes.csv", (header, "the header Class Name (str),..."), wanted)
+    names = {(fine, coarse): (name, of) for _, (name, fine, of, coarse) in lines}
+    rows: Rows = {"train": [], "query": [], "gallery": []}
+    expected = "a path, a class and its coarse class that classes.csv has"
+    for part in ("train", "val", "test"):
+        path, role = folder / f"{part}.txt", "query" if part == "test" else "gallery"
+        for line, (file, _, fine, coarse) in matches(path, (rf"({IMAGE}), (\d+), (\d+)", expected)):
+            if (fine, coarse) not in names:
+                refuse(path, line, expected, f"{file}, {fine}, {coarse}")
+            name, group = names[fine, coarse]
+            row = Row(file, int(fine), name, int(coarse), group, role)
+            rows["train" if int(coarse) <= 20 else role].append(row)
+    return folder, rows
+
+
 def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
     r"""Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
 
@@ -249,5 +273,19 @@ BENCHMARKS = {
         sizes={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
         archives=(Archive(PARTITION), Archive("img.zip", members="img/.+")),
         read=read_inshop,
+    ),
+    "grocery": Benchmark(
+        title="the Grocery Store Dataset",
+        folder="grocery",
+        sizes={"train": (3237, 44), "query": (985, 37), "gallery": (1199, 37)},
+        archives=(
+            Archive(
+                f"{GROCERY}.zip",
+                url=f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{COMMIT}.zip",
+                members=r"classes\.csv|(?:train|val|test)\.txt|(?:train|val|test)/.+\.jpg",
+                inside=f"{GROCERY}/dataset",
+            ),
+        ),
+        read=read_grocery,
     ),
 }

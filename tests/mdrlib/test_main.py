@@ -67,7 +67,7 @@ def test_a_run_from_the_shell_and_what_it_prints(config, tmp_path, capsys):
         ("dim: [8", [], 'parsing a flow sequence in .*config.yml", line 1'),
         ("dim: 8", ["dim"], "a change is key=value, got 'dim'"),
         ("dim: 8", ["dim=[1"], "parsing a flow sequence"),
-        ("dim: 8", ["dim=0"], "dim must be at least 1 and below inf, got 0"),
+        ("dim: 8", ["dim=0"], "dim must be at least 1 and below 65536, got 0"),
         ("dim: 8", ["dim=eight"], "dim must be int, got 'eight'"),
         ("dim: 8\nwidth: 3\ntrue: 1", [], r"unknown Config keys \[True, 'width'\]"),
         ("dataset: mnist", [], "unknown data set 'mnist'"),
