@@ -161,7 +161,10 @@ def test_compare_two_names_where_both_are(stored, tmp_path, capsys):
 
 
 def test_a_csv_has_a_row_per_run_and_one_per_evaluation(tmp_path, capsys):
-    history = [{"iteration": 0, "loss": None, "recall@1": 0.1}, {"iteration": 5, "loss": 0.5, "recall@1": 0.2}]
+    history = [
+        {"iteration": 0, "loss": None, "recall@1": 0.1},
+        {"iteration": 5, "loss": 0.5, "recall@1": 0.2},
+    ]
     runs = [replace(run, history=history) for run in RUNS]
     assert say(capsys, store(tmp_path / "a.json", runs), "--csv", tmp_path / "out/all.csv") == TABLE
     with (tmp_path / "out/all.csv").open() as file:
@@ -171,14 +174,20 @@ def test_a_csv_has_a_row_per_run_and_one_per_evaluation(tmp_path, capsys):
     assert rows[0]["levels"] == "[-3.0, 0.0, 3.0]" and [row["run"] for row in rows] == [*map(str, range(15))]
     with (tmp_path / "out/all-history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 30 and [rows[-1][key] for key in ("run", "method", "seed")] == ["14", "triplet+mdr", "4"]
+    assert len(rows) == 30 and [rows[-1][key] for key in ("run", "method", "seed")] == [
+        "14",
+        "triplet+mdr",
+        "4",
+    ]
     assert (rows[-2]["loss"], rows[-1]["loss"], rows[-1]["recall@1"]) == ("", "0.5", "0.2")
     refuse(capsys, store(tmp_path / "a.json", runs), "--csv", tmp_path / "a.json/b.csv")
 
 
 def test_weights_of_the_same_name_and_other_content_are_groups_of_their_own(tmp_path, capsys):
     runs = [
-        result(recall, data=DATA | {"weights": {"fingerprint": of}}, weights="a.pt", method="triplet", seed=seed)
+        result(
+            recall, data=DATA | {"weights": {"fingerprint": of}}, weights="a.pt", method="triplet", seed=seed
+        )
         for of, recall in (("aa", 0.5), ("bb", 0.6))
         for seed in range(2)
     ]
@@ -227,7 +236,9 @@ def test_without_scipy_the_extra_is_named(stored, capsys, monkeypatch):
     assert 'pip install "mdrlib[results]"' in refuse(capsys)
 
 
-@pytest.mark.parametrize("words", ["compare a", "compare", "runs compare", "runs compare a b c", "--metric", "--seeds 3"])
+@pytest.mark.parametrize(
+    "words", ["compare a", "compare", "runs compare", "runs compare a b c", "--metric", "--seeds 3"]
+)
 def test_wrong_usage_shows_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(["results", *words.split()])

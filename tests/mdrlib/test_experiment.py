@@ -458,7 +458,7 @@ def test_a_weights_file_of_the_same_name_and_other_content_is_another_experiment
         torch.save(build_embedder("tiny", 8, "mean-distance").state_dict(), path)
     configs = [replace(CONFIG, mode="evaluate", weights=tmp_path / str(k) / "weights.pt") for k in (0, 1)]
     result = run(configs[0], tmp_path / "run")
-    with pytest.raises(ValueError, match="run holds another experiment .weights: .*fingerprint.* there, .* now"):
+    with pytest.raises(ValueError, match="another experiment .weights: .*fingerprint.* there, .* now"):
         run(configs[1], tmp_path / "run")
     (tmp_path / "1/weights.pt").write_bytes((tmp_path / "0/weights.pt").read_bytes())
     assert run(configs[1], tmp_path / "run") == result
@@ -478,7 +478,7 @@ def test_a_weights_file_of_the_same_name_and_other_content_is_another_experiment
         (lambda trainer: trainer.mdr.running_mean.fill_(np.inf), "(running_mean|L_MDR) is .* at iteration 3"),
         (lambda trainer: trainer.mdr.running_std.fill_(np.nan), "(running_std|L_MDR) is nan at iteration 3"),
         (lambda trainer: trainer.optimizer.param_groups[0].update(lr=np.inf), "lr is inf at iteration 3"),
-        (lambda trainer: trainer.model.backbone[2].running_var.fill_(np.nan), "running_var is NaN .* iteration 3"),
+        (lambda trainer: trainer.model.backbone[2].running_var.fill_(np.nan), "running_var is NaN .* 3"),
     ],
 )
 def test_what_is_not_finite_ends_a_run_before_it_is_written(tmp_path, quick_model, monkeypatch, spoil, words):
@@ -504,7 +504,7 @@ def test_metrics_that_are_not_finite_end_a_run(tmp_path, quick_model, monkeypatc
 
 
 def test_levels_that_leave_float32_end_the_run(tmp_path, quick_model):
-    with pytest.raises(FloatingPointError, match="L_MDR is nan at iteration 3: lower lr, mdr_weight or level_w"):
+    with pytest.raises(FloatingPointError, match="L_MDR is nan at iteration 3: lower lr, mdr_weight"):
         run(replace(CONFIG, level_weight=1e39), tmp_path)
 
 
@@ -518,7 +518,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(runs, tmp_path, chang
     else:
         state["config"] = torch.zeros(3)
     checkpoint.save(tmp_path / "checkpoint.pt", state)
-    wanted = {"missing": "KeyError: .*optimizer", "shape": "RuntimeError", "type": "made of a mapping"}[change]
+    wanted = {"missing": "KeyError .*optimizer", "shape": "linear.bias", "type": "made of a mapping"}[change]
     with pytest.raises(ValueError, match=wanted) as caught:
         run(CONFIG, tmp_path)
     assert str(tmp_path) in str(caught.value) and "another folder" in str(caught.value)

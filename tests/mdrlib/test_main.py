@@ -199,16 +199,23 @@ def test_ctrl_c_ends_all_in_one_line_and_the_same_call_goes_on(config, tmp_path,
     _, said = shell.communicate(timeout=60)
     assert shell.returncode == 130 and said == "\nmdrlib: stopped; the same call goes on\n"
     deadline = time.monotonic() + 60
-    while any(state != "Z" for state in states_of_group(shell.pid)):  # nobody may have read a dead one's status
+    while any(
+        state != "Z" for state in states_of_group(shell.pid)
+    ):  # nobody may have read a dead one's status
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not list(out.rglob("result.json"))
-    done = subprocess.run([*words, "--jobs", "2"], cwd=ROOT, env=os.environ | {"MDR_PROGRESS": "off"}, **pipes)
+    done = subprocess.run(
+        [*words, "--jobs", "2"], cwd=ROOT, env=os.environ | {"MDR_PROGRESS": "off"}, **pipes
+    )
     assert done.returncode == 0 and done.stderr == ""
     assert len(list(out.rglob("result.json"))) == len(seeds.split(","))
 
 
-@pytest.mark.parametrize("words", ["", "walk c.yml --out d", "run c.yml --out d --jobs 0", "run c.yml", "run --out d", "run c.yml --out"])
+@pytest.mark.parametrize(
+    "words",
+    ["", "walk c.yml --out d", "run c.yml --out d --jobs 0", "run c.yml", "run --out d", "run c.yml --out"],
+)
 def test_wrong_usage_shows_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(words.split())

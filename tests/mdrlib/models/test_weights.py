@@ -7,6 +7,7 @@ import torch
 
 from mdrlib.models import build_embedder
 
+
 @pytest.fixture(scope="module")
 def state():
     torch.manual_seed(1)
