@@ -1,8 +1,11 @@
 """Files that are whole or absent, and checkpoints with the states of the random number generators."""
 
+import contextlib
+import glob
 import io
 import os
-import tempfile
+import socket
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,20 +22,46 @@ except ImportError:
     fcntl = None
 
 
+def temporary(path: Path) -> Path:
+    """Return a name next to `path` for an unfinished copy, of this machine, process and thread alone.
+
+    What a process that has ended left under such a name moves there: overwrite it, or continue it.
+    """
+    prefix = f".{path.name}.{socket.gethostname()}."
+    own = path.with_name(f"{prefix}{os.getpid()}.{threading.get_native_id()}")
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        process = left.name.removeprefix(prefix).partition(".")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            with contextlib.suppress(OSError):  # another process was faster
+                os.replace(left, own)
+    return own
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        if os.name == "posix":  # elsewhere os.kill ends the process
+            os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let `write` fill a file: a killed process or a full disk leaves the old one or the whole new one."""
     path = checks.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    name = temporary(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(name, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
 
 

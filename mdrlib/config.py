@@ -11,6 +11,7 @@ import numpy as np
 
 from mdrlib import checks
 from mdrlib.datasets.benchmarks import BENCHMARKS
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.mdr import MDR
 from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
@@ -34,8 +35,9 @@ LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_e
 LEAST |= {"workers": -1}
 BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "seed": 2**32, "dim": 2**16, "image_size": 2**14}
 BELOW |= dict.fromkeys(("lr", "level_lr", "proxy_lr", "lr_decay", "weight_decay"), 1e6)  # float32 overflows
+BELOW |= {"stored_size": 2**14, "class_split": 11}
 # Fields that the first stored runs lack: they say what a run is only where they are not the default.
-LATER = ("level_lr",)
+LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,14 @@ class Config:
     weights: str | None = None
     pooling: str = "average"
     freeze_batch_norm: bool = False
-    image_size: int = 224  #: Pixels of a photograph's side; sets in memory keep their own.
+    # What the network sees of a photograph: see `Preprocessing`. Sets in memory keep their own size.
+    image_size: int = 224  #: Pixels of a side.
+    stored_size: int = 0  #: Pixels of the square that is cropped; 0 for 256 / 224 of image_size.
+    keep_aspect: bool = False  #: Take the middle square instead of stretching to a square.
+    crop_scale: tuple[float, ...] = (0.16, 1.0)  #: Of random crops: least and greatest share of the area.
+    crop_ratio: tuple[float, ...] = (0.75, 1.33)  #: Least and greatest width over height.
     # What is learned from.
+    class_split: int = 0  #: 0 for the set's own split of classes, 1 to 10 for others; see `load`.
     train_classes: int = 0  #: How many of the training classes, drawn at random; 0 for all.
     label_noise: float = 0.0  #: Share of training images labelled as another class, in [0, 1).
     seed: int = 0
@@ -117,7 +125,13 @@ class Config:
             raise ValueError(f"lr_steps must be iterations from 1, got {checks.shown(self.lr_steps)}")
         if self.validation and self.select_by_test:
             raise ValueError("select_by_test and validation both select the result: set one of them to zero")
-        if self.dataset in BENCHMARKS and self.backbone in SMALL:
+        Preprocessing.of(self)  # checks its sizes
+        for name, greatest in (("crop_scale", 1), ("crop_ratio", float("inf"))):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= greatest:
+                wanted = f"two increasing numbers above 0 and at most {greatest}"
+                raise ValueError(f"{name} must be {wanted}, got {checks.shown(pair)}")
+        if self.dataset in ("folder", *BENCHMARKS) and self.backbone in SMALL:
             wrong = f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take'
             raise ValueError(f'{wrong}; choose "bn_inception", "resnet50" or another of torchvision or timm')
         MDR(self.levels, self.momentum, backend=self.mdr_backend)  # checks them
@@ -147,7 +161,15 @@ class Config:
         values = {k: v for k, v in values.items() if k not in LATER or getattr(self, k) != defaults[k]}
         if self.weights is not None:
             values["weights"] = Path(self.weights).name
+        if self.folder_name is not None:
+            values["data_root"] = self.folder_name
         return json.dumps(values, sort_keys=True)
+
+    @property
+    def folder_name(self) -> str | None:
+        """The name of a folder of photographs without the path to it, which is no part of what a run is."""
+        named = self.dataset == "folder" and self.data_root is not None
+        return checks.path(self.data_root).absolute().name if named else None
 
     @property
     def normalize(self) -> str:

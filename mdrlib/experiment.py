@@ -17,9 +17,10 @@ from torch import Generator, Tensor, nn
 from mdrlib import checkpoint, checks, distributed, miners, results
 from mdrlib.checkpoint import write_atomically
 from mdrlib.config import PLACE, Config
-from mdrlib.datasets import ImageSet, PKBatchSampler, load
+from mdrlib.datasets import ImageSet, PKBatchSampler, load, split_names
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
 from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
@@ -52,7 +53,8 @@ def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> R
     distributed.join()
     out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
-    stored = replace(config, data_root=None, weights=config.weights and Path(config.weights).name).to_dict()
+    weights = config.weights and Path(config.weights).name
+    stored = replace(config, data_root=config.folder_name, weights=weights).to_dict()
     distributed.agree("the config", stored)
 
     def finished() -> Result | None:
@@ -156,6 +158,9 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
     here = config.weights and not differ and checks.path(config.weights).exists()
     if here and (now := _weights(config)) != weights:  # the same name and other content
         differ = [f"weights: {weights} there, {now} now"]
+    if config.dataset == "folder" and result and not differ:  # whose name does not say which data it has
+        now = _read(config)[1]
+        differ = [f"data: {result.data} there, {now} now"] * (result.data != now)
     if differ:
         raise ValueError(f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder")
     return result, state
@@ -167,13 +172,18 @@ def _weights(config: Config) -> dict[str, str]:
 
 
 def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
-    names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
     with distributed.local_first():
-        sets = {name: load(config.dataset, name, config.data_root) for name in names}
+        sets, data = _read(config)
+    distributed.agree("the data", data)
+    return sets, data
+
+
+def _read(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
+    names = split_names(config.dataset, config.data_root)
+    sets = {name: load(config.dataset, name, config.data_root, config.class_split) for name in names}
     data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
     if config.weights is not None:
         data["weights"] = _weights(config)
-    distributed.agree("the data", data)
     return sets, data
 
 
@@ -186,8 +196,9 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
         if isinstance(part, ImageSet):
             images[name] = part.images.to(device)
         else:
-            settings = config.image_size, workers, config.cache_images, device
-            images[name] = Photographs(part, torch.arange(len(part)), *settings)
+            settings = Preprocessing.of(config), workers, config.cache_images, device
+            crops = {"scale": config.crop_scale, "ratio": config.crop_ratio}
+            images[name] = Photographs(part, torch.arange(len(part)), *settings, **crops)
     train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
     if config.train_classes:

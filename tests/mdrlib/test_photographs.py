@@ -10,6 +10,7 @@ from PIL import Image
 from mdrlib import checkpoint, experiment
 from mdrlib.datasets import load
 from mdrlib.datasets.loader import Photographs
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, run
 from mdrlib.models import build_embedder
@@ -41,7 +42,7 @@ def arrays(folder):
 
 
 def in_order(files):
-    return Photographs(files, torch.arange(len(files)), 32, 0, False, torch.device("cpu"), 3)
+    return Photographs(files, torch.arange(len(files)), Preprocessing(32), 0, False, torch.device("cpu"), 3)
 
 
 def timeless(result):
