@@ -23,6 +23,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 from playwright.sync_api import TimeoutError as TooLate
 
+from mdrlib import checks
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = (ROOT / "ci/page_checks.js").read_text("utf8")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -230,8 +232,10 @@ def check(html: Path, screenshots: Path | None = None) -> int:
 def main() -> int:
     """Check from the command line; 1 if a page has a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("html", nargs="?", type=Path, default=ROOT / "_build/html")
-    parser.add_argument("--screenshots", metavar="DIR", type=Path, help="write pictures of each page there")
+    parser.add_argument("html", nargs="?", type=checks.path, default=ROOT / "_build/html")
+    parser.add_argument(
+        "--screenshots", metavar="DIR", type=checks.path, help="write pictures of each page there"
+    )
     words = parser.parse_args()
     try:
         return 1 if check(words.html, words.screenshots) else 0

@@ -21,6 +21,7 @@ import yaml
 from scipy import stats
 
 import runs
+from mdrlib import checks
 from mdrlib.checkpoint import write_atomically
 from mdrlib.experiment import Config, run
 from mdrlib.results import Result, load_committed, load_run
@@ -198,7 +199,7 @@ def main(words: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--derive", metavar="SCALE", help="write the ranges of this scale instead")
     parser.add_argument("--seeds", type=int, default=10, help="so many runs of each, seeds 0, 1, ...")
     parser.add_argument(
-        "--from", dest="stored", type=Path, metavar="FILE", help="a list of runs to derive from"
+        "--from", dest="stored", type=checks.path, metavar="FILE", help="a list of runs to derive from"
     )
     given = parser.parse_args(words)
     try:

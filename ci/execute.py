@@ -21,6 +21,7 @@ import psutil
 
 from kernel_server import KernelServer
 from mdrlib.checkpoint import write_atomically
+from mdrlib.datasets.download import data_root
 from mdrlib.results import write_json
 from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, named, threads
 from one_run import library
@@ -93,8 +94,8 @@ def execute(
         dataset: At scale full: the data set whose recipes are run; all by default.
     """
     root = root.resolve()
-    if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss
-        os.environ["MDR_DATA_ROOT"] = os.path.abspath(os.environ["MDR_DATA_ROOT"])
+    if os.environ.get("MDR_DATA_ROOT"):  # kernels start in other folders: a relative path would miss
+        os.environ["MDR_DATA_ROOT"] = str(data_root().absolute())
     if dataset is not None and scale != FULL:
         raise ValueError(f"a data set is chosen at scale {FULL} alone, not at {scale}: add SCALE={FULL}")
     found = jobs(root, scale, data_here(root, scale, dataset, only))

@@ -14,6 +14,7 @@ from playwright.sync_api import Page
 from pypdf import PdfReader
 
 from check_book import chromium, served, watch
+from mdrlib import checks
 from mdrlib.checkpoint import write_atomically
 from one_page import assemble
 from runs import files_of, pages
@@ -105,8 +106,8 @@ def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
 def main() -> int:
     """Print from the command line; 1 if that failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("html", nargs="?", type=Path, default=ROOT / "_build/html")
-    parser.add_argument("--out", type=Path, default=ROOT / "_build/book.pdf")
+    parser.add_argument("html", nargs="?", type=checks.path, default=ROOT / "_build/html")
+    parser.add_argument("--out", type=checks.path, default=ROOT / "_build/book.pdf")
     words = parser.parse_args()
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     try:

@@ -39,7 +39,7 @@ def make_run(
         with FileLock(folder / "lock").acquire(timeout=-1 if wait else 0):
             if (folder / "result.json").exists():
                 return found(folder)
-            for left in folder.glob(".*"):  # half written by a process that was killed
+            for left in folder.glob(".*.*"):  # half written by a process that was killed
                 if left.is_file():  # and no .ipynb_checkpoints of a person
                     left.unlink()
             return execute_template(template, config, folder, variables or {})
@@ -116,13 +116,12 @@ def sources() -> str:
 
 def what_is_here(datasets: Sequence[str]) -> dict[str, Any]:
     """Return {"data": data set -> split -> fingerprint, "missing": data set -> why it is not available}."""
-    from mdrlib.datasets import load
+    from mdrlib.datasets import load, split_names
 
     data, missing = {}, {}
     for name in datasets:
-        splits = ("train", "query", "gallery") if name == "inshop" else ("train", "test")
         try:
-            data[name] = {split: load(name, split).fingerprint for split in splits}
+            data[name] = {split: load(name, split).fingerprint for split in split_names(name)}
         except (OSError, ImportError) as error:
             missing[name] = str(error)
     return {"data": data, "missing": missing}

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from execute import exit_status
+from mdrlib.datasets.download import data_root
 from notebooks import Failure, threads
 from one_run import failed, make_run, what_is_here
 from runs import Cell, Job, committed, is_done, matrix, sweep_job, swept
@@ -138,8 +139,8 @@ def run(
 ) -> list[Failure]:
     """Do what the command does; see its help for the arguments."""
     root = root.resolve()
-    if "MDR_DATA_ROOT" in os.environ:  # kernels start in other folders: a relative path would miss
-        os.environ["MDR_DATA_ROOT"] = os.path.abspath(os.environ["MDR_DATA_ROOT"])
+    if os.environ.get("MDR_DATA_ROOT"):  # kernels start in other folders: a relative path would miss
+        os.environ["MDR_DATA_ROOT"] = str(data_root().absolute())
     wanted = matrix(root, study, smoke)
     datasets = sorted({cell.config.dataset for cell in wanted})
     template = (root / "book/experiments/ablation.ipynb").read_text()

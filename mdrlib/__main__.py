@@ -1,84 +1,117 @@
 """The command line: `mdrlib run CONFIG.yml --out DIR [key=value ...]`, `mdrlib data`, `mdrlib results`."""
 
 import argparse
-import ctypes
+import io
 import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
-from mdrlib import comparison, distributed
-from mdrlib.datasets import download
-from mdrlib.experiment import Config, run
+from mdrlib import checks, comparison, distributed
+from mdrlib.config import Config
+from mdrlib.config_file import read_config, read_configs
+from mdrlib.datasets import benchmarks, download, folder
+from mdrlib.experiment import run
+from mdrlib.many_runs import MISTAKES, keep_memory, run_all
 
-# mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: keep freed memory, a fifth of a training step on a CPU.
-MALLOC = {-4: 0, -1: 2_000_000_000, -2: 2**28}
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, which YAML 1.1 takes for text because it has no point."""
+__all__ = ["main", "read_config"]
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Pipe(io.FileIO):
+    """A stream that goes on when nobody reads it any more, as in `mdrlib run ... | head -1`."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
 
 
-def read_config(path: str, changes: Sequence[str]) -> Config:
-    """Read a Config from a YAML or JSON file, with changes "key=value", each value read as YAML."""
-    with open(path) as file:
-        values = yaml.load(file, _Loader) or {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a mapping of Config fields, got {type(values).__name__}")
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise ValueError(f"a change is key=value, got {change!r}")
-        values[key] = yaml.load(value, _Loader)
-    return Config.of(values)
+def _outlasting(stream: TextIO | None) -> TextIO | None:
+    if stream is None:
+        return None
+    pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, or 1 after an error, told in one line (argparse exits with 2)."""
-    words = sys.argv[1:] if words is None else words
+    """Run a command; return 0, or 1 after an error, told in one line (argparse exits with 2, Ctrl-C 130)."""
+    if words is None:
+        words = sys.argv[1:]
+        sys.stdout, sys.stderr = _outlasting(sys.stdout), _outlasting(sys.stderr)
     commands = {"run": _run, "data": _data, "results": comparison.main}
     parser = argparse.ArgumentParser("mdrlib", description="Multi-level distance regularization")
     parser.add_argument("command", choices=commands, help="`mdrlib COMMAND --help` explains each")
     command = parser.parse_args(words[:1]).command
     try:
         return commands[command](words[1:]) or 0
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, yaml.YAMLError) as error:
+    except (*MISTAKES, yaml.YAMLError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise  # a mistake of ours
         count = distributed.world_size()
         process = f" (process {distributed.rank()} of {count})" if count > 1 else ""
         print(f"mdrlib{process}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        advice = "; the same call goes on" if command == "run" else ""
+        print(f"\nmdrlib: stopped{advice}", file=sys.stderr)
+        return 130
 
 
 def _run(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("mdrlib run", description="Train and evaluate, or continue a run")
-    parser.add_argument("config", help="YAML file of Config fields")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="fields to change")
+    parser = argparse.ArgumentParser(
+        "mdrlib run",
+        usage="%(prog)s [CONFIG.yml] --out DIR [key=value[,value...] ...] [--jobs N]",
+        description="Train and evaluate, or continue. With several values of a key, as in seed=0,1,2, all "
+        "combinations are run, each in a folder of its own in DIR, and compared.",
+    )
+    parser.add_argument("words", nargs="*", metavar="CONFIG.yml key=value", help="file of fields; changes")
     parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
+    parser.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core")
     given = parser.parse_intermixed_args(words)  # the changes may follow --out
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for parameter, value in MALLOC.items() if mallopt else ():
-        mallopt(parameter, value)
+    if not given.words or (given.jobs is not None and given.jobs < 1):
+        parser.error("give a file or a change, and --jobs of at least 1")
+    first = [] if re.match(r"\w+=", given.words[0]) else given.words[:1]
+    configs, out = read_configs(*first or [None], given.words[len(first) :]), checks.path(given.out, "--out")
+    keep_memory()
     with distributed.processes():
-        result = run(read_config(given.config, given.changes), given.out)
+        if len(configs) > 1:
+            _run_all(configs, out, given.jobs)
+            return
+        result = run(configs.popitem()[1], out)
         if distributed.rank() == 0:
             print(json.dumps(result.metrics, indent=1))
-            print(f"{Path(given.out) / 'result.json'} ({result.seconds:.0f} s)")
+            print(f"{out / 'result.json'} ({result.seconds:.0f} s)")
+
+
+def _run_all(configs: dict[str, Config], out: Path, jobs: int | None) -> None:
+    if distributed.world_size() > 1:
+        raise ValueError(f"torchrun makes one run, not {len(configs)}: give each key one value")
+    failed = run_all(configs, out, jobs)
+    if len(failed) < len(configs):
+        print()
+        comparison.main([str(out / name) for name in configs if name not in failed])
+    if failed:
+        what = f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}"
+        raise ValueError(f"{what}; the same call tries them again")
 
 
 def _data(words: Sequence[str]) -> int:
     """0 if the set is in its place, or every set that is there is complete."""
     parser = argparse.ArgumentParser("mdrlib data", description="Bring a data set to its place")
     parser.add_argument("name", choices=[*download.NAMES, "check"], help="the set; check lists all")
+    parser.add_argument("path", nargs="?", help="of check: a folder of your own photographs to look through")
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
+    if given.path is not None:
+        if given.name != "check":
+            parser.error(f"only check takes a path, {given.name} takes --root")
+        path = checks.path(given.path)
+        return not folder.report(path, benchmarks.recognized(path))
     if given.name == "check":
         return not download.check(given.root)
     return not download.prepare(given.name, given.root)

@@ -1,31 +1,100 @@
 """Files that are whole or absent, and checkpoints with the states of the random number generators."""
 
+import contextlib
+import glob
 import io
 import os
-import tempfile
+import socket
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from mdrlib import checks
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
+
+def temporary(path: Path) -> Path:
+    """Return a name next to `path` for an unfinished copy, of this machine, process and thread alone.
+
+    What a process that has ended left under such a name moves there: overwrite it, or continue it.
+    """
+    prefix = f".{path.name}.{socket.gethostname()}."
+    own = path.with_name(f"{prefix}{os.getpid()}.{threading.get_native_id()}")
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        process = left.name.removeprefix(prefix).partition(".")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            with contextlib.suppress(OSError):  # another process was faster
+                os.replace(left, own)
+    return own
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        if os.name == "posix":  # elsewhere os.kill ends the process
+            os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let `write` fill a file: a killed process or a full disk leaves the old one or the whole new one."""
-    path = Path(path)
+    path = checks.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    name = temporary(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(name, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; BlockingIOError names the process that has it.
+
+    The system frees the lock of a process that is killed. Without flock (on Windows) nothing is locked.
+    """
+    path, new = folder / ".lock", not folder.exists()
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                used = f"{folder} is in use by process {file.read() or '(of unknown number)'}"
+            raise BlockingIOError(f"{used}: wait for it or take another folder") from None
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
+        file.close()  # its holder has just removed it
+    with file:
+        file.truncate(0)
+        print(os.getpid(), end="", file=file, flush=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -37,15 +106,27 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file."""
-    file = io.BytesIO(Path(path).read_bytes())
     try:
-        broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
-        if broken is not None:
-            raise ValueError(f"wrong checksum of {broken}")
-        file.seek(0)
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # zipfile and torch raise several kinds for a damaged file
+        return dict(read(path))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged or not a checkpoint of mdrlib ({error}); delete it") from error
+
+
+def read(path: Path) -> Any:
+    """Read what `torch.save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file.
+
+    Files in torch's format of before 1.6 have no checksums: damage to their numbers goes unnoticed.
+    """
+    file = io.BytesIO(checks.path(path).read_bytes())
+    try:
+        if zipfile.is_zipfile(file):
+            broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
+            if broken is not None:
+                raise ValueError(f"wrong checksum of {broken}")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile and torch raise several kinds for a damaged file
+        raise ValueError(" ".join(str(error).split())[:200]) from error
 
 
 def rng_state() -> dict[str, Any]:

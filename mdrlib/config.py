@@ -1,12 +1,17 @@
 """What an experiment is: the fields of a Config, their values and their limits."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mdrlib import checks
 from mdrlib.datasets.benchmarks import BENCHMARKS
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.mdr import MDR
 from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
@@ -28,7 +33,11 @@ CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner":
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
 LEAST = {"dim": 1, "iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
 LEAST |= {"workers": -1}
-BELOW = {"momentum": 1, "validation": 1, "label_noise": 1}
+BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "seed": 2**32, "dim": 2**16, "image_size": 2**14}
+BELOW |= dict.fromkeys(("lr", "level_lr", "proxy_lr", "lr_decay", "weight_decay"), 1e6)  # float32 overflows
+BELOW |= {"stored_size": 2**14, "class_split": 11}
+# Fields that the first stored runs lack: they say what a run is only where they are not the default.
+LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,14 @@ class Config:
     weights: str | None = None
     pooling: str = "average"
     freeze_batch_norm: bool = False
-    image_size: int = 224  #: Pixels of a photograph's side; sets in memory keep their own.
+    # What the network sees of a photograph: see `Preprocessing`. Sets in memory keep their own size.
+    image_size: int = 224  #: Pixels of a side.
+    stored_size: int = 0  #: Pixels of the square that is cropped; 0 for 256 / 224 of image_size.
+    keep_aspect: bool = False  #: Take the middle square instead of stretching to a square.
+    crop_scale: tuple[float, ...] = (0.16, 1.0)  #: Of random crops: least and greatest share of the area.
+    crop_ratio: tuple[float, ...] = (0.75, 1.33)  #: Least and greatest width over height.
     # What is learned from.
+    class_split: int = 0  #: 0 for the set's own split of classes, 1 to 10 for others; see `load`.
     train_classes: int = 0  #: How many of the training classes, drawn at random; 0 for all.
     label_noise: float = 0.0  #: Share of training images labelled as another class, in [0, 1).
     seed: int = 0
@@ -61,6 +76,7 @@ class Config:
     lr: float = 1e-3
     lr_steps: tuple[int, ...] = ()  #: Iterations at which the learning rates are multiplied by lr_decay.
     lr_decay: float = 0.2
+    level_lr: float | None = None  #: Learning rate of MDR's levels; None for lr.
     proxy_lr: float = 0.1  #: Learning rate of the loss's own parameters.
     weight_decay: float = 1e-5
     miner: str = "distance_weighted"  #: A function of `mdrlib.miners`, for the triplet and the margin loss.
@@ -91,29 +107,44 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            name, value = field.name, _typed(field.name, field.default, getattr(self, field.name))
+            name, value = field.name, getattr(self, field.name)
+            number_or_none = field.type == float | None and value is not None
+            value = _typed(name, 0.0 if number_or_none else field.default, value)
             object.__setattr__(self, name, value)
             if name in CHOICES and value not in CHOICES[name]:
-                raise ValueError(f"{name} must be one of {list(CHOICES[name])}, got {value!r}")
+                raise ValueError(f"{name} must be one of {list(CHOICES[name])}, got {checks.shown(value)}")
             least, below = LEAST.get(name, 0), BELOW.get(name, float("inf"))
             if type(value) in (int, float) and not least <= value < below:
-                raise ValueError(f"{name} must be at least {least} and below {below}, got {value}")
+                got = checks.shown(value)
+                raise ValueError(f"{name} must be at least {least} and below {below}, got {got}")
         method_parts(self.method)
         if 1 not in self.recall_at or min(self.recall_at) < 1:
-            raise ValueError(f"recall_at must be numbers from 1 with 1 among them, got {self.recall_at}")
+            got = checks.shown(self.recall_at)
+            raise ValueError(f"recall_at must be numbers from 1 with 1 among them, got {got}")
+        if min(self.lr_steps, default=1) < 1:
+            raise ValueError(f"lr_steps must be iterations from 1, got {checks.shown(self.lr_steps)}")
         if self.validation and self.select_by_test:
             raise ValueError("select_by_test and validation both select the result: set one of them to zero")
-        if self.dataset in BENCHMARKS and self.backbone in SMALL:
+        Preprocessing.of(self)  # checks its sizes
+        for name, greatest in (("crop_scale", 1), ("crop_ratio", float("inf"))):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= greatest:
+                wanted = f"two increasing numbers above 0 and at most {greatest}"
+                raise ValueError(f"{name} must be {wanted}, got {checks.shown(pair)}")
+        if self.dataset in ("folder", *BENCHMARKS) and self.backbone in SMALL:
             wrong = f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take'
             raise ValueError(f'{wrong}; choose "bn_inception", "resnet50" or another of torchvision or timm')
         MDR(self.levels, self.momentum, backend=self.mdr_backend)  # checks them
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> "Config":
+    def of(cls, values: Mapping[str, Any]) -> "Config":
         """A Config from a mapping, which may lack fields; ValueError names keys that are not fields."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"a Config is made of a mapping of its fields, got {checks.shown(values)}")
         unknown = sorted(values.keys() - {field.name for field in fields(cls)}, key=str)
         if unknown:
-            raise ValueError(f"unknown Config keys {unknown}; known are {[f.name for f in fields(cls)]}")
+            known = [field.name for field in fields(cls)]
+            raise ValueError(f"unknown Config keys {checks.shown(unknown)}; known are {known}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,11 +152,24 @@ class Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def identity(self) -> str:
-        """JSON of all fields but PLACE and the folder of weights: the same for the same experiment."""
+        """JSON of all fields but PLACE, defaults of LATER and the folder of weights.
+
+        It is the same for the same experiment, whatever version of mdrlib wrote it.
+        """
         values = {k: v for k, v in self.to_dict().items() if k not in PLACE}
+        defaults = {field.name: field.default for field in fields(self)}
+        values = {k: v for k, v in values.items() if k not in LATER or getattr(self, k) != defaults[k]}
         if self.weights is not None:
             values["weights"] = Path(self.weights).name
+        if self.folder_name is not None:
+            values["data_root"] = self.folder_name
         return json.dumps(values, sort_keys=True)
+
+    @property
+    def folder_name(self) -> str | None:
+        """The name of a folder of photographs without the path to it, which is no part of what a run is."""
+        named = self.dataset == "folder" and self.data_root is not None
+        return checks.path(self.data_root).absolute().name if named else None
 
     @property
     def normalize(self) -> str:
@@ -148,21 +192,23 @@ def method_parts(method: str) -> tuple[str, str, bool]:
     loss, *added = method.split("+")
     if loss not in LOSSES or added not in ([], ["l2"], ["mdr"], ["l2", "mdr"]):
         expected = f'one of {sorted(LOSSES)}, then "+l2", "+mdr", both in this order, or nothing'
-        raise ValueError(f"method must be {expected}, got {method!r}")
+        raise ValueError(f"method must be {expected}, got {checks.shown(method)}")
     return loss, "l2" if "l2" in added else LOSSES[loss], "mdr" in added
 
 
 def _typed(name: str, default: Any, value: Any) -> Any:
     """`value` as the type of the field's default."""
     kind = type(default)
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if kind is tuple and isinstance(value, list | tuple):
         item = int if name in ("lr_steps", "recall_at") else float
         return tuple(_typed(name, item(), v) for v in value)
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        return checks.real(value, name)
     if default is None and (value is None or isinstance(value, str | PathLike)):
         return value and str(value)
     if type(value) is not kind:
         expected = "a path or null" if default is None else kind.__name__
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
+        raise TypeError(f"{name} must be {expected}, got {checks.shown(value)}")
     return value

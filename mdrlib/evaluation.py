@@ -1,6 +1,6 @@
 """What is measured of a model while it trains: retrieval, and the distances of a few whole classes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,9 +93,14 @@ class History:
         self.best, self.best_weights = -1, {}  # index of the row, the last one without keep_best
 
     def add(self, trainer: Trainer, **more: float | None) -> None:
-        """Evaluate now: a row of `more`, metrics, means since the row before, the last batch's MDR."""
+        """Evaluate now: a row of `more`, metrics, means since the row before, the last batch's MDR.
+
+        FloatingPointError names what of it, or of the network, is not finite; then nothing is added.
+        """
         row = _state_of(trainer) | more
+        _check_finite(row | trainer.model.state_dict(), trainer.iteration)
         metrics, arrays = self.evaluate(trainer.model)
+        _check_finite(metrics, trainer.iteration)
         self.rows.append(row | metrics)
         self.arrays.append(arrays)
         key = self.keep_best
@@ -119,6 +124,13 @@ class History:
         """Take over what `state_dict` returned."""
         self.rows, self.arrays = state["history"], state["snapshots"]
         self.best, self.best_weights = state["best"], state["best_weights"]
+
+
+def _check_finite(values: Mapping[str, Any], iteration: int) -> None:
+    for name, value in values.items():
+        if value is not None and not torch.as_tensor(value).isfinite().all():
+            got = "NaN or infinite in part" if isinstance(value, Tensor) else value
+            raise FloatingPointError(f"{name} is {got} at iteration {iteration}: lower lr or MDR's weights")
 
 
 def _state_of(trainer: Trainer) -> dict[str, float | int | None]:

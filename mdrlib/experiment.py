@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from mdrlib import checkpoint, distributed, miners, results
+from mdrlib import checkpoint, checks, distributed, miners, results
 from mdrlib.checkpoint import write_atomically
-from mdrlib.config import Config
-from mdrlib.datasets import ImageSet, PKBatchSampler, load
+from mdrlib.config import PLACE, Config
+from mdrlib.datasets import ImageSet, PKBatchSampler, load, split_names
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
 from mdrlib.evaluation import EDGES, History, Images, Splits, embed, measure
 from mdrlib.losses import TripletLoss, build_loss
@@ -32,10 +33,12 @@ from mdrlib.trainer import Trainer, progress
 NEIGHBOURS = 10  # kept of each test image, for galleries
 SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
+FILES = (CHECKPOINT, "distances.npz", "embeddings.npz", "history.csv", "result.json")  # of a finished run
 State = dict[str, Any]  # of a run, as its checkpoint has it
+Callback = Callable[[Trainer], None]
 
 
-def run(config: Config, out_dir: str | Path) -> Result:
+def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> Result:
     """Train and evaluate, or continue an interrupted run, or return the Result of a finished one.
 
     On a CPU an interrupted run ends with the same bits as an uninterrupted one.
@@ -43,24 +46,44 @@ def run(config: Config, out_dir: str | Path) -> Result:
     Args:
         out_dir: Gets result.json, history.csv, checkpoint.pt (the weights that the result is of),
             distances.npz (histograms per evaluation) and embeddings.npz (of test images and gallery, with
-            labels and nearest neighbours). ValueError if it holds another experiment, naming the fields.
+            labels and nearest neighbours). ValueError if it holds another experiment, naming the fields;
+            BlockingIOError if another process is at it.
+        watch: Called after each iteration, instead of what shows progress.
     """
     distributed.join()
-    out_dir = Path(out_dir)
+    out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
-    stored = replace(config, data_root=None, weights=config.weights and Path(config.weights).name).to_dict()
+    weights = config.weights and Path(config.weights).name
+    stored = replace(config, data_root=config.folder_name, weights=weights).to_dict()
     distributed.agree("the config", stored)
-    result, state = distributed.from_first(lambda: _found(config, out_dir))
-    if result is not None:
+
+    def finished() -> Result | None:
+        return _found(config, out_dir)[0] if (out_dir / "result.json").exists() else None
+
+    if (result := distributed.from_first(finished)) is not None:
         return result
+    with ExitStack() as stack:
+        distributed.from_first(lambda: stack.enter_context(checkpoint.locked(out_dir)))
+        return _go_on(config, stored, out_dir, watch)
+
+
+def _go_on(config: Config, stored: State, out_dir: Path, watch: Callback | None) -> Result:
+    """Do what `run` does, in a folder that is this run's alone."""
+    result, state = distributed.from_first(lambda: _found(config, out_dir))
+    if result is not None:  # made since the folder was looked at
+        return result
+    for name in FILES if distributed.rank() == 0 else ():
+        for left in out_dir.glob(f".{name}.*"):  # half written by a process that was killed
+            left.unlink()
     device = pick_device(config.device)
     sets, data = _load(config)
-    if state is not None and state["data"] != data:
-        seen = f"was trained on {state['data']}, which is now {data}"
+    if state is not None and state.get("data") != data:
+        seen = f"was trained on {state.get('data')}, which is now {data}"
         raise ValueError(f"{out_dir} {seen}; choose another folder")
     splits = _splits(config, sets, device)
     with deterministic(device.type == "cpu"):
-        trainer, history = _train(config, splits, device, out_dir, {"config": stored, "data": data}, state)
+        about = {"config": stored, "data": data}
+        trainer, history = _train(config, splits, device, out_dir, about, state, watch)
 
         def finish() -> Result:
             for name, arrays in _arrays(trainer.model, splits, history).items():
@@ -124,23 +147,43 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
         state = checkpoint.load(out_dir / CHECKPOINT)
     else:
         return None, None
-    there = Config.of(result.config if result else state.get("config", {}))
-    old, new = json.loads(there.identity()), json.loads(config.identity())
-    differ = [f"{k}: {old[k]!r} there, {new[k]!r} now" for k in new if old[k] != new[k]]
+    try:
+        there = Config.of(result.config if result else state.get("config", {}))
+        weights = (result.data if result else state.get("data", {})).get("weights")
+    except (TypeError, ValueError, AttributeError) as error:  # of another version, or of something else
+        raise ValueError(f"{out_dir} holds another experiment ({error}); choose another folder") from error
+    old, new = (one.to_dict() | json.loads(one.identity()) for one in (there, config))
+    fields = [key for key in sorted(new) if key not in PLACE and old[key] != new[key]]
+    differ = [f"{key}: {old[key]!r} there, {new[key]!r} now" for key in fields]
+    here = config.weights and not differ and checks.path(config.weights).exists()
+    if here and (now := _weights(config)) != weights:  # the same name and other content
+        differ = [f"weights: {weights} there, {now} now"]
+    if config.dataset == "folder" and result and not differ:  # whose name does not say which data it has
+        now = _read(config)[1]
+        differ = [f"data: {result.data} there, {now} now"] * (result.data != now)
     if differ:
         raise ValueError(f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder")
     return result, state
 
 
+def _weights(config: Config) -> dict[str, str]:
+    with open(checks.path(config.weights, "weights"), "rb") as file:
+        return {"fingerprint": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
+
+
 def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
-    names = ("train", "query", "gallery") if config.dataset == "inshop" else ("train", "test")
     with distributed.local_first():
-        sets = {name: load(config.dataset, name, config.data_root) for name in names}
+        sets, data = _read(config)
+    distributed.agree("the data", data)
+    return sets, data
+
+
+def _read(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
+    names = split_names(config.dataset, config.data_root)
+    sets = {name: load(config.dataset, name, config.data_root, config.class_split) for name in names}
     data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
     if config.weights is not None:
-        with open(config.weights, "rb") as file:
-            data["weights"] = {"fingerprint": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
-    distributed.agree("the data", data)
+        data["weights"] = _weights(config)
     return sets, data
 
 
@@ -153,8 +196,9 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
         if isinstance(part, ImageSet):
             images[name] = part.images.to(device)
         else:
-            settings = config.image_size, workers, config.cache_images, device
-            images[name] = Photographs(part, torch.arange(len(part)), *settings)
+            settings = Preprocessing.of(config), workers, config.cache_images, device
+            crops = {"scale": config.crop_scale, "ratio": config.crop_ratio}
+            images[name] = Photographs(part, torch.arange(len(part)), *settings, **crops)
     train = sets["train"]
     kept, held_out = split_classes(train.labels, config.validation, config.seed)
     if config.train_classes:
@@ -185,7 +229,8 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
     mdr = bank = None
     if c.with_mdr:
         mdr = MDR(c.levels, c.momentum, c.learn_levels, c.diagonal_in_stats, c.mdr_backend).to(device)
-        groups.append({"params": list(mdr.parameters()), "weight_decay": 0.0})  # level_weight holds them back
+        levels = {"params": list(mdr.parameters()), "weight_decay": 0.0}  # level_weight holds them back
+        groups.append(levels | {"lr": c.lr if c.level_lr is None else c.level_lr})
         if c.memory_bank:
             bank = MemoryBank(c.memory_bank, c.dim).to(device)
     if proxies := list(loss.parameters()):
@@ -197,7 +242,13 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
 
 
 def _train(
-    config: Config, splits: Splits, device: torch.device, out_dir: Path, about: State, state: State | None
+    config: Config,
+    splits: Splits,
+    device: torch.device,
+    out_dir: Path,
+    about: State,
+    state: State | None,
+    watch: Callback | None,
 ) -> tuple[Trainer, History]:
     """Train from the start or from a checkpoint's `state`; evaluate and save; end with the best weights."""
     images, labels = splits["train"]
@@ -213,11 +264,15 @@ def _train(
     )
     spent: list[float] = []  # seconds that a loading process took for each batch
     if state is not None:
-        trainer.load_state_dict(state)
-        history.load_state_dict(state)
-        if len(state["generator"]) == len(generator.get_state()):  # a CPU's and a GPU's do not fit
-            generator.set_state(state["generator"])
-        checkpoint.set_rng_state(state["rng"])
+        try:
+            trainer.load_state_dict(state)
+            history.load_state_dict(state)
+            if len(state["generator"]) == len(generator.get_state()):  # a CPU's and a GPU's do not fit
+                generator.set_state(state["generator"])
+            checkpoint.set_rng_state(state["rng"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            problem = f"does not fit this run: {type(error).__name__} {' '.join(str(error).split())[:300]}"
+            raise ValueError(f"{out_dir / CHECKPOINT} {problem}; choose another folder") from error
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(images, Photographs):
@@ -247,7 +302,7 @@ def _train(
             save()
             saved = time.perf_counter()
 
-    shown = progress(f"{config.dataset} {config.method}", iterations, trainer.iteration)
+    shown = watch or progress(f"{config.dataset} {config.method}", iterations, trainer.iteration)
     trainer.fit(batches, [shown, evaluate_and_save])
     history.select(trainer.model)
     if iterations and history.keep_best:

@@ -94,10 +94,13 @@ class Trainer:
         self.iteration += 1
 
     def means(self) -> tuple[float, float]:
-        """Mean loss and mean L_MDR since the last call; FloatingPointError if the loss is not finite."""
+        """Mean loss and mean L_MDR since the last call; FloatingPointError if one is not finite."""
         loss, regularizer = (self.sums / max(self.since, 1)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at iteration {self.iteration}: lower lr")
+        if not math.isfinite(regularizer):
+            advice = "lower lr, mdr_weight or level_weight"
+            raise FloatingPointError(f"L_MDR is {regularizer} at iteration {self.iteration}: {advice}")
         self.sums.zero_()
         self.since = 0
         return loss, regularizer

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     sys.path[:1] = [str(ROOT), str(CI)]  # in place of this folder: its modules are imported as bench.loader
 
 from bench.measuring import Row, line  # noqa: E402
+from mdrlib import checks  # noqa: E402
 from mdrlib.results import environment, git, write_json  # noqa: E402
 
 SECTIONS = ("regularizer", "retrieval", "step", "triplets")
@@ -64,7 +65,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=(*SECTIONS, *APART), metavar="SECTION",
                         help=f"some of {', '.join((*SECTIONS, *APART))}; nothing is stored")  # fmt: skip
     parser.add_argument("--store", action="store_true", help="store a section that stores its own file")
-    parser.add_argument("--out", type=Path, help="another file to store in")
+    parser.add_argument("--out", type=checks.path, help="another file to store in")
     given = parser.parse_args(words)
     if given.device == "cuda" and not torch.cuda.is_available():
         print("torch finds no GPU on this machine: use --device cpu", file=sys.stderr)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from mdrlib.datasets import ImageFiles, PKBatchSampler
 from mdrlib.datasets.loader import Photographs, image_seed
+from mdrlib.datasets.preprocessing import Preprocessing
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 FALL = 1.2  # the exponent by which amplitude falls with frequency
@@ -79,7 +80,8 @@ class Plain:
 
 def ours(files: ImageFiles, cache: bool = True, workers: int = 0) -> Photographs:
     """Return mdrlib's reader of all files."""
-    return Photographs(files, torch.arange(len(files)), 224, workers, cache, torch.device("cpu"), BATCH)
+    chosen, cpu = torch.arange(len(files)), torch.device("cpu")
+    return Photographs(files, chosen, Preprocessing(224), workers, cache, cpu, BATCH)
 
 
 @contextmanager

@@ -1,39 +1,116 @@
 """Image sets for zero-shot retrieval, in memory or on disk, and the batches drawn from them."""
 
 from pathlib import Path
+from typing import Any
 
-from mdrlib.datasets import digits, glyphs, omniglot
-from mdrlib.datasets.benchmarks import BENCHMARKS, load_files
+import torch
+
+from mdrlib import checks
+from mdrlib.datasets import benchmarks, digits, folder, glyphs, omniglot
+from mdrlib.datasets.benchmarks import BENCHMARKS
+from mdrlib.datasets.class_splits import Rows, halve, training_half
 from mdrlib.datasets.download import data_root
 from mdrlib.datasets.images import ImageFiles, ImageSet
 from mdrlib.datasets.sampling import PKBatchSampler
 
-__all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load"]
+__all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load", "split_names"]
+
+CLASS_SPLITS = range(11)
 
 
-def load(name: str, split: str, root: str | Path | None = None) -> ImageSet | ImageFiles:
+def load(
+    name: str, split: str, root: str | Path | None = None, class_split: int = 0
+) -> ImageSet | ImageFiles:
     """Load one split of a data set. No class of "train" is in another split.
 
     Args:
         name: In memory: "glyphs" (generated), "digits" (from scikit-learn) or "omniglot" (downloaded if
-            missing). On disk: "cub", "cars", "sop" or "inshop", see `python -m mdrlib data`.
-        split: "train" or "test"; of "inshop" "train", "query" or "gallery".
-        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/.
+            missing). On disk: "cub", "cars", "sop", "inshop" or "grocery", see `python -m mdrlib data`; or
+            "folder", your own photographs, see `mdrlib.datasets.folder.read`.
+        split: "train" or "test"; of "inshop", "grocery" and folders laid out so "train", "query" or
+            "gallery".
+        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/. Of "folder" the folder of
+            photographs, which may lie below that folder.
+        class_split: 0 for the set's own split. 1 to 10 for five random halvings of all classes (of the coarse
+            classes where the set has them): 2k - 1 trains on one half, 2k on the other. See
+            `mdrlib.datasets.class_splits.halve`.
 
     Raises:
         ValueError: The name or split is unknown, or the data are damaged or incomplete.
         OSError: The data are missing; the message says where they belong and how to get them.
     """
-    names = sorted(["digits", "glyphs", "omniglot", *BENCHMARKS])
-    if name not in names:
-        raise ValueError(f"unknown data set {name!r}; choose one of {names}")
-    splits = list(BENCHMARKS[name].sizes) if name in BENCHMARKS else ["train", "test"]
-    if split not in splits:
-        raise ValueError(f"{name} has no split {split!r}; choose one of {splits}")
-    if name in BENCHMARKS:
-        return load_files(name, split, data_root(root))
-    if name == "omniglot":
-        parts = omniglot.read(split, data_root(root) / name)
+    names = split_names(name, root)
+    if split not in names:
+        raise ValueError(f"{name} has no split {split!r}; choose one of {list(names)}")
+    if class_split not in CLASS_SPLITS:
+        raise ValueError(f"class_split must be from 0 to {CLASS_SPLITS[-1]}, got {class_split!r}")
+    if name in ("digits", "glyphs", "omniglot"):
+        return _in_memory(name, split, root, class_split)
+    if name == "folder":
+        place = _place(root)
+        rows, contents = folder.read(place, class_split)
     else:
-        parts = glyphs.generate(split) if name == "glyphs" else digits.read(split)
-    return ImageSet(name, split, **parts)
+        place, rows, contents = benchmarks.read(name, data_root(root))
+    return _files(name, split, place, halve(rows, class_split) if class_split else rows, contents)
+
+
+def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
+    """Return the names of the splits of a data set, "train" first; see `load`."""
+    if name == "folder":
+        if root is None:
+            raise ValueError('"folder" is a folder of your photographs: set root, or data_root of the Config')
+        return folder.splits(_place(root))
+    if name in BENCHMARKS:
+        return tuple(BENCHMARKS[name].sizes)
+    if name not in ("digits", "glyphs", "omniglot"):
+        choices = sorted(["digits", "folder", "glyphs", "omniglot", *BENCHMARKS])
+        raise ValueError(f"unknown data set {name!r}; choose one of {choices}")
+    return "train", "test"
+
+
+def _place(root: str | Path) -> Path:
+    """A folder of photographs: one that is here, or else below the folder of data sets."""
+    place = checks.path(root, "root")
+    return place if place.exists() or not (data_root() / place).exists() else data_root() / place
+
+
+def _files(name: str, split: str, place: Path, rows: Rows, contents: dict[str, str]) -> ImageFiles:
+    names = {row.number: row.name for row in rows[split]}
+    # Classes that only the gallery has come last: a label means the same for queries and gallery.
+    asked = {row.number for row in rows.get("query", ())}
+    numbers = sorted(names, key=lambda number: (number not in asked, number))
+    position = {number: label for label, number in enumerate(numbers)}
+    labels = torch.tensor([position[row.number] for row in rows[split]], dtype=torch.int64)
+    coarse = {row.number: row.group for row in rows[split]}
+    groups, group_names = None, []
+    if None not in coarse.values():
+        named = {row.group: row.group_name for found in rows.values() for row in found}
+        groups = torch.tensor([sorted(named).index(coarse[number]) for number in numbers])
+        group_names = [named[group] for group in sorted(named)]
+    classes, files = [names[number] for number in numbers], [row.path for row in rows[split]]
+    seen = [contents[file] for file in files] if contents else []
+    return ImageFiles(name, split, place, files, labels, classes, groups, group_names, seen)
+
+
+def _in_memory(name: str, split: str, root: str | Path | None, class_split: int) -> ImageSet:
+    def read(part: str) -> dict[str, Any]:
+        if name == "omniglot":
+            return omniglot.read(part, data_root(root) / name)
+        return glyphs.generate(part) if name == "glyphs" else digits.read(part)
+
+    if not class_split:
+        return ImageSet(name, split, **read(split))
+    one, other = read("train"), read("test")
+    labels = torch.cat([one["labels"], other["labels"] + len(one["classes"])])
+    units, coarse = labels, [*one.get("group_names", ()), *other.get("group_names", ())]
+    if coarse:
+        units = torch.cat([one["groups"], other["groups"] + len(one["group_names"])])
+    half = torch.tensor(sorted(training_half(units.tolist(), class_split)))
+    kept = torch.isin(units, half) == (split == "train")
+    more = {key: torch.cat([one[key], other[key]])[kept] for key in {"images", "writers"} & one.keys()}
+    if coarse:
+        used, more["groups"] = units[kept].unique(return_inverse=True)
+        more["group_names"] = [coarse[group] for group in used]
+    used, labels = labels[kept].unique(return_inverse=True)
+    classes = [[*one["classes"], *other["classes"]][label] for label in used]
+    return ImageSet(name, split, labels=labels, classes=classes, **more)

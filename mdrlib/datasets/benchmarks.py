@@ -1,36 +1,31 @@
-"""The published sets of photographs: CUB-200-2011, Cars-196, Stanford Online Products and In-Shop.
+"""The published sets of photographs: CUB-200-2011, Cars-196, Stanford Online Products, In-Shop and Grocery.
 
 The splits are those of zero-shot retrieval: training shares no class with any other split.
 """
 
+import contextlib
 import io
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
-import torch
+from mdrlib import checks
+from mdrlib.datasets import grocery
+from mdrlib.datasets.class_splits import Row, Rows
+from mdrlib.datasets.preprocessing import optional
 
-from mdrlib.datasets.images import ImageFiles, optional
-
+LONGEST = 1000  # characters of a line of an annotation
 MINIATURE = 0.1  # a smaller share of a published set is a miniature, a larger one has lost images
 # A path that stays in the folder and ends like an image, so was not cut short; and the folder it starts with.
 IMAGE = r"(?!/|\S*\.\./)([^\s\\\0/]+)/[^\s\\\0]+\.(?i:jpe?g|png)"
 PARTITION = "list_eval_partition.txt"
+COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
+GROCERY = f"GroceryStoreDataset-{COMMIT}"
 CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
-
-
-class Row(NamedTuple):
-    """One image of an annotation: its path below the folder of images, the number and name of its class."""
-
-    path: str
-    number: int
-    name: str
-
-
-Rows = dict[str, list[Row]]  # of each split, "train" first
+CUB_MEMBERS = r"images\.txt|image_class_labels\.txt|images/.+"
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,8 @@ class Archive:
     name: str
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
     url: str | None = None  #: None if it has to be fetched by hand
+    members: str | None = None  #: a regular expression of what to take from it; None if it is not unpacked
+    inside: str | None = None  #: the folder of the members in it; None for one named as the set's, or none
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,11 @@ class Benchmark:
     read: Callable[[Path], tuple[Path, Rows]]  #: from the folder, that of the images and the rows
 
 
-def load_files(name: str, split: str, root: Path) -> ImageFiles:
-    """Return one split of a benchmark, checked. A miniature is announced on stderr."""
+def read(name: str, root: Path) -> tuple[Path, Rows, dict[str, str]]:
+    """Return a benchmark's folder of images, its rows, checked, and the sha256 of each file where it is read.
+
+    A miniature is announced on stderr.
+    """
     benchmark = BENCHMARKS[name]
     folder = root / benchmark.folder
     try:
@@ -65,14 +65,22 @@ def load_files(name: str, split: str, root: Path) -> ImageFiles:
         raise FileNotFoundError(f"{benchmark.title} is not in {folder}: {missing}; {hint}") from error
     if not check(benchmark, folder, rows):
         print(f"mdrlib: {folder} holds a miniature of {benchmark.title}", file=sys.stderr)
-    names = {row.number: row.name for row in rows[split]}
-    classes = [names[number] for number in sorted(names)]
-    labels = torch.tensor([row.number for row in rows[split]]).unique(return_inverse=True)[1]
-    return ImageFiles(name, split, images, [row.path for row in rows[split]], labels, classes)
+    return images, rows, grocery.contents(folder, rows) if name == "grocery" else {}
+
+
+def recognized(folder: Path) -> Rows | None:
+    """Return the rows of the benchmark that a folder holds, whatever its name; None if it holds none."""
+    for benchmark in BENCHMARKS.values():
+        with contextlib.suppress(OSError, ValueError, ImportError):
+            return benchmark.read(folder)[1]
+    return None
 
 
 def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
     """Return True for the published set and False for a miniature; refuse others, and shared classes."""
+    for split, found in rows.items():
+        if not found:
+            raise ValueError(f"{folder} has no image of {split}: get the annotation again")
     seen = {key for row in rows["train"] for key in (row.number, row.name)}
     for split in list(rows)[1:]:
         shared = [row.name for row in rows[split] if row.number in seen or row.name in seen]
@@ -129,16 +137,19 @@ def _cars_mat(path: Path) -> list[Row]:
     try:
         content = scipy.loadmat(data, simplify_cells=True)
         found = [(record["relative_im_path"], record["class"]) for record in content["annotations"]]
+        names = [str(name) for name in content.get("class_names", [])]
     except Exception as error:  # scipy raises many kinds for a damaged file
         expected = "a MATLAB file with annotations of relative_im_path and class"
-        raise ValueError(f"{path}: expected {expected}, found {type(error).__name__}: {error}") from error
-    names = list(content.get("class_names", []))
+        raise ValueError(f"{path}: expected {expected}, found {checks.shown(error)}") from error
     rows = []
     for line, (file, number) in enumerate(found, 1):
         if not re.fullmatch(IMAGE, str(file)) or str(number) not in map(str, range(1, 197)):
             expected = "a path car_ims/<name>.jpg and a class 1-196"
-            raise ValueError(f"{path}, annotation {line}: expected {expected}, found {file!r}, {number!r}")
-        rows.append(Row(file, int(number), names[number - 1] if number <= len(names) else f"{number:03d}"))
+            raise ValueError(
+                f"{path}, annotation {line}: expected {expected}, found {checks.shown((file, number))}"
+            )
+        number = int(number)
+        rows.append(Row(str(file), number, names[number - 1] if number <= len(names) else f"{number:03d}"))
     return rows
 
 
@@ -178,17 +189,42 @@ def read_inshop(folder: Path) -> tuple[Path, Rows]:
     return folder / "Img" if (folder / "Img" / "img").is_dir() else folder, rows
 
 
-def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
-    """Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
+def read_grocery(folder: Path) -> tuple[Path, Rows]:
+    """Read classes.csv and train.txt, val.txt and test.txt ("path, fine class, coarse class").
 
-    Each of these is a pattern, where a space stands for any white space, and what it is in words.
+    Coarse classes 0 to 20 are for training. Of the others, test.txt has the queries and the other lists the
+    gallery: photographs of one visit to a shop are on one side.
+    """
+    header = "Class Name.*"
+    wanted = (r"([^,]+),(\d+),([^,]+),(\d+),.*", "a class and a coarse class with their numbers")
+    _, *lines = matches(folder / "classes.csv", (header, "the header Class Name (str),..."), wanted)
+    names = {(fine, coarse): (name, of) for _, (name, fine, of, coarse) in lines}
+    rows: Rows = {"train": [], "query": [], "gallery": []}
+    expected = "a path, a class and its coarse class that classes.csv has"
+    for part in ("train", "val", "test"):
+        path, role = folder / f"{part}.txt", "query" if part == "test" else "gallery"
+        for line, (file, _, fine, coarse) in matches(path, (rf"({IMAGE}), (\d+), (\d+)", expected)):
+            if (fine, coarse) not in names:
+                refuse(path, line, expected, f"{file}, {fine}, {coarse}")
+            name, group = names[fine, coarse]
+            row = Row(file, int(fine), name, int(coarse), group, role)
+            rows["train" if int(coarse) <= 20 else role].append(row)
+    return folder, rows
+
+
+def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
+    r"""Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
+
+    Each of these is a pattern, where a space stands for any white space and \d+ for a number of at most nine
+    digits, and what it is in words.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     lines += [""] * (len(wanted) - 1 - len(lines))
     found = []
     for number, text in enumerate(lines, 1):
         pattern, words = wanted[min(number, len(wanted)) - 1]
-        match = re.fullmatch(pattern.replace(" ", r"\s+"), text.strip())
+        pattern = pattern.replace(" ", r"\s+").replace(r"\d+", r"\d{1,9}")
+        match = re.fullmatch(pattern, text.strip()) if len(text) <= LONGEST else None
         if match is None:
             refuse(path, number, words, text)
         found.append((number, match.groups()))
@@ -197,7 +233,7 @@ def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, 
 
 def refuse(path: Path, line: int, expected: str, found: str) -> NoReturn:
     """Raise the ValueError of a wrong line."""
-    raise ValueError(f"{path}, line {line}: expected {expected}, found {found!r}")
+    raise ValueError(f"{path}, line {line}: expected {expected}, found {checks.shown(found)}")
 
 
 BENCHMARKS = {
@@ -205,7 +241,7 @@ BENCHMARKS = {
         title="CUB-200-2011",
         folder="CUB_200_2011",
         sizes={"train": (5864, 100), "test": (5924, 100)},
-        archives=(Archive("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", CUB),),
+        archives=(Archive("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", CUB, CUB_MEMBERS),),
         read=read_cub,
     ),
     "cars": Benchmark(
@@ -214,7 +250,7 @@ BENCHMARKS = {
         sizes={"train": (8054, 98), "test": (8131, 98)},
         archives=(
             Archive("cars_annos.mat", "b407c6086d669747186bd1d764ff9dbc"),
-            Archive("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14"),
+            Archive("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14", members="car_ims/.+"),
         ),
         read=read_cars,
     ),
@@ -222,14 +258,34 @@ BENCHMARKS = {
         title="Stanford Online Products",
         folder="Stanford_Online_Products",
         sizes={"train": (59551, 11318), "test": (60502, 11316)},
-        archives=(Archive("Stanford_Online_Products.zip", "7f73d41a2f44250d4779881525aea32e"),),
+        archives=(
+            Archive(
+                "Stanford_Online_Products.zip",
+                "7f73d41a2f44250d4779881525aea32e",
+                members=r"Ebay_(?:train|test)\.txt|\w+_final/.+",
+            ),
+        ),
         read=read_sop,
     ),
     "inshop": Benchmark(
         title="In-Shop Clothes Retrieval",
         folder="Inshop",
         sizes={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
-        archives=(Archive(PARTITION), Archive("img.zip")),
+        archives=(Archive(PARTITION), Archive("img.zip", members="img/.+")),
         read=read_inshop,
+    ),
+    "grocery": Benchmark(
+        title="the Grocery Store Dataset",
+        folder="grocery",
+        sizes={"train": (3237, 44), "query": (985, 37), "gallery": (1199, 37)},
+        archives=(
+            Archive(
+                f"{GROCERY}.zip",
+                url=f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{COMMIT}.zip",
+                members=r"classes\.csv|(?:train|val|test)\.txt|(?:train|val|test)/.+\.jpg",
+                inside=f"{GROCERY}/dataset",
+            ),
+        ),
+        read=read_grocery,
     ),
 }

@@ -1,21 +1,28 @@
 """Bring data sets to their place: download, check and unpack what they are published as."""
 
+import contextlib
+import errno
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import tarfile
 import urllib.request
 import zipfile
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from tqdm.auto import tqdm
 
-from mdrlib.datasets import benchmarks
+from mdrlib import checks
+from mdrlib.checkpoint import temporary
+from mdrlib.datasets import benchmarks, grocery
 from mdrlib.datasets.benchmarks import BENCHMARKS, Archive
 
 TIMEOUT = 20  # seconds without an answer
+PIECE = 2**20  # bytes read at once
 URL = "https://github.com/brendenlake/omniglot/raw/master/python/images_background_small"
 OMNIGLOT = {
     split: Archive(f"images_background_small{number}.zip", sha256, f"{URL}{number}.zip")
@@ -31,7 +38,7 @@ def data_root(root: str | Path | None = None) -> Path:
     """Return the folder of data sets: `root`, else $MDR_DATA_ROOT, else data/ here or in the clone."""
     given = root if root is not None else os.environ.get("MDR_DATA_ROOT")
     if given:
-        return Path(given).expanduser()
+        return checks.path(given, "the data root")
     clone = Path(__file__).resolve().parents[2]
     return clone / "data" if (clone / "pyproject.toml").exists() else Path("data").absolute()
 
@@ -46,8 +53,8 @@ def prepare(name: str, root: str | Path | None = None) -> bool:
     if kind in ("absent", "incomplete"):
         for archive in OMNIGLOT.values() if name == "omniglot" else BENCHMARKS[name].archives:
             path = fetch(archive, folder)
-            if path and name in BENCHMARKS and path.suffix in (".tgz", ".zip"):
-                unpack(path, path.parent)
+            if path and archive.members:
+                unpack(path, path.parent, rf"(?:{archive.inside or folder.name}/)?({archive.members})")
         _, kind, words = state(name, root)
     print(f"{name}: {kind} ({words}) in {folder}")
     if kind in ("complete", "miniature"):
@@ -83,6 +90,8 @@ def state(name: str, root: str | Path | None = None) -> tuple[Path, str, str]:
         missing = [path for path in paths if not path.is_file()]
         if missing:
             raise ValueError(f"{len(missing):,} of {len(paths):,} images are missing, such as {missing[0]}")
+        if name == "grocery" and kind == "complete":
+            grocery.verify(base, rows)
         return folder, kind, f"{len(paths):,} images"
     except FileNotFoundError as error:
         return folder, "absent", f"{Path(error.filename).name} is missing"
@@ -102,14 +111,31 @@ def fetch(archive: Archive, folder: Path) -> Path | None:
     return folder / archive.name
 
 
-def download(url: str, path: Path, checksum: str) -> None:
+def download(url: str, path: Path, checksum: str | None) -> None:
     """Download `url` to `path`, which appears only when it is whole and has the md5 or sha256 `checksum`.
 
     What has arrived is kept in `path`.part, where the next call continues. MDR_PROGRESS=off hides the bar.
     """
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() else 0
+    own = temporary(path)  # no other process writes there
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(part, own)
+    try:
+        _receive(url, own, path)
+        if checksum:
+            verify(own, checksum)
+        os.replace(own, path)
+    except ValueError as error:
+        own.unlink()
+        raise OSError(f"{url} gave a wrong file: {error}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(own, part)
+
+
+def _receive(url: str, own: Path, path: Path) -> None:
+    have = own.stat().st_size if own.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     quiet = os.environ.get("MDR_PROGRESS", "bar") != "bar"
     try:
@@ -118,20 +144,14 @@ def download(url: str, path: Path, checksum: str) -> None:
                 have = 0
             size = have + int(response.headers["Content-Length"] or 0)
             bar = tqdm.wrapattr(response, "read", size, initial=have, desc=path.name, disable=quiet)
-            with open(part, "ab" if have else "wb") as file, bar as stream:
+            with open(own, "ab" if have else "wb") as file, bar as stream:
                 shutil.copyfileobj(stream, file)
-            if (come := part.stat().st_size) < size:
+            if (come := own.stat().st_size) < size:
                 raise OSError(f"it broke off after {come:,} of {size:,} bytes")
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "code", None) != 416:  # 416: nothing comes after what we have
             hint = f"run it again to continue, put the file at {path}, or set MDR_DATA_ROOT"
             raise OSError(f"{url} could not be read ({error}); {hint}") from error
-    try:
-        verify(part, checksum)
-    except ValueError as error:
-        part.unlink()
-        raise OSError(f"{url} gave a wrong file: {error}") from error
-    os.replace(part, path)
 
 
 def verify(path: Path, checksum: str) -> None:
@@ -143,35 +163,95 @@ def verify(path: Path, checksum: str) -> None:
         raise ValueError(f"{path} is damaged: its {kind} is {found}, expected {checksum}; delete it")
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Put the entries of a tar or zip, or of the folder in it that is named as `folder`, into `folder`.
+def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
+    """Put the wanted members of a tar or zip into `folder`, where they replace files of the same names.
 
-    Each entry replaces an older one, folders before files: the annotation comes last. A damaged archive, or
-    one with links, devices or members that leave the folder, is a ValueError and changes nothing.
+    Other files there stay. Files at the top come last: the annotation. All of the archive is read first: if
+    it is damaged, or a wanted member is no plain file or leaves the folder, nothing changes.
+
+    Args:
+        members: A regular expression of whole names; its first group is the path below `folder`.
+
+    Raises:
+        ValueError: The archive is damaged or unsafe.
+        OSError: The disk is full, or a file cannot be written.
     """
     print(f"unpacking {archive}")
-    staging = folder / ".extracting"
+    staging = temporary(folder / "unpacked")
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+    staging.mkdir(parents=True)
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(staging)  # ignores drives, leading slashes and ".."
-        else:
-            with tarfile.open(archive) as file:
-                file.extractall(staging, filter=_files_and_folders)
-        top = staging / folder.name
-        for entry in sorted((top if top.is_dir() else staging).iterdir(), key=Path.is_file):
-            if (folder / entry.name).is_dir():
-                shutil.rmtree(folder / entry.name)
-            os.replace(entry, folder / entry.name)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f"{archive} is damaged or unsafe ({error}); get it again") from error
+        left = shutil.disk_usage(folder).free
+        for name, size, content in _contents(archive):
+            match = re.fullmatch(members, name.removeprefix("./"))
+            if match is None:
+                continue
+            if content is None or {"", "..", "."} & {*re.split(r"[/\\]", match[1])} or ":" in match[1]:
+                raise ValueError(f"{checks.shown(name)} is no plain file in the folder")
+            left -= size
+            if left < 0:
+                raise OSError(errno.ENOSPC, f"its members need {-left:,} bytes more than the disk has")
+            target = staging / match[1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "wb") as file:
+                shutil.copyfileobj(content, file, PIECE)
+        if not any(staging.iterdir()):
+            raise ValueError("it has none of the wanted files")
+        _move(staging, folder)
+    except Exception as error:  # zipfile and tarfile raise many kinds
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(f"{archive} could not be unpacked: {error}") from error
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{archive} is damaged or unsafe ({why}); delete it and get it again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _files_and_folders(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """Refuse links and devices, and what tarfile's data filter refuses: members that leave the folder."""
-    if not member.isreg() and not member.isdir():
-        raise tarfile.SpecialFileError(member)
-    return tarfile.data_filter(member, folder)
+def _contents(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+    """Yield name, size and content of the files, None for links and the like; read and check everything."""
+    with open(archive, "rb") as file:
+        start = file.read(2)
+    if start == b"PK":
+        with zipfile.ZipFile(archive) as file:
+            for info in file.infolist():
+                with file.open(info) as content:  # which compares the names at both places of the archive
+                    if not info.is_dir():
+                        yield info.filename, info.file_size, content
+        return
+    try:
+        tar = tarfile.open(archive, tarinfo=_Header)
+    except tarfile.ReadError as error:
+        raise tarfile.ReadError("it begins neither as a zip nor as a tar") from error
+    with tar as file:
+        for info in file:
+            if info.size < 0 or info.issparse():
+                raise tarfile.ReadError(f"{info.name} has a size of {info.size} or holes")
+            if not info.isdir():
+                yield info.name, info.size, file.extractfile(info) if info.isreg() else None
+        while file.fileobj.read(PIECE):  # what compression checks at its end
+            pass
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar. A damaged one is an error; tarfile takes it for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a header is damaged: {error}") from error
+        if not header.isfile() and not 0 <= header.size <= PIECE:
+            raise tarfile.ReadError(f"{header.name} has {header.size} bytes")
+        return header
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move what a folder holds into another one: folders before files, onto files of the same names."""
+    for entry in sorted(source.iterdir(), key=Path.is_file):
+        if entry.is_dir() and (target / entry.name).is_dir():
+            _move(entry, target / entry.name)
+        else:
+            os.replace(entry, target / entry.name)

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib
 import os
 import shutil
 import sys
@@ -15,18 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mdrlib.datasets.preprocessing import Preprocessing, open_image, optional
 from mdrlib.datasets.transforms import to_float
 
-VERSION = 3  # of the cache; raise it when its files or the pixels in them change
+__all__ = ["ImageFiles", "ImageSet", "StoredImages", "cache_folder", "open_image", "optional"]
+
+VERSION = 4  # of the cache; raise it when its files or the pixels in them change
 RESERVE = 2**30  # bytes of a disk that the cache leaves free
-
-
-def optional(module: str, extra: str) -> Any:
-    """Import and return a module of a package that only `extra` of mdrlib installs."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{module} is missing: pip install 'mdrlib[{extra}]'") from error
 
 
 class _Split(Dataset):
@@ -76,11 +70,14 @@ class ImageFiles(_Split):
     files: list[str]  #: N paths below `folder`
     labels: Tensor  #: (N,) int64, contiguous from 0
     classes: list[str]  #: the name of each class
+    groups: Tensor | None = None  #: (C,) int64, the coarse class of each class: an index of `group_names`
+    group_names: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)  #: N sha256 of the files, where these were read
     paths: list[Path] = field(init=False)  #: N full paths
-    fingerprint: str = field(init=False)  #: 16 hex digits of `files` and labels, not of pixels
+    fingerprint: str = field(init=False)  #: 16 hex digits of `files`, `contents` and labels, not of pixels
 
     def __post_init__(self) -> None:
-        self._check(len(self.files), "\n".join(self.files).encode())
+        self._check(len(self.files), "\n".join(self.files + self.contents).encode("utf8", "surrogateescape"))
         self.paths = [self.folder / file for file in self.files]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -88,60 +85,61 @@ class ImageFiles(_Split):
         return to_float(pixels.permute(2, 0, 1).contiguous()), int(self.labels[index])
 
 
-def open_image(path: Path) -> Any:
-    """Return an RGB image of pillow, without transparency and orientation; a damaged one is an OSError."""
-    pillow = optional("PIL.Image", "data")
-    try:
-        with pillow.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # pillow raises many kinds for a damaged file
-        raise OSError(f"{path} cannot be read as an image ({error}); see `mdrlib data check`") from error
+class StoredImages:
+    """The squares that `preprocessing` stores of the photographs of `files`, kept on disk if `cache` is true.
 
-
-class ResizedImages:
-    """The photographs of `files` stretched to `edge` x `edge` pixels, kept on disk if `cache` is true.
-
-    The filter is Lanczos, as in utils/common.py of github.com/kakaoenterprise/AAAI2021_MDR. A file of pixels
-    (edge, edge, 3) uint8 is named by index, time and size of its source: a replaced one is decoded again.
+    A file of pixels (stored_size, stored_size, 3) uint8 is named by path, time and size of its source: a
+    replaced photograph is decoded again. Splits of one folder share what is kept.
     """
 
-    def __init__(self, files: ImageFiles, edge: int, cache: bool) -> None:
-        v2 = optional("torchvision.transforms.v2", "vision")
-        self.paths, self.edge = [str(path) for path in files.paths], edge
-        self.kept = cache_folder(files, edge) if cache else None
-        self.resize = v2.Resize((edge, edge), interpolation=v2.InterpolationMode.LANCZOS)
+    def __init__(self, files: ImageFiles, preprocessing: Preprocessing, cache: bool) -> None:
+        self.paths = [str(path) for path in files.paths]
+        self.names = [digest(file) for file in files.files]
+        self.preprocessing = preprocessing
+        self.kept = cache_folder(files, preprocessing) if cache else None
 
     def __getitem__(self, index: int) -> Any:
         path = Path(self.paths[index])
         if self.kept is None or not path.exists():
-            return self.resize(open_image(path))
+            return self.preprocessing.store(open_image(path))
         status = path.stat()  # before the image is read, which may be replaced meanwhile
-        kept = self.kept / f"{index}-{status.st_mtime_ns}-{status.st_size}"
+        kept = self.kept / f"{self.names[index]}-{status.st_mtime_ns}-{status.st_size}"
+        edge = self.preprocessing.stored_size
         with contextlib.suppress(OSError, ValueError):  # it does not exist, or has too few bytes
-            return optional("PIL.Image", "data").frombytes("RGB", (self.edge, self.edge), kept.read_bytes())
-        image = self.resize(open_image(path))
+            return optional("PIL.Image", "data").frombytes("RGB", (edge, edge), kept.read_bytes())
+        image = self.preprocessing.store(open_image(path))
         with contextlib.suppress(OSError):  # a full disk costs time, not the run
             kept.write_bytes(image.tobytes())
         return image
 
 
-def cache_folder(files: ImageFiles, edge: int) -> Path | None:
-    """Return the folder that keeps the resized images of a split; None, with a message, if they do not fit.
+def digest(text: str) -> str:
+    """Return 16 hex digits that stand for a path, whatever bytes its name has."""
+    return hashlib.sha256(text.encode("utf8", "surrogateescape")).hexdigest()[:16]
 
-    It lies in $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib and may be deleted at any time.
-    """
+
+def cache_root() -> Path:
+    """Return the folder of all caches, $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib, which you may delete."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG Base Directory Specification says to ignore relative paths.
-    root = (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "mdrlib"
-    folder = root / f"{files.name}-{files.split}-{files.fingerprint}-{edge}-v{VERSION}"
-    size = len(files) * 3 * edge * edge
+    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "mdrlib"
+
+
+def cache_folder(files: ImageFiles, preprocessing: Preprocessing) -> Path | None:
+    """Return the folder of stored squares below `cache_root`; None, with a message, if they do not fit."""
+    root, edge = cache_root(), preprocessing.stored_size
+    shape = f"{edge}-middle" if preprocessing.keep_aspect else edge
+    folder = root / f"{files.name}-{digest(str(files.folder.resolve()))}-{shape}-v{VERSION}"
     try:
+        new = not folder.exists()
+        kept = {} if new else {name.partition("-")[0] for name in os.listdir(folder)}
+        size = sum(digest(file) not in kept for file in files.files) * 3 * edge * edge
         root.mkdir(parents=True, exist_ok=True)
-        if not folder.exists():
-            if size > shutil.disk_usage(root).free - RESERVE:
-                raise OSError(f"{size / 1e9:.1f} GB do not fit")
-            folder.mkdir(exist_ok=True)
-            print(f"mdrlib: {folder} keeps resized images, up to {size / 1e9:.1f} GB", file=sys.stderr)
+        if size and size > shutil.disk_usage(root).free - RESERVE:
+            raise OSError(f"{size / 1e9:.1f} GB do not fit")
+        folder.mkdir(exist_ok=True)
+        if new:
+            print(f"mdrlib: {folder} keeps resized images, now up to {size / 1e9:.1f} GB", file=sys.stderr)
     except OSError as error:
         print(f"mdrlib: {root} cannot keep resized images ({error}); set XDG_CACHE_HOME", file=sys.stderr)
         return None

@@ -15,12 +15,11 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from mdrlib.datasets.images import ImageFiles, ResizedImages, optional
+from mdrlib.datasets.images import ImageFiles, StoredImages, optional
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.datasets.sampling import PKBatchSampler
 from mdrlib.datasets.transforms import random_affine, to_float
 
-STRETCHED, SEEN = 256, 224  # the authors' recipe: the network sees 224 x 224 of images of 256 x 256
-SCALE, RATIO = (0.16, 1.0), (0.75, 1.33)  # of random crops: share of the area, width over height
 Batches = Iterator[tuple[Tensor, Tensor]]
 Order = tuple[int, int, list[int]]  # a batch to read: its number, the number of its first image, the images
 
@@ -58,18 +57,20 @@ def in_memory(
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs on disk. Iterating gives batches (b, 3, size, size) uint8 of the middle of each, in order.
+    """Photographs on disk. Iterating gives batches uint8 (b, 3, image_size, image_size), in order.
 
     Worker processes are started, not forked, so a script has to iterate below `if __name__ == "__main__":`.
     """
 
     files: ImageFiles
     indices: Tensor  #: (N,) which of `files`
-    size: int  #: pixels of a side; images are first stretched to 256 / 224 of it
+    preprocessing: Preprocessing
     workers: int  #: processes that read, see `default_workers`; 0 reads in this one
-    cache: bool  #: whether to keep stretched images on disk, so that each is decoded once
+    cache: bool  #: whether to keep stored squares on disk, so that each photograph is decoded once
     device: torch.device  #: where batches of training go
     batch_size: int = 128  #: of the batches in order
+    scale: tuple[float, ...] = (0.16, 1.0)  #: of random crops of the stored square: share of its area
+    ratio: tuple[float, ...] = (0.75, 1.33)  #: of random crops: width over height
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -92,9 +93,10 @@ class Photographs:
     ) -> Batches:
         """Iterate over batches as `in_memory` does; the sampler draws positions in `indices`.
 
-        With `augment` each image is cropped to a random part of SCALE and RATIO, which becomes size x size,
-        and mirrored half the time: the authors' recipe. The changes of image j of batch t depend on
-        (seed, t, j) alone, j counted over all ranks. `spent` receives the seconds that each batch took.
+        With `augment` each stored square is cropped to a random part of `scale` and `ratio`, which becomes
+        image_size x image_size, and mirrored half the time: the authors' recipe. The changes of image j of
+        batch t depend on (seed, t, j) alone, j counted over all ranks. `spent` receives the seconds that each
+        batch took.
         """
         first = sampler.place()[0] * sampler.batch_size
         orders = ((t, first, self.indices[sampler.batch(t)].tolist()) for t in range(start, len(sampler)))
@@ -105,7 +107,7 @@ class Photographs:
 
     def _read(self, orders: Iterable[Order], seed: int | None) -> Iterator[tuple[Tensor, float]]:
         loader = DataLoader(
-            _Batches(self.files, self.size, seed, self.cache),
+            _Batches(self, seed),
             batch_size=None,  # an item is a batch
             sampler=orders,
             num_workers=self.workers,
@@ -134,13 +136,14 @@ def image_seed(seed: int, t: int, j: int) -> int:
 class _Batches:
     """Whole batches by their orders: uint8 (B, 3, size, size) and the seconds they took, or an OSError."""
 
-    def __init__(self, files: ImageFiles, size: int, seed: int | None, cache: bool) -> None:
-        self.images = ResizedImages(files, round(size * STRETCHED / SEEN), cache)
-        self.size, self.seed = size, seed
-        v2 = optional("torchvision.transforms.v2", "vision")
-        crop = v2.RandomResizedCrop(size, SCALE, RATIO, interpolation=v2.InterpolationMode.LANCZOS)
-        train = v2.Compose([crop, v2.RandomHorizontalFlip()])
-        self.transform = v2.CenterCrop(size) if seed is None else train
+    def __init__(self, given: Photographs, seed: int | None) -> None:
+        self.images, self.seed = StoredImages(given.files, given.preprocessing, given.cache), seed
+        self.size, self.transform = given.preprocessing.image_size, given.preprocessing.middle
+        if seed is not None:
+            v2 = optional("torchvision.transforms.v2", "vision")
+            lanczos = v2.InterpolationMode.LANCZOS
+            crop = v2.RandomResizedCrop(self.size, given.scale, given.ratio, interpolation=lanczos)
+            self.transform = v2.Compose([crop, v2.RandomHorizontalFlip()])
 
     def __getitem__(self, order: Order) -> tuple[Tensor, float] | OSError:
         t, first, indices = order

@@ -116,7 +116,10 @@ def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
         import timm
     except ImportError as error:
         raise ImportError(f'backbone "timm:{name}" needs timm: pip install "mdrlib[timm]"') from error
-    network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except OSError as error:
+        raise OSError(f"the weights of timm:{name} could not be read ({error}); use weights=FILE") from error
     if pooling == "average+max":
         pools = [m for m in network.modules() if isinstance(m, timm.layers.SelectAdaptivePool2d)]
         if len(pools) != 1 or not isinstance(pools[0].pool, nn.AdaptiveAvgPool2d):

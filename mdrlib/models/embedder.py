@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
+from mdrlib import checks
 from mdrlib.distances import normalize_by_mean_distance
 from mdrlib.models.backbones import bn_inception_weights, build_backbone
 from mdrlib.models.small import SMALL, SmallConvNet
@@ -93,5 +94,5 @@ def build_embedder(
     if backbone == "bn_inception" and pretrained and weights is None:
         weights = bn_inception_weights()
     if weights is not None:
-        load_embedder(model, Path(weights))
+        load_embedder(model, checks.path(weights, "weights"))
     return model

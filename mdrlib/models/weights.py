@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mdrlib import checkpoint
+
 AUTHORS_PREFIX = "base.model."  # before the backbone's keys in their checkpoints
 NETWORK_PREFIX = "backbone.network."
 
@@ -18,7 +20,8 @@ def load_embedder(model: nn.Module, path: Path) -> None:
     unchanged. A classifier in it is ignored.
 
     Raises:
-        ValueError: The file is damaged or does not fit; the message names the first tensor that differs.
+        ValueError: The file is damaged or does not fit, or a tensor has another kind of numbers, has NaN or
+            infinite values, or is a matrix of zeros; the message names the first such tensor.
     """
     wanted = model.state_dict()
     found = {key.replace(AUTHORS_PREFIX, NETWORK_PREFIX): value for key, value in _read(path).items()}
@@ -36,15 +39,26 @@ def load_embedder(model: nn.Module, path: Path) -> None:
         file, own = (tuple(state[key].shape) if key in state else "absent" for state in (found, wanted))
         if file != own:
             raise ValueError(f"{path} does not fit: {key} is {file} in the file and {own} in the model")
-    model.load_state_dict(found)
+    model.load_state_dict({key: _as(wanted[key], found[key], f"{path}: {key}") for key in wanted})
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint.read(path)
         found = found.get("model", found)
         return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
-    except OSError:
-        raise
-    except Exception as error:  # torch raises several kinds
-        raise ValueError(f"{path} is damaged, or holds more than tensors and plain values") from error
+    except (ValueError, AttributeError) as error:
+        wrong = "is damaged, or holds more than tensors and plain values"
+        raise ValueError(f"{path} {wrong}: {error}") from error
+
+
+def _as(wanted: Tensor, value: Tensor, name: str) -> Tensor:
+    """The tensor of a file in the form of the model's; ValueError unless it can be one that was trained."""
+    if value.layout is not torch.strided or value.dtype.is_floating_point != wanted.dtype.is_floating_point:
+        raise ValueError(f"{name} is {value.dtype} ({value.layout}) and must be {wanted.dtype}")
+    made = value.to(wanted.dtype)
+    if not made.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values")
+    if made.ndim > 1 and not made.any() and wanted.any():
+        raise ValueError(f"{name} is all zero")
+    return made

@@ -238,3 +238,11 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
     for failed, code in ((0, 0), (2, 1)):
         monkeypatch.setattr(check_book, "check", lambda html, pictures, failed=failed: failed)
         assert check_book.main() == code
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["check_book.py", "~/html", "--screenshots=~/pictures"])
+    given = []
+    monkeypatch.setattr(check_book, "check", lambda *paths: given.extend(paths))
+    assert check_book.main() == 0 and given == [tmp_path / "html", tmp_path / "pictures"]

@@ -36,7 +36,7 @@ def spread_by(step, count=5, **config):
 
 
 @pytest.fixture
-def house(tmp_path):
+def house(tmp_path, monkeypatch):
     """A root with two runs at scale tiny, one of them on a set that may be missing, and their ranges."""
     runs = {
         "a": {"template": "t", "config": CONFIG},
@@ -47,7 +47,8 @@ def house(tmp_path):
     (tmp_path / "ci/experiments.yml").write_text(yaml.safe_dump({"runs": runs, "scales": scales}))
     both = [*spread_by(0.01, iterations=3), *spread_by(0.01, iterations=4, dataset="omniglot")]
     write_json(tmp_path / "runs.json", [asdict(made) for made in both])
-    assert main(["--derive", "tiny", "--from", str(tmp_path / "runs.json")], tmp_path) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--derive", "tiny", "--from=~/runs.json"], tmp_path) == 0
     for name, made in (("a", both[0]), ("b", both[5])):
         write(made, tmp_path / "_build/runs/tiny" / name)
     return tmp_path

@@ -16,6 +16,7 @@ import pytest
 import execute
 import notebooks
 import runs
+import sweep
 from kernel_server import KernelServer
 from tests.ci.houses import HERE, have, save, save_template
 
@@ -343,6 +344,18 @@ def test_an_interrupted_run_is_resumed_only_under_the_same_key(house, capfd):
         runs.key_file(job.output).write_text(left)
         assert execute.execute(house, "smoke", only="a") == []
         assert sorted(path.name for path in job.folder.glob("begun-*")) == expected
+
+
+@pytest.mark.parametrize("given, wanted", [("sets", "here/sets"), ("~/sets", "sets"), ("", None)])
+def test_kernels_get_the_whole_path_of_the_data_root(tmp_path, monkeypatch, given, wanted):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for call in (lambda: execute.execute(tmp_path, "smoke"), lambda: sweep.run(tmp_path)):
+        monkeypatch.setenv("MDR_DATA_ROOT", given)
+        with pytest.raises(FileNotFoundError):  # no experiments there
+            call()
+        assert os.environ["MDR_DATA_ROOT"] == (str(tmp_path / wanted) if wanted else "")
 
 
 def test_an_optional_data_set_adds_its_runs_and_its_leaving_removes_them(house, capfd, monkeypatch):

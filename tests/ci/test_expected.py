@@ -75,8 +75,8 @@ def test_a_network_that_does_not_learn_fails(smoke):
 
 @pytest.mark.slow
 def test_a_network_that_learns_shuffled_labels_fails(smoke, monkeypatch):
-    def shuffled(name, split, root):
-        found = copy.copy(load(name, split, root))
+    def shuffled(name, split, root, class_split):
+        found = copy.copy(load(name, split, root, class_split))
         if split == "train":
             order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
             found.labels = found.labels[order]

@@ -163,3 +163,11 @@ def test_errors(book, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "book.pdf").exists()
     monkeypatch.setattr("sys.argv", ["make_pdf.py", str(tmp_path / "nothing")])
     assert make_pdf.main() == 1 and "call `make book` first" in capsys.readouterr().err
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["make_pdf.py", "~/html", "--out=~/book.pdf"])
+    given = []
+    monkeypatch.setattr(make_pdf, "make", lambda html, toc, out, *_: given.extend((html, out)) or 1)
+    assert make_pdf.main() == 0 and given == [tmp_path / "html", tmp_path / "book.pdf"]

@@ -1,9 +1,13 @@
 """Files that are whole or absent, and what a checkpoint may hold."""
 
+import multiprocessing
 import os
 import pickle
 import resource
+import signal
+import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -61,6 +65,32 @@ def test_a_writer_that_fails_midway_leaves_the_old_file_alone(tmp_path, error):
     with pytest.raises(type(error)) as caught:
         checkpoint.write_atomically(path, write)
     assert caught.value is error and path.read_bytes() == b"old" and names(tmp_path) == ["file"]
+
+
+def test_what_a_killed_process_left_goes_and_what_others_write_stays(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    ready = multiprocessing.get_context("fork").Event()
+
+    def write(file):
+        file.write(b"half")
+        file.flush()
+        ready.set()
+        time.sleep(60)
+
+    writer = multiprocessing.get_context("fork").Process(
+        target=checkpoint.write_atomically, args=(path, write)
+    )
+    writer.start()
+    assert ready.wait(60)
+    (own,) = names(tmp_path)
+    elsewhere = own.replace(socket.gethostname(), "another-machine")
+    (tmp_path / elsewhere).touch()
+    checkpoint.save(path, STATE)
+    assert names(tmp_path) == sorted([elsewhere, own, path.name])
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    checkpoint.save(path, STATE)
+    assert names(tmp_path) == sorted([elsewhere, path.name])
 
 
 @pytest.mark.parametrize("size", [0, 700, 20_000])

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import FrozenInstanceError, fields
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mdrlib.config import PLACE, Config
+from mdrlib.config import LATER, PLACE, Config
 from mdrlib.results import load_committed
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST = "d68393b436133634c613fe24ca79ecd14a995eb604b59749b0b64bde8d454c2d"  # of Config()
 LISTS = [path for path in (ROOT / "data/results").glob("*.json") if not path.stem.startswith("bench-")]
 
 
@@ -48,12 +51,55 @@ def test_every_stored_run_has_a_config_and_the_identity_of_what_it_was(path):
 
 def test_identity_is_all_but_the_place():
     config = Config(weights="here/model.pt", seed=3)
-    assert json.loads(config.identity()).keys() == config.to_dict().keys() - {*PLACE}
+    assert json.loads(config.identity()).keys() == config.to_dict().keys() - {*PLACE, *LATER}
     moved = Config(
         weights="there/model.pt", seed=3, device="cpu", data_root="x", workers=2, cache_images=False
     )
     assert moved.identity() == config.identity() != Config(weights="here/model.pt", seed=4).identity()
     assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+def test_a_later_field_counts_only_where_it_is_not_the_default():
+    plain = Config()
+    assert sha256(plain.identity().encode()).hexdigest() == FIRST, "as when the first runs were stored"
+    assert Config(level_lr=1e-3).identity() != plain.identity()
+    assert Config.of(plain.to_dict()) == plain and Config.of(Config(level_lr=1).to_dict()).level_lr == 1.0
+
+
+def test_scalars_and_arrays_of_numpy_are_numbers():
+    given = {
+        "dim": np.int64(8),
+        "lr": np.float64(0.5),
+        "augment": np.bool_(False),
+        "level_lr": np.float32(0.5),
+    }
+    config = Config(levels=np.array([-1, 2]), lr_steps=[np.int32(3)], **given)
+    assert config == Config(dim=8, lr=0.5, augment=False, level_lr=0.5, levels=(-1, 2), lr_steps=(3,))
+    assert {type(config.dim), type(config.lr_steps[0])} == {int} and json.dumps(config.to_dict())
+    with pytest.raises(TypeError, match="dim must be int"):
+        Config(dim=np.float64(8))
+    with pytest.raises(TypeError, match="lr must be float"):
+        Config(lr=np.bool_(True))
+
+
+@pytest.mark.parametrize("values", ["x", None, [("dim", 3)], 3])
+def test_a_config_is_made_of_a_mapping(values):
+    with pytest.raises(TypeError, match="a Config is made of a mapping of its fields, got"):
+        Config.of(values)
+
+
+@pytest.mark.parametrize(
+    "field", ["method", "lr", "level_lr", "lr_steps", "seed", "mode", "device", "augment"]
+)
+def test_a_huge_value_makes_a_short_error(field):
+    for value in (10**5000, [[0] * 10**5] * 10**3, dict.fromkeys(range(10**5)), "x" * 10**6):
+        if (field, type(value)) != ("device", str):  # a text is looked at where the device is chosen
+            with pytest.raises((TypeError, ValueError), match=f"{field} must be ") as caught:
+                Config(**{field: value})
+            assert len(str(caught.value)) < 300
+    with pytest.raises(ValueError, match="unknown Config keys") as caught:
+        Config.of({"x" * 10**6: 1} | dict.fromkeys(range(10**5)))
+    assert len(str(caught.value)) < 1500
 
 
 def test_unknown_keys_are_named():
@@ -85,6 +131,7 @@ WRONG_TYPES = {
     "dataset method backbone device head miner mdr_backend": (1, None, ["a"]),
     "weights data_root": (1, True, ["a"]),
     "lr_steps recall_at": (10, [1.5], ["1"], [True], None, "12"),
+    "level_lr": ("0.1", True, [1.0]),
     "levels": (1.0, ["a"], [None], [False], None, "12"),
 }
 OUT_OF_RANGE = {
@@ -96,11 +143,14 @@ OUT_OF_RANGE = {
     "mode pooling head miner": ("no such",),
     "per_class": (1,),
     "batch_size": (3,),
-    "seed": (-1,),
-    "lr lr_decay proxy_lr weight_decay margin pair_margin mdr_weight level_weight": (
+    "seed": (-1, 2**32),
+    "dim image_size": (10**9,),
+    "lr_steps": ([-1, 0], [5, 0]),
+    "lr lr_decay level_lr proxy_lr weight_decay margin pair_margin mdr_weight level_weight": (
         -1e-9,
         float("nan"),
         float("inf"),
+        10**400,
     ),
     "momentum validation label_noise": (1, -0.1, float("nan")),
     "levels": ([], [float("nan")], [float("inf"), 0]),

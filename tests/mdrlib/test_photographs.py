@@ -10,6 +10,7 @@ from PIL import Image
 from mdrlib import checkpoint, experiment
 from mdrlib.datasets import load
 from mdrlib.datasets.loader import Photographs
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.evaluation import embed
 from mdrlib.experiment import Config, run
 from mdrlib.models import build_embedder
@@ -41,7 +42,7 @@ def arrays(folder):
 
 
 def in_order(files):
-    return Photographs(files, torch.arange(len(files)), 32, 0, False, torch.device("cpu"), 3)
+    return Photographs(files, torch.arange(len(files)), Preprocessing(32), 0, False, torch.device("cpu"), 3)
 
 
 def timeless(result):
@@ -114,6 +115,27 @@ def test_augmentation_is_of_photographs_too(make_tree, tmp_path):
     assert len(set(losses)) == 4
     same = run(replace(CONFIG, augment=False), tmp_path / "again")
     assert same.history[-1]["loss"] == losses[2]
+
+
+def test_stored_size_aspect_and_crops_are_those_of_the_config(make_tree, tmp_path):
+    folder = make_tree("cub")
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        noise = np.random.default_rng(number).integers(0, 256, (18, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    whole = {"crop_scale": [1, 1], "crop_ratio": [1, 1]}
+    losses = {}
+    for name, changes in {
+        "recipe": {},
+        "said": {"stored_size": 37, "crop_scale": (0.16, 1), "crop_ratio": (0.75, 1.33)},
+        "whole": whole,
+        "aspect": whole | {"keep_aspect": True},
+        "size": whole | {"stored_size": 64},
+        "ratio": {"crop_ratio": [0.5, 0.6]},
+    }.items():
+        result = run(replace(CONFIG, iterations=1, **changes), tmp_path / name)
+        losses[name] = result.history[-1]["loss"]
+    assert losses.pop("said") == losses["recipe"], "37 is 32 of 256 / 224"
+    assert len(set(losses.values())) == 5
 
 
 def test_validation_classes_of_photographs_are_held_out(make_tree, tmp_path):

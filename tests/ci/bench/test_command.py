@@ -33,9 +33,10 @@ def toy(monkeypatch):
     return types.SimpleNamespace(use=use, asked=asked)
 
 
-def test_it_prints_and_stores(toy, tmp_path, capsys):
+def test_it_prints_and_stores(toy, tmp_path, capsys, monkeypatch):
     out = tmp_path / "bench.json"
-    assert command.main(["--out", str(out), "--full"]) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command.main(["--out=~/bench.json", "--full"]) == 0
     assert toy.asked == [("cpu", False, True)]
     printed = capsys.readouterr().out
     assert "toy on cpu" in printed and "1 of 2 targets met" in printed

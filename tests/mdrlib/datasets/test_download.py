@@ -1,5 +1,6 @@
 """Data sets brought to their place: downloads that continue, archives unpacked safely, the command `data`."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -8,15 +9,18 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tarfile
 import threading
 import time
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mdrlib import __main__ as command
+from mdrlib.checkpoint import temporary
 from mdrlib.datasets import download, load
 from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.datasets.download import OMNIGLOT, data_root, state, unpack, verify
@@ -110,17 +114,22 @@ def test_a_killed_download_continues(server, tmp_path):
     arguments = (f"{server.url}/slow", tmp_path / "a", MD5)
     process = context.Process(target=download.download, args=arguments)
     process.start()
-    part = tmp_path / "a.part"
     until = time.monotonic() + 60
-    while time.monotonic() < until and (not part.exists() or not part.stat().st_size):
+    while time.monotonic() < until and not any(path.stat().st_size for path in tmp_path.iterdir()):
         time.sleep(0.01)
+    (part,) = tmp_path.iterdir()
+    server.limit = None
+    download.download(f"{server.url}/file", tmp_path / "a", MD5)
+    assert names(tmp_path) == sorted(["a", part.name]), "what a running process writes is its own"
+    (tmp_path / "a").unlink()
+    server.asked.clear()
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     kept = part.stat().st_size
-    assert 0 < kept <= 500_000 and names(tmp_path) == ["a.part"]
-    server.limit = None
+    assert 0 < kept <= 500_000 and names(tmp_path) == [part.name]
     download.download(f"{server.url}/file", tmp_path / "a", MD5)
-    assert (tmp_path / "a").read_bytes() == CONTENT and server.asked == [None, f"bytes={kept}-"]
+    assert (tmp_path / "a").read_bytes() == CONTENT and server.asked == [f"bytes={kept}-"]
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_connection_that_breaks_without_a_length_keeps_what_came(server, tmp_path):
@@ -162,7 +171,7 @@ def test_a_failed_download_leaves_nothing_and_keeps_what_was_there(server, tmp_p
 def test_a_silent_server_and_a_missing_one_are_errors(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
     for url in (f"{server.url}/silent", "http://127.0.0.1:9/file"):
-        with pytest.raises(OSError, match="timed out|refused"):
+        with pytest.raises(OSError, match=f"{url} could not be read .*(timed out|refused)"):
             download.download(url, tmp_path / "a", SHA256)
     assert names(tmp_path) == []
 
@@ -176,6 +185,15 @@ def test_progress_is_shown_from_where_it_broke_off(server, tmp_path, monkeypatch
     monkeypatch.setenv("MDR_PROGRESS", "off")
     download.download(f"{server.url}/file", tmp_path / "b", SHA256)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_file_without_a_published_checksum_only_has_to_be_whole(server, tmp_path):
+    server.limit = 1000
+    with pytest.raises(OSError, match="broke off"):
+        download.download(f"{server.url}/file", tmp_path / "a", None)
+    server.limit = None
+    download.download(f"{server.url}/file", tmp_path / "a", None)
+    assert (tmp_path / "a").read_bytes() == CONTENT and names(tmp_path) == ["a"]
 
 
 def test_verify(tmp_path):
@@ -226,15 +244,31 @@ GOOD = [("set/a/1.jpg", b"one"), ("set/a/2.jpg", b"two"), ("set/list.txt", b"lis
 
 
 @pytest.mark.parametrize("make, name", [(tar, "set.tgz"), (zipped, "set.zip")])
-def test_an_archive_is_unpacked_with_or_without_its_folder(tmp_path, make, name):
-    (tmp_path / "set" / "a").mkdir(parents=True)
-    (tmp_path / "set" / "a" / "old.jpg").write_bytes(b"of an attempt before")
-    unpack(make(tmp_path / name, GOOD), tmp_path / "set")
-    assert names(tmp_path / "set") == ["a", "list.txt"]
-    assert names(tmp_path / "set" / "a") == ["1.jpg", "2.jpg"]
-    (tmp_path / "other").mkdir()
-    unpack(tmp_path / name, tmp_path / "other")
-    assert names(tmp_path / "other") == ["notes.txt", "set"]
+def test_only_what_is_wanted_is_taken_and_other_files_stay(tmp_path, make, name):
+    folder = tmp_path / "set"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "mine.jpg").write_bytes(b"the user's")
+    (folder / "a" / "1.jpg").write_bytes(b"of an attempt before")
+    (folder / "notes.txt").write_bytes(b"the user's too")
+    (folder / ".bashrc").write_bytes(b"and this")
+    path = make(
+        tmp_path / name, [*GOOD, ("set/.bashrc", b"x"), ("set/a/.profile", b"x"), ("set/lists.txt", b"x")]
+    )
+    unpack(path, folder, r"(?:set/)?(a/\w+\.jpg|list\.txt)")
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert found == {
+        "a/1.jpg": b"one",
+        "a/2.jpg": b"two",
+        "a/mine.jpg": b"the user's",
+        "list.txt": b"list",
+        "notes.txt": b"the user's too",
+        ".bashrc": b"and this",
+    }
+    unpack(path, tmp_path / "all")
+    assert names(tmp_path / "all") == ["notes.txt", "set"]
+    with pytest.raises(ValueError, match="it has none of the wanted files"):
+        unpack(path, tmp_path / "none", "img/(.+)")
+    assert names(tmp_path / "none") == []
 
 
 EVIL = [
@@ -259,26 +293,98 @@ def test_a_member_that_would_do_harm_is_refused(tmp_path, make, members):
     assert names(folder) == ["archive"]
 
 
-def test_an_absolute_name_in_a_tar_stays_in_the_folder(tmp_path):
-    outside = tmp_path / "outside.txt"
-    (tmp_path / "set").mkdir()
-    unpack(tar(tmp_path / "archive", [*GOOD, (str(outside), b"x")]), tmp_path / "set")
-    assert not outside.exists()
-
-
+@pytest.mark.parametrize("make", [tar, zipped])
 @pytest.mark.parametrize(
     "name", ["../out.txt", "set/../../out.txt", "/OUTSIDE/out.txt", "..\\out.txt", "C:/out.txt"]
 )
-def test_whatever_its_name_a_member_of_a_zip_stays_in_the_folder(tmp_path, name):
+def test_whatever_its_name_a_member_stays_in_the_folder(tmp_path, make, name):
     folder = tmp_path / "deep" / "set"
     folder.mkdir(parents=True)
-    name = name.replace("/OUTSIDE", str(tmp_path))
-    unpack(zipped(tmp_path / "archive", [*GOOD, (name, b"x")]), folder)
+    path = make(tmp_path / "archive", [*GOOD, (name.replace("/OUTSIDE", str(tmp_path)), b"x")])
+    with pytest.raises(ValueError, match="archive is damaged or unsafe .*is no plain file in the folder"):
+        unpack(path, folder)
     assert names(tmp_path) == ["archive", "deep"] and names(tmp_path / "deep") == ["set"]
-    assert {"a", "list.txt"} <= set(names(folder))
+    unpack(path, folder, "set/(a/.+)")  # it is not asked for
+    assert names(folder) == ["a"]
 
 
-@pytest.mark.parametrize("make", [tar, zipped])
+def flips(content, count=60):
+    """Copies of `content`, each with another bit flipped, evenly spaced."""
+    for k in range(count):
+        place, bit = divmod(k * (8 * len(content) - 1) // (count - 1), 8)
+        yield content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+def tarred(mode):
+    return lambda path, members: tar(path, members, mode)
+
+
+@pytest.mark.parametrize("make", [*map(tarred, ("w:gz", "w:bz2", "w:xz")), zipped])
+def test_an_archive_with_a_flipped_bit_is_refused_or_unpacks_to_the_same(tmp_path, make):
+    noise = np.random.default_rng(0).bytes(3000)
+    whole = make(tmp_path / "whole", [("a/1.jpg", noise), *GOOD, ("z", b"z" * 2000)])
+    unpack(whole, tmp_path / "wanted")
+
+    def files(folder):
+        return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    refused = 0
+    for number, content in enumerate(flips(whole.read_bytes())):
+        path, folder = tmp_path / "archive", tmp_path / str(number)
+        path.write_bytes(content)
+        try:
+            unpack(path, folder)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is damaged or unsafe (") and "\n" not in str(error)
+            assert names(folder) == []
+            refused += 1
+        else:
+            assert files(folder) == files(tmp_path / "wanted")  # such as a flip in a date
+    assert refused > 30
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path, mode):
+    plain = tar(tmp_path / "plain", GOOD, "w").read_bytes()
+    for place in range(512 + 512, len(plain) - 10_240 % 512, 1024):
+        if place < 1024 * len(GOOD):
+            damaged = plain[:place] + b"\xff" + plain[place + 1 :]
+            path = tmp_path / "archive"
+            path.write_bytes(damaged if mode == "w" else gzip.compress(damaged))
+            with pytest.raises(ValueError, match="damaged or unsafe .a header is damaged"):
+                unpack(path, tmp_path / "set")
+            path.write_bytes(plain[:place] if mode == "w" else gzip.compress(plain[:place]))
+            with pytest.raises(ValueError, match="damaged or unsafe .a header is damaged"):
+                unpack(path, tmp_path / "set")
+    assert names(tmp_path / "set") == []
+
+
+def test_members_that_no_disk_holds_are_refused(tmp_path, monkeypatch):
+    """A terabyte of holes, a terabyte that is not there, members larger than what is free."""
+    sparse = tarfile.TarInfo("set/holes.jpg")
+    sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**40)}
+    sparse.size = 512
+    path = tmp_path / "archive"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as file:
+        file.addfile(sparse, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    with pytest.raises(ValueError, match=f"holes.jpg has a size of {2**40} or holes"):
+        unpack(path, tmp_path / "set")
+    large = tarfile.TarInfo("set/large.jpg")
+    large.size = 2**50
+    path.write_bytes(large.tobuf())
+    with pytest.raises(
+        OSError, match="archive could not be unpacked: .*its members need .* more than the disk"
+    ):
+        unpack(path, tmp_path / "set")
+    for make in (tar, zipped):
+        make(path, GOOD)
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="need 1 bytes more than the disk"):
+            patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(99, 89, 11))
+            unpack(path, tmp_path / "set")
+    assert names(tmp_path / "set") == []
+
+
+@pytest.mark.parametrize("make", [*map(tarred, ("w", "w:gz", "w:bz2", "w:xz")), zipped])
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>" * 999])
 def test_a_damaged_archive_leaves_nothing(tmp_path, make, damage):
     path = make(tmp_path / "archive", [*GOOD, ("set/big", bytes(range(256)) * 4000)])
@@ -303,12 +409,26 @@ def test_an_interrupt_leaves_nothing_or_leaves_the_annotation_out(tmp_path, monk
         stop = name
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, "replace", interrupted)
-            unpack(path, folder)
+            unpack(path, folder, "set/(.+)")
         assert names(folder) == left
-    # A process that was killed leaves its staging folder, which the next one removes.
-    (folder / ".extracting" / "new" / "set" / "b").mkdir(parents=True)
-    unpack(path, folder)
-    assert names(folder) == ["0_list.txt", "a"]
+    # A process that was killed leaves its staging folder, which the next one removes; another one works.
+    dead, alive = (temporary_of(folder / "unpacked", process) for process in (ended(), os.getppid()))
+    for staging in (dead, alive):
+        (staging / "new").mkdir(parents=True)
+    unpack(path, folder, "set/(.+)")
+    assert names(folder) == [alive.name, "0_list.txt", "a"]
+
+
+def ended():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def temporary_of(path, process):
+    own = temporary(path)
+    return own.with_name(own.name.replace(f".{os.getpid()}.", f".{process}."))
 
 
 SIZES = {
@@ -421,14 +541,19 @@ def test_an_archive_of_sop_put_there_by_hand(real, tmp_path, monkeypatch):
     folder.mkdir()
     archive.rename(folder / archive.name)
     call("sop", "--root", tmp_path)
-    assert len(load("sop", "test")) == 8 and not (folder / ".extracting").exists()
+    assert len(load("sop", "test")) == 8 and names(folder)[0] == "Ebay_test.txt"
 
 
 @pytest.mark.parametrize("layout, images", [("inshop", ""), ("inshop apart", "Img")])
 def test_inshop_in_both_layouts(real, layout, images):
     folder = real(layout)
     pack(folder / images, folder / images / "img.zip", "img")
+    with zipfile.ZipFile(folder / images / "img.zip", "a") as file:
+        for name in ("list_eval_partition.txt", "Eval/list_eval_partition.txt", ".bashrc"):
+            file.writestr(name, "another one")
+    before = names(folder)
     call("inshop")
+    assert names(folder) == sorted({*before, "img"} if not images else before)
     assert len(load("inshop", "gallery")) == 6 and (folder / images / "img" / "WOMEN").is_dir()
 
 
@@ -458,7 +583,7 @@ def table(capsys):
 def test_check_lists_every_set(real, tmp_path, capsys):
     call("check")
     rows = table(capsys)
-    assert list(rows) == ["cub", "cars", "sop", "inshop", "omniglot"]
+    assert list(rows) == ["cub", "cars", "sop", "inshop", "grocery", "omniglot"]
     for name, folder in (("cub", "CUB_200_2011"), ("inshop", "Inshop"), ("omniglot", "omniglot")):
         assert re.match(rf"{name} +absent +0\.0 MB  {tmp_path / folder} \(.* is missing\)$", rows[name])
     folder = real("cub")

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from mdrlib.datasets import ImageFiles, images, load
-from mdrlib.datasets.images import ResizedImages, cache_folder, open_image
+from mdrlib.datasets.images import StoredImages, cache_folder, open_image
+from mdrlib.datasets.preprocessing import Preprocessing
 
 EDGE = 16
+SQUARE = Preprocessing(8, EDGE)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "RGB"])
@@ -117,25 +119,25 @@ def decoded(monkeypatch):
 
 
 def test_pixels_are_those_of_pillow_and_each_image_is_decoded_once(files, decoded):
-    resized = ResizedImages(files, EDGE, cache=True)
+    resized = StoredImages(files, SQUARE, cache=True)
     for _ in range(2):
         for i in (2, 0, 1, 3):
             np.testing.assert_array_equal(pixels(resized[i]), wanted(files.paths[i]))
     assert decoded == ["2.jpg", "0.jpg", "1.jpg", "3.jpg"]
-    again = ResizedImages(files, EDGE, cache=True)  # as another process would
+    again = StoredImages(files, SQUARE, cache=True)  # as another process would
     np.testing.assert_array_equal(pixels(again[1]), wanted(files.paths[1]))
     assert len(decoded) == 4
 
 
 def test_without_the_cache_nothing_is_kept(files, decoded, tmp_path):
-    resized = ResizedImages(files, EDGE, cache=False)
+    resized = StoredImages(files, SQUARE, cache=False)
     for _ in range(2):
         np.testing.assert_array_equal(pixels(resized[0]), wanted(files.paths[0]))
     assert len(decoded) == 2 and not (tmp_path / "cache").exists()
 
 
 def test_a_replaced_image_is_decoded_again(files, decoded):
-    resized = ResizedImages(files, EDGE, cache=True)
+    resized = StoredImages(files, SQUARE, cache=True)
     before = pixels(resized[0]).copy()
     resized[1]
     noise(files.paths[0], 99)
@@ -153,32 +155,34 @@ def test_a_replaced_image_is_decoded_again(files, decoded):
 
 @pytest.mark.parametrize("left", [0, 1, 767])
 def test_a_file_written_in_part_is_decoded_again_and_one_that_vanished_is_not_needed(files, decoded, left):
-    resized = ResizedImages(files, EDGE, cache=True)
+    resized = StoredImages(files, SQUARE, cache=True)
     resized[1]
-    (kept,) = cache_folder(files, EDGE).iterdir()
+    (kept,) = cache_folder(files, SQUARE).iterdir()
     assert kept.stat().st_size == 3 * EDGE * EDGE
     os.truncate(kept, left)
     for _ in range(2):
         np.testing.assert_array_equal(pixels(resized[1]), wanted(files.paths[1]))
     assert decoded == ["1.jpg", "1.jpg"], "decoded once more, and written again"
-    shutil.rmtree(cache_folder(files, EDGE))
+    shutil.rmtree(cache_folder(files, SQUARE))
     np.testing.assert_array_equal(pixels(resized[1]), wanted(files.paths[1]))
 
 
 def test_a_missing_image_is_named_although_it_is_kept(files):
-    resized = ResizedImages(files, EDGE, cache=True)
+    resized = StoredImages(files, SQUARE, cache=True)
     resized[0]
     files.paths[0].unlink()
     with pytest.raises(OSError, match=f"{files.paths[0]} cannot be read"):
         resized[0]
 
 
-def test_the_folder_is_announced_once_and_named_by_its_content(files, capsys, tmp_path):
-    path = cache_folder(files, 256)
-    assert path == tmp_path / "cache" / "mdrlib" / f"toy-train-{files.fingerprint}-256-v3"
+def test_the_folder_is_announced_once_and_named_by_its_place(files, capsys, tmp_path):
+    path = cache_folder(files, Preprocessing())
+    place = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]
+    assert path == tmp_path / "cache" / "mdrlib" / f"toy-{place}-256-v4"
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and f"{path} keeps resized images, up to 0.0 GB" in err
-    assert cache_folder(files, 256) == path and cache_folder(files, 64) != path
+    assert err.count("\n") == 1 and f"{path} keeps resized images, now up to 0.0 GB" in err
+    others = {cache_folder(files, Preprocessing(224, *more)) for more in [(), (240,), (256, True)]}
+    assert path in others and len(others) == 3
     assert str(path) not in capsys.readouterr().err
 
 
@@ -186,22 +190,22 @@ def test_the_cache_folder_follows_the_environment(files, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cache_folder(files, EDGE).parent == tmp_path / ".cache" / "mdrlib"
+        assert cache_folder(files, SQUARE).parent == tmp_path / ".cache" / "mdrlib"
 
 
 def test_a_full_disk_is_seen_before_it_is_full(files, monkeypatch, capsys):
     free = images.RESERVE + 4 * 3 * EDGE * EDGE - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
-    assert cache_folder(files, EDGE) is None
+    assert cache_folder(files, SQUARE) is None
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot keep resized images" in err and "do not fit" in err
-    np.testing.assert_array_equal(pixels(ResizedImages(files, EDGE, True)[2]), wanted(files.paths[2]))
+    np.testing.assert_array_equal(pixels(StoredImages(files, SQUARE, True)[2]), wanted(files.paths[2]))
     free += 1
-    assert cache_folder(files, EDGE) is not None
+    assert cache_folder(files, SQUARE) is not None
 
 
 def test_a_folder_that_cannot_be_made_is_not_needed(files, tmp_path, monkeypatch, capsys):
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
-    np.testing.assert_array_equal(pixels(ResizedImages(files, EDGE, True)[0]), wanted(files.paths[0]))
+    np.testing.assert_array_equal(pixels(StoredImages(files, SQUARE, True)[0]), wanted(files.paths[0]))
     assert "cannot keep resized images" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from mdrlib import checkpoint
 from mdrlib.datasets import ImageFiles, PKBatchSampler
 from mdrlib.datasets.loader import Photographs, default_workers, image_seed, in_memory
+from mdrlib.datasets.preprocessing import Preprocessing
 from mdrlib.datasets.transforms import random_affine, to_float
 
 SIZE, EDGE = 28, 32  # as 224 is to 256
@@ -40,7 +41,7 @@ def sampler_of(files, iterations=6, **more):
 
 def photographs(files, indices=None, workers=0, cache=True, size=SIZE, batch_size=128):
     chosen = torch.arange(8) if indices is None else torch.tensor(indices)
-    return Photographs(files, chosen, size, workers, cache, torch.device("cpu"), batch_size)
+    return Photographs(files, chosen, Preprocessing(size), workers, cache, torch.device("cpu"), batch_size)
 
 
 def batches_of(files, sampler, workers=0, cache=True, seed=0, **more):
@@ -242,7 +243,7 @@ def test_seeds_of_images_are_far_apart_and_fit_torch():
 def test_what_to_install_is_said(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
     with pytest.raises(ImportError, match=r"torchvision.* is missing: pip install 'mdrlib\[vision\]'"):
-        list(photographs(files))
+        next(batches_of(files, sampler_of(files)))
 
 
 SCRIPT = """
@@ -250,10 +251,11 @@ import multiprocessing, os, time, torch
 from pathlib import Path
 from mdrlib.datasets import ImageFiles
 from mdrlib.datasets.loader import Photographs
+from mdrlib.datasets.preprocessing import Preprocessing
 if __name__ == "__main__":
     names = [f"{k}.jpg" for k in range(8)]
     files = ImageFiles("toy", "train", Path(FOLDER), names, torch.arange(8), names)
-    batches = iter(Photographs(files, torch.arange(8), 8, 1, True, torch.device("cpu"), 1))
+    batches = iter(Photographs(files, torch.arange(8), Preprocessing(8), 1, True, torch.device("cpu"), 1))
     next(batches)
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(300)
