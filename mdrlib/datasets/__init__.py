@@ -8,7 +8,7 @@ import torch
 from mdrlib import checks
 from mdrlib.datasets import benchmarks, digits, folder, glyphs, omniglot
 from mdrlib.datasets.benchmarks import BENCHMARKS
-from mdrlib.datasets.class_splits import Rows, classes_of, halve, training_half
+from mdrlib.datasets.class_splits import Rows, halve, training_half
 from mdrlib.datasets.download import data_root
 from mdrlib.datasets.images import ImageFiles, ImageSet
 from mdrlib.datasets.sampling import PKBatchSampler
@@ -75,7 +75,10 @@ def _place(root: str | Path) -> Path:
 
 
 def _files(name: str, split: str, place: Path, rows: Rows, contents: dict[str, str]) -> ImageFiles:
-    numbers, classes = classes_of(rows, split)
+    names = {row.number: row.name for row in rows[split]}
+    # Classes that only the gallery has come last: a label means the same for queries and gallery.
+    asked = {row.number for row in rows.get("query", ())}
+    numbers = sorted(names, key=lambda number: (number not in asked, number))
     position = {number: label for label, number in enumerate(numbers)}
     labels = torch.tensor([position[row.number] for row in rows[split]], dtype=torch.int64)
     coarse = {row.number: row.group for row in rows[split]}
@@ -84,7 +87,7 @@ def _files(name: str, split: str, place: Path, rows: Rows, contents: dict[str, s
         named = {row.group: row.group_name for found in rows.values() for row in found}
         groups = torch.tensor([sorted(named).index(coarse[number]) for number in numbers])
         group_names = [named[group] for group in sorted(named)]
-    files = [row.path for row in rows[split]]
+    classes, files = [names[number] for number in numbers], [row.path for row in rows[split]]
     seen = [contents[file] for file in files] if contents else []
     return ImageFiles(name, split, place, files, labels, classes, groups, group_names, seen)
 

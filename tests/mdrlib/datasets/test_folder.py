@@ -84,10 +84,11 @@ def test_names_and_formats_are_as_people_have_them(make):
 def test_what_systems_leave_behind_is_no_image(make):
     place = make(*two_each("a", "b", "c", "d"))
     before = load("folder", "train", place)
-    for hidden in (".DS_Store", "a/._0.jpg", "a/Thumbs.db", ".git/x.jpg", "__MACOSX/a/0.jpg", "b/.ipynb_checkpoints/0-checkpoint.jpg",
-                   "c/@eaDir/0.jpg", "a/desktop.ini", "notes.txt", "a/list.csv"):  # fmt: skip
-        (place / hidden).parent.mkdir(parents=True, exist_ok=True)
-        (place / hidden).write_bytes(b"no image")
+    hidden = ".DS_Store a/._0.jpg a/Thumbs.db .git/x.jpg __MACOSX/a/0.jpg c/@eaDir/0.jpg a/desktop.ini"
+    hidden += " b/.ipynb_checkpoints/0-checkpoint.jpg notes.txt a/list.csv"
+    for name in hidden.split():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(b"no image")
     if hasattr(os, "mkfifo"):
         os.mkfifo(place / "a" / "pipe.jpg")  # reading it would wait forever
     assert load("folder", "train", place).fingerprint == before.fingerprint
@@ -129,7 +130,7 @@ def test_everything_that_is_wrong_is_said_at_once(make):
         "class one has one image",
         "class Same differs from another by capitals alone",
         "class same differs from another by capitals alone",
-        "the top holds 1 images, such as stray.jpg, that are in no folder of a class",
+        "1 images, such as stray.jpg, are in no folder of a class",
         "b/0.jpg cannot be read as an image (image file is truncated",
         "c/1.jpg cannot be read as an image (unknown or damaged format",
         "c/empty.png cannot be read as an image (unknown or damaged format",
@@ -151,14 +152,17 @@ def test_a_long_list_is_cut(make):
 @pytest.mark.parametrize(
     "paths, words",
     [
-        ((), "photos is an empty folder; it has 0 classes"),
-        (two_each("a"), "it has 1 classes in all, 0 for training and 1 for testing: 2 are needed for each"),
-        (("0.jpg", "1.jpg"), "the top holds 2 images, such as 0.jpg, that are in no folder of a class"),
-        (two_each("a", "b", "c"), "it has 3 classes in all, 1 for training and 2 for testing"),
-        (two_each("train/a", "train/b", "test/b", "test/c"), "1 classes are in train and in test, such as b"),
+        ((), "photos is an empty folder; the classes are too few: 0 in all"),
+        (two_each("a"), "the classes are too few: 1 in all, 0 for training and 1 for testing, each needs 2"),
+        (("0.jpg", "1.jpg"), "2 images, such as 0.jpg, are in no folder of a class"),
+        (two_each("a", "b", "c"), "the classes are too few: 3 in all, 1 for training and 2 for testing"),
+        (
+            two_each("train/a", "train/b", "test/b", "test/c"),
+            "train and test share 1 of the classes, such as b: move each",
+        ),
         (
             two_each("train/a", "train/b", "test/c"),
-            "it has 3 classes in all, 2 for training and 1 for testing",
+            "the classes are too few: 3 in all, 2 for training and 1 for testing",
         ),
         (two_each("train/a", "test/c", "test/d", "val/e"), "val holds 2 images and is none of train, test"),
         (
@@ -175,7 +179,7 @@ def test_what_cannot_be_split_is_refused(make, tmp_path, paths, words):
 def test_classes_on_both_sides_can_be_split_at_random(make):
     place = make(*two_each("train/a", "train/b", "train/c", "train/d", "test/a", "test/b"))
     assert (
-        "2 classes are in train and in test, such as a: move each to one side, or set class_split"
+        "train and test share 2 of the classes, such as a: move each to one side, or set class_split"
         in problems(place)[0]
     )
     train, test = (load("folder", split, place, class_split=1) for split in ("train", "test"))
@@ -273,9 +277,9 @@ def test_the_command_tells_what_a_folder_holds(make, capsys):
         "width: 12 to 40 pixels, median 12",
         "height: 9 to 30 pixels, median 9",
         "stored as: JPEG RGB 9, PNG RGB 1",
+        "left out because they are no images: .txt 1",
         "turned upright as their EXIF data say: 1",
         "  b/phone.jpg",
-        "left out because they are no images: .txt 1",
         "problems: 0",
     ]
     (place / "c/0.jpg").write_bytes(b"x")
@@ -283,9 +287,10 @@ def test_the_command_tells_what_a_folder_holds(make, capsys):
     said = capsys.readouterr().out
     assert "10 images, 1 of them unreadable" in said and "problems: 1\n  c/0.jpg cannot be read" in said
     assert command.main(["data", "check", str(place / "nowhere")]) == 1
+    err = capsys.readouterr().err
     assert (
-        capsys.readouterr().err
-        == f"mdrlib: {place / 'nowhere'} does not exist: give the folder that holds a folder of images per class\n"
+        err.startswith(f"mdrlib: {place / 'nowhere'} does not exist: give the folder")
+        and err.count("\n") == 1
     )
     with pytest.raises(SystemExit):
         command.main(["data", "cub", str(place)])
