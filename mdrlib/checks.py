@@ -27,8 +27,9 @@ def embeddings(
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}; convert with .float()")
-    if x.dtype.itemsize < 2 or x.layout != torch.strided:
-        raise TypeError(f"{name} must be dense, of 16 bits or more, got {x.dtype} and {x.layout}")
+    if x.dtype.itemsize < 2:
+        raise TypeError(f"{name} must have 16 bits a number or more, got {x.dtype}; convert with .float()")
+    dense(x, name)
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(x.shape)}")
     if x.shape[0] < at_least or x.shape[1] < 1:
@@ -44,12 +45,19 @@ def embeddings(
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def dense(x: Tensor, name: str) -> None:
+    """Raise TypeError for a sparse or nested tensor, or one that holds no numbers."""
+    if x.layout != torch.strided or x.is_nested or x.is_meta:
+        raise TypeError(f"{name} must be a dense tensor with numbers, got {shown(x)}")
+
+
 def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
     """Return integer labels (N,) with N = `count` as int64."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N,), got {type(y).__name__}")
     if y.is_floating_point() or y.is_complex():
         raise TypeError(f"{name} must be integers, got {y.dtype}; convert with .long()")
+    dense(y, name)
     if y.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one per vector, got {tuple(y.shape)}")
     if y.dtype == torch.uint64 and (y.long() < 0).any():

@@ -107,7 +107,8 @@ def evaluate(
     gallery = checks.embeddings(gallery, "gallery", at_least=1, dim=query.shape[1])
     gallery = gallery.detach().to(query).contiguous()
     gallery_labels = checks.labels(gallery_labels, len(gallery), "gallery_labels").to(query.device)
-    numbers = [checks.whole(k, "each of ks", 1) for k in ks] if isinstance(ks, Iterable) else []
+    several = isinstance(ks, Iterable) and getattr(ks, "ndim", 1) > 0
+    numbers = [checks.whole(k, "each of ks", 1) for k in ks] if several else []
     if not numbers:
         raise ValueError(f"ks must be whole numbers such as (1, 2, 4, 8), got {checks.shown(ks)}")
     ks = [min(k, len(gallery)) for k in numbers]

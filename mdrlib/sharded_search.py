@@ -13,7 +13,7 @@ from mdrlib import checks
 
 CHUNK = 2**24  # numbers held at once: 64 MB in float32
 CACHED = 2**19  # numbers that a CPU's caches hold
-LONGEST = 200  # characters of a description of an index; faiss crashes over 100,000
+LONGEST = 200  # characters of a string for faiss.index_factory
 TRAINED = 64  # vectors that train one list, or one of the 256 codewords of a byte; faiss asks for 39 or more
 
 Shard = Tensor | np.ndarray
@@ -30,7 +30,8 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
         ValueError: faiss refuses the string, or the gallery is too small for it.
     """
     faiss = _faiss()
-    if not isinstance(index, str) or len(index) > LONGEST:
+    # faiss ends the process for a graph of no neighbours, HNSW0, and for very long strings.
+    if not isinstance(index, str) or len(index) > LONGEST or re.search("[A-Z]0", index):
         raise ValueError(f'index must be a string such as "IVF4096,PQ32", got {checks.shown(index)}')
     shards = checked(gallery)
     count, dims = sum(map(len, shards)), shards[0].shape[1]
@@ -43,9 +44,11 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
         wanted = min(count, TRAINED * max(256, ivf.nlist if ivf else 0))
         drawn = (np.arange(wanted) + np.random.default_rng(0).random(wanted)) * (count / wanted)
         drawn = torch.from_numpy(drawn.astype(np.int64)).clamp(max=count - 1)
-        vectors = take(shards, drawn, torch.empty(0)).numpy()
+        vectors = checks.embeddings(take(shards, drawn, torch.empty(0)), "gallery", at_least=1)
+        if not vectors.square().sum().isfinite():  # faiss would end the process
+            raise ValueError("the squared lengths of gallery overflow float32: scale the vectors")
         with _refusals(index):
-            made.train(vectors)
+            made.train(vectors.numpy())
     return made
 
 
@@ -137,11 +140,11 @@ def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[
     for i, shard in enumerate(shards):
         if not isinstance(shard, Tensor | np.ndarray):
             raise TypeError(f"gallery[{i}] must be a torch.Tensor or an array, got {type(shard).__name__}")
-        if isinstance(shard, np.ndarray) and (shard.dtype.kind != "f" or shard.dtype.itemsize > 8):
+        if isinstance(shard, Tensor):
+            checks.dense(shard, f"gallery[{i}]")
+        elif shard.dtype.kind != "f" or shard.dtype.itemsize > 8:
             raise TypeError(f"gallery[{i}] must be floating point, of 64 bits or fewer, got {shard.dtype}")
-        if isinstance(shard, Tensor) and shard.layout != torch.strided:
-            raise TypeError(f"gallery[{i}] must be dense, got {shard.layout}")
-        dims = dims or (shard.shape[1] if shard.ndim == 2 else "D")
+        dims = dims or (shard.shape[1] if shard.ndim == 2 else 0) or "D"
         if shard.ndim != 2 or shard.shape[1] != dims:
             raise ValueError(f"gallery[{i}] must have shape (N, {dims}), got {tuple(shard.shape)}")
     if not any(map(len, shards)):
@@ -214,8 +217,8 @@ def _refusals(index: Any) -> Iterator[None]:
     """Turn what faiss refuses inside into a ValueError of one line, without its place in C++."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        why = re.split(r"\.(?:cpp|h):\d+: ", str(error))[-1]
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        why = " ".join(re.split(r"\.(?:cpp|h):\d+: ", str(error))[-1].split())
         raise ValueError(f"faiss refuses the index {checks.shown(index)}: {why}") from error
 
 

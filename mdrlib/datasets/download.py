@@ -199,9 +199,9 @@ def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
             raise ValueError("it has none of the wanted files")
         _move(staging, folder)
     except Exception as error:  # zipfile and tarfile raise many kinds
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that of a wrong offset
             raise OSError(f"{archive} could not be unpacked: {error}") from error
-        why = " ".join(str(error).split())[:200]
+        why = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{archive} is damaged or unsafe ({why}); delete it and get it again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

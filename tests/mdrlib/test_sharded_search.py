@@ -110,6 +110,7 @@ def test_float64_stays_float64_and_kinds_may_differ():
         ([Y.numpy().astype("g")], TypeError, r"gallery\[0\] must be floating point, of 64 bits or fewer"),
         ([Y[0, 0]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(\)"),
         ([Y[:0], Y[:0]], ValueError, "gallery has no vectors"),
+        ([Y[:, :0]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(90, 0\)"),
         ([Y, Y[0]], ValueError, r"gallery\[1\] must have shape \(N, 6\), got \(6,\)"),
         ([Y, Y[:, :3]], ValueError, r"gallery\[1\] must have shape \(N, 6\), got \(90, 3\)"),
         ([Y[:, :3]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(90, 3\)"),
@@ -323,7 +324,8 @@ DOT.add(X.numpy())
         ((Q, X[:, :3], 5, "Flat"), ValueError, r"gallery.0. must have shape \(N, 16\), got \(2000, 3\)"),
         ((Q * torch.nan, X, 5, "Flat"), ValueError, "query hold 960 NaN"),
         ((Q, X * torch.nan, 5, "Flat"), ValueError, r"gallery\[0\] hold 32000 NaN"),
-        ((Q, X * torch.nan, 5, "IVF4,Flat"), ValueError, "faiss refuses the index 'IVF4,Flat': .*NaN"),
+        ((Q, X * torch.nan, 5, "IVF4,Flat"), ValueError, "gallery hold 32000 NaN"),
+        ((Q, X * 1e30, 5, "IVF4,Flat"), ValueError, "the squared lengths of gallery overflow float32"),
         (
             (Q, X, 5, faiss.index_factory(16, "IVF4,Flat")),
             ValueError,
@@ -345,7 +347,7 @@ def test_bad_arguments_are_refused(arguments, error, message):
         search(*arguments)
 
 
-@pytest.mark.parametrize("index", ("x" * 10**6, 5, None))
+@pytest.mark.parametrize("index", ("x" * 10**6, "HNSW0", "IVF0,Flat", 5, None), ids=lambda i: str(i)[:9])
 def test_what_describes_no_index_is_refused(index):
     with pytest.raises(ValueError, match='^index must be a string such as "IVF4096,PQ32", got .{1,80}$'):
         sharded_search.train(X, index)
@@ -356,6 +358,8 @@ def test_an_index_that_takes_no_vectors_or_numbers_is_refused():
         (faiss.index_factory(16, "IVF4,Flat"), None, "the index is not trained"),
         (faiss.index_factory(9, "Flat"), None, "the index has 9 dimensions and the vectors 16"),
         (faiss.index_factory(16, "Flat"), 5, "faiss refuses the index .*: add_with_ids not implemented"),
+        (faiss.index_factory(16, "IVF4,Flat"), None, "the index is not trained"),
+        (sharded_search.train(X, "IVF4,Flat"), 10**30, "faiss refuses the index .* int too large"),
         (faiss.index_factory(16, "Flat"), -1, "first must be a whole number of at least 0, got -1"),
     ):
         with pytest.raises(ValueError, match=message):
