@@ -1,7 +1,7 @@
 """Euclidean distances between the vectors of a batch, and the normalization that replaces the L2 norm."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -20,17 +20,18 @@ ALL_PAIRS = {"cuda": 2**25}
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Turn off autocast, TF32 and bfloat16: ``||x||^2 + ||y||^2 - 2xy`` needs the 24 bits of float32."""
-    compiling = torch.compiler.is_compiling()  # a compiled graph cannot set a switch of the process
-    products = [] if compiling else [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    before = [part.fp32_precision for part in products]
+    products = torch.backends.mkldnn.matmul if device.type == "cpu" else torch.backends.cuda.matmul
+    # A compiled graph cannot set a switch of the process.
+    before = "ieee" if torch.compiler.is_compiling() else products.fp32_precision
+    casting = torch.is_autocast_enabled(device.type)  # to enter a context costs as much as some operations
     try:
-        for part in products:
-            part.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
+        if before != "ieee":
+            products.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False) if casting else nullcontext():
             yield
     finally:
-        for part, value in zip(products, before, strict=True):
-            part.fp32_precision = value
+        if before != "ieee":
+            products.fp32_precision = before
 
 
 def by_chunks(function: Callable[..., Tensor], chunk: int, *vectors: Tensor) -> list[Tensor]:
