@@ -22,12 +22,18 @@ def recomputing() -> bool:
 
 
 def embeddings(
-    x: Tensor, name: str = "embeddings", at_least: int = 2, wait: bool = True, dim: int | None = None
+    x: Tensor,
+    name: str = "embeddings",
+    at_least: int = 2,
+    wait: bool = True,
+    dim: int | None = None,
+    values: bool = True,
 ) -> Tensor:
     """Return finite embeddings (N, D), N >= `at_least` and D = `dim` if given, in float32 or float64.
 
     Half precision is widened: a mean over N(N-1) distances does not fit in 8 or 11 bits. With wait=False the
-    CPU does not wait for a GPU to check values: NaN then reaches the loss, which the trainer checks.
+    CPU does not wait for a GPU to check values: NaN then reaches the loss, which the trainer checks. With
+    values=False only shape and type are checked: `finite` follows.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
@@ -40,12 +46,17 @@ def embeddings(
         raise ValueError(f"{name} must hold {expected}, got {tuple(x.shape)}")
     if dim not in (None, x.shape[1]):
         raise ValueError(f"{name} must have {dim} dimensions, got {x.shape[1]}")
-    checked = not transformed() and (wait or x.device.type == "cpu")
+    if values and not transformed() and (wait or x.device.type == "cpu"):
+        finite(x, name)
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def finite(x: Tensor, name: str = "embeddings") -> None:
+    """Raise ValueError if x holds NaN or infinite values."""
     # A sum is finite only if all of it is, and faster than a check of each. It may overflow: then check.
-    if checked and not math.isfinite(x.detach().sum()) and not x.isfinite().all():
+    if not math.isfinite(x.detach().sum()) and not x.isfinite().all():
         bad = f"{int((~x.isfinite()).sum())} NaN or infinite values among {x.numel()}"
         raise ValueError(f"{name} hold {bad}: check the learning rate and the input")
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:

@@ -1,7 +1,8 @@
 """Euclidean distances between the vectors of a batch, and the normalization that replaces the L2 norm."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +16,28 @@ CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
 # N x M x D up to which all differences are computed: to count the near pairs, the CPU would wait for the GPU.
 ALL_PAIRS = {"cuda": 2**25}
+NOTHING_TO_DO = nullcontext()
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Turn off autocast, TF32 and bfloat16: ``||x||^2 + ||y||^2 - 2xy`` needs the 24 bits of float32."""
     products = torch.backends.mkldnn.matmul if device.type == "cpu" else torch.backends.cuda.matmul
     # A compiled graph cannot set a switch of the process.
-    before = "ieee" if torch.compiler.is_compiling() else products.fp32_precision
-    casting = torch.is_autocast_enabled(device.type)  # to enter a context costs as much as some operations
+    coarse = not torch.compiler.is_compiling() and products.fp32_precision not in ("none", "ieee")
+    cast = torch.is_autocast_enabled(device.type)
+    return _full_precision(device, products if coarse else None) if coarse or cast else NOTHING_TO_DO
+
+
+@contextmanager
+def _full_precision(device: torch.device, products: Any | None) -> Iterator[None]:
+    before = products and products.fp32_precision
     try:
-        if before != "ieee":
+        if products:
             products.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False) if casting else nullcontext():
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        if before != "ieee":
+        if products:
             products.fp32_precision = before
 
 

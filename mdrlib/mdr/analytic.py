@@ -11,12 +11,15 @@ N x N outlives the forward pass.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+from mdrlib import checks
 
 FIRST_ONLY = 'only MDR\'s backend="eager" has a second derivative (create_graph=True)'
 
@@ -34,7 +37,7 @@ class _Loss(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
     ) -> Tensor:
-        with torch.cuda.device_of(x):
+        with torch.cuda.device_of(x) if x.is_cuda else nullcontext():
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
         ctx.save_for_backward(*gradients)
         return value
@@ -43,8 +46,9 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: autograd would take the gradient for a constant
             raise RuntimeError(FIRST_ONLY)
-        scaled = (None if gradient is None else gradient * upstream for gradient in ctx.saved_tensors)
-        return None, None, *scaled, None, None
+        x, levels = ctx.saved_tensors
+        x = None if x is None else x * upstream
+        return None, None, x, None if levels is None else levels * upstream, None, None
 
 
 class Points(NamedTuple):
@@ -68,6 +72,8 @@ class Pairs:
     def others(self) -> tuple[Points, ...]:
         """The points of the batch, then those of the bank, if any."""
         with torch.no_grad():
+            if self.x.device.type == "cpu":
+                checks.finite(self.x)
             centre = self.x.mean(0)
             return tuple(_points(part, centre) for part in (self.x, self.bank) if part is not None)
 

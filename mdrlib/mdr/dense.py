@@ -5,13 +5,14 @@ gives norms and distances, and one the gradient, since W has minus its row sums 
 """
 
 import math
+from ctypes import c_double, c_float
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from mdrlib import checks
 from mdrlib.distances import CANCELLATION
 
 LARGEST = 256  # embeddings
@@ -25,10 +26,12 @@ class Matrix(NamedTuple):
 
 def matrix(x: Tensor) -> Matrix | None:
     """Return the distances of a batch (N, D), or None if some nearly coincide: those are for `tiled`."""
-    centred = x - x.mean(0)
+    centred = torch.sub(x, x.sum(0), alpha=1 / len(x))
     products = centred @ centred.T
     norms = products.diagonal()
     numbers = norms.tolist()
+    if not math.isfinite(sum(numbers)):
+        checks.finite(x)
     rough = math.sqrt(2 * sum(numbers) / (len(numbers) - 1)) or 1.0
     sq = (norms[:, None] + norms).sub_(products, alpha=2).fill_diagonal_(rough * rough)
     if sq.min().item() <= 2 * CANCELLATION * max(numbers):
@@ -55,29 +58,27 @@ def compute(
     """Return what `analytic.loss` asks for."""
     found, mean, std, values = pairs.matrix, float(mean), float(std), levels.tolist()
     order = sorted(range(len(values)), key=values.__getitem__)
+    rounded = c_double if levels.dtype == torch.float64 else c_float
     ordered = [values[k] * std for k in order]
-    middles = [-math.inf, *((low + high) / 2 for low, high in pairwise(ordered))]
-    d = (found.d - mean).fill_diagonal_(ordered[0])  # there r = 0
-    above = d.new_empty(len(values), *d.shape)  # for each level, 1 where d lies above the middle below it
-    torch.gt(d, d.new_tensor(middles)[:, None, None], out=above)
+    d = (found.d - mean).fill_diagonal_(ordered[0]).view(-1)  # on the diagonal r = 0
+    above = [torch.gt(d, (low + high) / 2, out=torch.empty_like(d)) for low, high in pairwise(ordered)]
     residual = d.sub_(ordered[0])
-    number = np.float64 if d.dtype == torch.float64 else np.float32
-    reached = number(ordered[0])
-    for mask, level in zip(above[1:], ordered[1:], strict=True):
-        step = number(level) - reached
-        residual.sub_(mask, alpha=float(step))
-        reached += step
+    reached = rounded(ordered[0]).value
+    for mask, level in zip(above, ordered[1:], strict=True):
+        step = rounded(level - reached).value
+        residual.sub_(mask, alpha=step)
+        reached = rounded(reached + step).value
     sign = residual.sign()
     value = residual.mul_(sign).sum() / (pairs.count * std)
     gradient = pulls = None
     if want_levels:
-        sums = [*torch.mv(above.flatten(1), sign.flatten()).tolist(), 0.0]
+        sums = [sign.sum().item(), *(torch.dot(sign, mask).item() for mask in above), 0.0]
         by_level = {
             k: (high - low) / pairs.count for k, (low, high) in zip(order, pairwise(sums), strict=True)
         }
         pulls = levels.new_tensor([by_level[k] for k in range(len(values))])
     if want_x:
-        w = sign.div_(found.d).mul_(-2 / (pairs.count * std))
+        w = sign.view_as(found.d).div_(found.d).mul_(-2 / (pairs.count * std))
         w.diagonal().sub_(w.sum(1))
         gradient = w @ found.centred
     return value, gradient, pulls

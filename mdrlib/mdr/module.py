@@ -76,7 +76,7 @@ def mdr_loss(
             plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
         bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps.
     """
-    x = checks.embeddings(x, wait=False)
+    x = checks.embeddings(x, values=False)
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
     functions = _backend(backend, x)
@@ -132,9 +132,9 @@ class MDR(nn.Module):
         The statistics are over the pairs of the loss. The bank must not hold x yet, or each embedding would
         be paired with itself. Evaluation mode before any batch in training mode takes the statistics of x.
         """
-        x = checks.embeddings(x, wait=False)
+        x = checks.embeddings(x, values=False)
         backend = _backend(self.backend, x)
-        if self.training and not (checks.transformed() or checks.recomputing()):
+        if self._calls < PATIENCE and self.training:
             self._watch_levels()
         with full_precision(x.device):
             pairs = backend.pairs(x, _constants(bank, x))
@@ -183,7 +183,6 @@ class MDR(nn.Module):
             self._warned = True
         return batch
 
-    @torch.no_grad()
     def _update(self, mean: Number, std: Number) -> tuple[Number, Number]:
         """Update the running statistics by those of a batch, unless infinite or NaN, and return them."""
         if isinstance(mean, float):
@@ -219,7 +218,8 @@ class MDR(nn.Module):
 
     def _watch_levels(self) -> None:
         """Warn once if nothing has moved learnable levels in the first calls in training."""
-        if self._calls == PATIENCE or not (torch.is_grad_enabled() and self.levels.requires_grad):
+        learning = torch.is_grad_enabled() and self.levels.requires_grad
+        if not learning or checks.transformed() or checks.recomputing():
             return
         if self._calls == 0:
             self._levels_before = self.levels._version, self.levels.detach().clone()
