@@ -73,10 +73,8 @@ def compute(
     gradient = pulls = None
     if want_levels:
         sums = [sign.sum().item(), *(torch.dot(sign, mask).item() for mask in above), 0.0]
-        by_level = {
-            k: (high - low) / pairs.count for k, (low, high) in zip(order, pairwise(sums), strict=True)
-        }
-        pulls = levels.new_tensor([by_level[k] for k in range(len(values))])
+        by_level = [(high - low) / pairs.count for low, high in pairwise(sums)]
+        pulls = levels.new_tensor([by_level[order.index(k)] for k in range(len(values))])
     if want_x:
         w = sign.view_as(found.d).div_(found.d).mul_(-2 / (pairs.count * std))
         w.diagonal().sub_(w.sum(1))

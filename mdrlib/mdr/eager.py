@@ -13,7 +13,8 @@ from mdrlib.distances import pairwise_distances
 
 def off_diagonal(matrix: Tensor) -> Tensor:
     """Return the N(N-1) entries (i, j), i != j, of an (N, N) matrix, as one vector."""
-    return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
+    n = len(matrix)  # without the first entry, each row of n + 1 ends on the diagonal
+    return matrix.flatten()[1:].view(n - 1, n + 1)[:, :-1].flatten()
 
 
 class Pairs(NamedTuple):
