@@ -64,8 +64,10 @@ class Operators(NamedTuple):
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(_loss(*inputs))
+    def forward(
+        x: Tensor, bank: Tensor | None, levels: Tensor, mean: Tensor, std: Tensor, backend: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(_loss(x, bank, levels, mean, std, backend))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
