@@ -26,7 +26,8 @@ class TripletLoss(nn.Module):
 
     Args:
         miner: A function of `mdrlib.miners`, or your own with the same signature.
-        generator: For miners that draw; None uses torch's default generator.
+        generator: For miners that draw; None uses torch's default generator. Activation checkpointing needs
+            that one: it repeats no other draws, which is refused.
     """
 
     def __init__(

@@ -73,7 +73,9 @@ def mdr_loss(
         levels: (S,), in standard deviations from the mean.
         mean, std: Of the distances; std, >= 0, is raised to at least 1e-4 of the mean.
         backend: "eager": the paper's equations and autograd. "tiled" and "triton": the gradient by hand, in
-            plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
+            plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device. For
+            torch.compile, torch.export, torch.func.grad and vmap the latter are operators, called for each
+            batch of a vmap; "eager" has no vmap, and compiled it computes all distances by differences.
         bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps.
     """
     x = checks.embeddings(x, values=False)
@@ -89,6 +91,15 @@ class MDR(nn.Module):
 
     Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss, and give
     `mdr.parameters()` to the optimizer.
+
+    The running statistics follow a rule, that of batch norm: every call in training mode updates them once,
+    also under no_grad, for each part of an accumulated gradient, and for each pass of SAM or of a closure of
+    LBFGS. Activation checkpointing calls the module again within the backward pass: such a call updates
+    nothing and takes the statistics that its forward pass took, one of the last 64. So values and gradients
+    are those without checkpointing, bit for bit.
+
+    torch.compile takes the module as one graph, and torch.export in evaluation mode. torch.func can take it
+    in evaluation mode; `vmap` needs a backend with the gradient by hand. None of them checks values.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.

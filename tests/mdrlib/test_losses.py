@@ -151,7 +151,9 @@ def test_the_miner_may_be_any_function():
 
 def test_it_has_no_state():
     assert not list(TripletLoss().parameters()) and not TripletLoss().state_dict()
-    assert TripletLoss(1).margin == 1.0
+    assert (
+        TripletLoss(1).margin == TripletLoss(np.float32(1)).margin == TripletLoss(torch.ones(1)).margin == 1.0
+    )
 
 
 def test_a_generator_decides():
