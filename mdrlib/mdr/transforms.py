@@ -19,8 +19,8 @@ BY_HAND = {"tiled": tiled, "triton": triton_backend}
 @torch.library.custom_op("mdrlib::statistics", mutates_args=())
 def _statistics(x: Tensor, bank: Tensor | None, diagonal: bool, backend: str) -> list[Tensor]:
     with full_precision(x.device):
-        pairs = BY_HAND[backend].pairs(x, bank)
-        return [torch.as_tensor(v).to(x) for v in BY_HAND[backend].statistics(pairs, diagonal)]
+        found = BY_HAND[backend].statistics(BY_HAND[backend].pairs(x, bank), diagonal)
+        return [torch.as_tensor(value, dtype=x.dtype, device=x.device).clone() for value in found]
 
 
 @_statistics.register_fake
