@@ -49,9 +49,7 @@ lab: venv  ## open the chapters in JupyterLab
 	@$(VENV_PYTHON) -m jupyterlab --notebook-dir=book $(ROOT_FLAG)
 
 serve: venv  ## serve the built pages on 127.0.0.1
-	@test -f _build/html/index.html || { echo "There are no pages yet: call \`make book\` first."; exit 1; }
-	@echo "The book is at http://127.0.0.1:$(PORT)/ until you press Ctrl-C"
-	@$(VENV_PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+	@$(VENV_PYTHON) ci/serve.py --port $(PORT)
 
 clean:  ## remove what was built; .venv and data stay
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,6 @@ load anything from another host. When nothing has changed since the last build, 
 """
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import yaml
 
 from environment_page import environment_page
 from execute import ROOT, execute, exit_status
+from foreign import foreign_addresses
+from mdrlib.checkpoint import write_atomically
 from runs import FULL, digest_of, pages
 
 # A line at the top of every page, for a scale whose numbers mean nothing.
@@ -25,17 +26,6 @@ SOURCES = ("_toc.yml", "*.bib", "*.md", "_static/**/*", "extra/**/*", "images/**
 SOURCES += ("integrations/*.py",)  # shown by a chapter
 NOT_PAGES = (".key", ".running", "durations.json")  # what ci/execute.py leaves in the executed folder
 JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-# A tag that loads something from another host by itself; <a> does not.
-LOADS = re.compile(r"""<(?!a\b|area\b)[\w-]+\s[^>]*?\b(?:src|href)=["']?(?:https?:)?//[^"'\s>]+""", re.I)
-
-
-def foreign_addresses(html: Path) -> list[str]:
-    """Return a line for each thing that pages below `html` would load from another host."""
-    return [
-        f"{page.relative_to(html)}: {found}"
-        for page in sorted(html.rglob("*.html"))
-        for found in LOADS.findall(page.read_text(encoding="utf8"))
-    ]
 
 
 def copy_sources(root: Path, scale: str) -> Path:
@@ -120,7 +110,7 @@ def build(root: Path, scale: str) -> int:
         if foreign := foreign_addresses(html):
             print("These load something from another host:", *foreign, sep="\n  ", file=sys.stderr)
             return 1
-        stamp.write_text(wanted)
+        write_atomically(stamp, lambda file: file.write(wanted.encode()))
     print(f"The book is at {(html / 'index.html').as_uri()}")
     print("`make serve` shows it at http://127.0.0.1:8000/")
     return 0

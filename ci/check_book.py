@@ -7,6 +7,7 @@ nothing.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import threading
@@ -64,7 +65,12 @@ def served(html: Path) -> Iterator[str]:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The system's Chromium without a window, else the one that `playwright install chromium` fetched."""
+    usual = os.environ.get("TMPDIR", "")
+    if len(os.fsencode(usual)) > 60:  # its sockets would have longer paths than systems allow
+        os.environ["TMPDIR"] = "/tmp"
     with sync_playwright() as playwright:
+        if usual:
+            os.environ["TMPDIR"] = usual  # playwright's own process has been started
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_WORDS)
         yield browser
         browser.close()

@@ -125,14 +125,17 @@ def on_cluster(
         with ExitStack() as locks:
             futures = {}
             for name, job in waiting.items():
-                job.folder.mkdir(parents=True, exist_ok=True)
                 try:
+                    job.folder.mkdir(parents=True, exist_ok=True)
                     locks.enter_context(FileLock(job.folder / "lock").acquire(timeout=-1 if wait else 0))
                 except Timeout:
                     elsewhere[name] = job
                     continue
+                except OSError as error:  # something else has the name of its folder or lock
+                    yield name, one_run.failed(error)
+                    continue
                 if (job.folder / "result.json").exists():
-                    yield name, one_run.outcome("there")
+                    yield name, one_run.found(job.folder)
                     continue
                 words = (name, template, job.config.to_dict(), here["sources"])
                 # The key finds the run again that a worker goes on with after an interrupted sweep.
@@ -140,7 +143,11 @@ def on_cluster(
                 futures[future] = name
             for future in as_completed(futures):
                 name = futures[future]
-                yield name, record(outcome_of(future), here, left[name].folder)
+                outcome = outcome_of(future)
+                try:
+                    yield name, record(outcome, here, left[name].folder)
+                except OSError as error:  # of the folder, or a full disk
+                    yield name, one_run.failed(error)
 
 
 def outcome_of(future: Future) -> dict[str, Any]:
@@ -149,9 +156,8 @@ def outcome_of(future: Future) -> dict[str, Any]:
         raise RuntimeError("the scheduler has gone, or dropped the runs; the same call goes on from here")
     if future.status == "finished":
         return future.result()
-    error = future.exception()
-    text = f"{type(error).__name__}: {error}"  # KilledWorker: several workers died of this run
-    return one_run.outcome("failed", text) | {"notebook": ""}
+    # KilledWorker: several workers died of this run.
+    return one_run.failed(future.exception()) | {"notebook": ""}
 
 
 def record(outcome: dict[str, Any], here: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mdrbook.tables import as_text
+from runs import durations as recorded
 from runs import pages
 
 PACKAGES = (
@@ -72,8 +74,7 @@ def packages() -> str:
 
 def durations(root: Path, scale: str) -> str:
     """Return times of runs and maps, then of chapters in the order of the book."""
-    path = root / "_build/executed" / scale / "durations.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = recorded(root, scale)
     made = [name for name in sorted(kept) if (root / "_build/runs" / scale / name).is_dir()]
     chapters = [name for name in pages(root / "book/_toc.yml") if name in kept]
     rows = [
@@ -111,5 +112,5 @@ def where(record: dict[str, Any]) -> tuple[str, str, str]:
 
 def table(head: str, align: str, rows: list[tuple[Any, ...]]) -> str:
     """Return a table in Markdown, or a line in place of an empty one."""
-    lines = [head, align, *(" | ".join(map(str, row)) for row in rows)]
+    lines = [head, align, *(" | ".join(map(as_text, row)) for row in rows)]
     return "\n".join(f"| {line} |" for line in lines) if rows else "*None yet.*"

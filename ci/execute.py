@@ -6,22 +6,26 @@ and what a run has left is never deleted: a run that was interrupted or failed g
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import psutil
 
 from kernel_server import KernelServer
+from mdrlib.checkpoint import write_atomically
 from mdrlib.datasets.download import data_root
-from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, threads
-from runs import FULL, Job, data_here, is_done, jobs, key_file, key_of, left_key
+from mdrlib.results import write_json
+from notebooks import KEEP_MEMORY, Execution, Failure, execute_notebook, named, threads
+from one_run import library
+from runs import FULL, Job, data_here, durations, durations_file, is_done, jobs, key_file, key_of, left_key
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -44,6 +48,15 @@ def clean_page(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
 
 
+def lost_figure(notebook: nbformat.NotebookNode) -> str | None:
+    """Name the first cell that is said to show a figure, and shows text alone."""
+    for cell in notebook.cells:
+        shown = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if "image" in cell.metadata.get("mystnb", {}) and not shown - {"text/plain"}:
+            return f"{named(cell.execution_count, cell.source)}: it should show a figure and shows none"
+    return None
+
+
 def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callable | None) -> Execution:
     """Execute one notebook in `working`, then put it in its place whole, with its key."""
     key = key_of(job)
@@ -52,10 +65,12 @@ def execute_one(job: Job, working: Path, variables: dict[str, str], fork: Callab
     job.output.unlink(missing_ok=True)
     for folder in (job.output.parent, working.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    key_file(job.output).write_text(key)
+    write_atomically(key_file(job.output), lambda file: file.write(key.encode()))
     made = execute_notebook(job.source, working, job.parameters, job.source.parent, job.name, variables, fork)
     if made.failure is None:
         if job.folder is None:
+            if lost := lost_figure(made.notebook):
+                return replace(made, failure=lost)
             clean_page(made.notebook)
             nbformat.write(made.notebook, working)
         os.replace(working, job.output)
@@ -108,8 +123,7 @@ def run_all(root: Path, scale: str, chosen: list[Job]) -> list[Failure]:
     variables = KEEP_MEMORY | {"MDR_PROGRESS": "lines"}
     if count > 1 and "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = "1"  # threads of several kernels would wait for each other
-    records_file = root / "_build/executed" / scale / "durations.json"
-    records = json.loads(records_file.read_text()) if records_file.exists() else {}
+    records = durations(root, scale)
     waiting, running, failures = list(chosen), {}, []
     free, working = free_gb(), root / "_build/working" / scale
 
@@ -139,16 +153,23 @@ def run_all(root: Path, scale: str, chosen: list[Job]) -> list[Failure]:
                 start(ready[0], fork)
                 continue
             for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
-                job, made = running.pop(future), future.result()
+                job, made = running.pop(future), execution_of(future)
                 said(job, made)
                 if made.failure:
                     failures.append(Failure(job.name, made.failure, working / f"{job.name}.ipynb"))
                     continue
                 cost = {"seconds": round(made.seconds, 1), "peak_memory_gb": round(made.peak_memory_gb, 2)}
                 records[job.name] = cost
-                records_file.parent.mkdir(parents=True, exist_ok=True)
-                records_file.write_text(json.dumps(records, indent=1))
+                write_json(durations_file(root, scale), records)
     return failures
+
+
+def execution_of(future: Future) -> Execution:
+    """Return what became of a notebook; what its folders or a full disk raised is the failure of it alone."""
+    try:
+        return future.result()
+    except Exception as error:
+        return Execution(None, f"{type(error).__name__}: {error}", 0.0, 0.0)
 
 
 def free_gb() -> float:
@@ -169,6 +190,13 @@ def main() -> int:
     return exit_status(lambda: execute(ROOT, words.scale, words.only, words.experiments, words.set))
 
 
+def check_library() -> None:
+    """Raise ValueError if Python finds an mdrlib other than that of this clone: all kernels would, too."""
+    here, found = Path(__file__).resolve().parents[1] / "mdrlib", library().resolve()
+    if found != here:
+        raise ValueError(f"Python finds mdrlib in {found}, expected {here}: unset PYTHONPATH, or call make")
+
+
 def exit_status(work: Callable[[], object]) -> int:
     """Call `work`: 0 if it returns nothing, 1 if something, or if it raises what a line on stderr tells."""
     # An exception ends the kernels too. A shell starts what is in the background of a script with SIGINT
@@ -176,9 +204,13 @@ def exit_status(work: Callable[[], object]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        check_library()
         return 1 if work() else 0
     except (RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:  # of the project's own folders: a disk that is full or cannot be written
+        print(f"{error.strerror or error}: {error.filename or ROOT / '_build'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same call goes on from here.", file=sys.stderr)

@@ -43,7 +43,7 @@ class KernelServer:
     def fork(self, command: list[str], cwd: str, env: dict[str, str]) -> Forked:
         """Fork the kernel that `command` would start."""
         with self.lock:
-            if self.server is None:
+            if self.server is None or self.server.poll() is not None:  # one that died took its kernels along
                 words = [sys.executable, str(Path(__file__).resolve()), *self.modules]
                 pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
                 # What libraries read at their import, with the values that the kernels have.
@@ -53,7 +53,7 @@ class KernelServer:
             self.server.stdin.flush()
             pid = self.server.stdout.readline()
         if not pid:
-            raise RuntimeError("the server of kernels has ended")
+            raise RuntimeError("the server of kernels has ended: too little memory?")
         return Forked(int(pid))
 
     def __enter__(self) -> "KernelServer":
@@ -61,7 +61,8 @@ class KernelServer:
 
     def __exit__(self, *_: Any) -> None:
         if self.server is not None:
-            self.server.stdin.close()
+            with suppress(OSError):  # of one that died
+                self.server.stdin.close()
             self.server.wait()
 
 

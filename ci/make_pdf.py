@@ -15,6 +15,7 @@ from pypdf import PdfReader
 
 from check_book import chromium, served, watch
 from mdrlib import checks
+from mdrlib.checkpoint import write_atomically
 from one_page import assemble
 from runs import files_of, pages
 
@@ -98,8 +99,7 @@ def make(html: Path, toc: Path, out: Path, title: str, author: str) -> int:
         faults.append("page numbers moved between the first and the second print")
     if faults:
         raise RuntimeError("the book was not printed: " + "; ".join(faults))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(pdf)
+    write_atomically(out, lambda file: file.write(pdf))
     return len(PdfReader(BytesIO(pdf)).pages)
 
 

@@ -1,5 +1,6 @@
 """Execute notebooks with papermill, each in a kernel of its own, several at a time."""
 
+import json
 import os
 import re
 import sys
@@ -7,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,10 +20,12 @@ import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 TRACEBACK_LINES = 15  # of a failing cell's traceback, counted from its end
+LONGEST = 80  # bytes: sockets have longer paths than their folder, and systems allow 104 to 108
 PROGRESS = r"iteration \d+/\d+"  # what a run says while it trains
 # glibc's malloc keeps freed memory. A training step frees and allocates the same tens of megabytes many
 # times, and each time the system would fill new pages with zeros.
@@ -31,6 +34,36 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
+# By these a person's settings would change what a notebook does.
+PERSONAL = ("PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONSTARTUP")
+# ipykernel sets this too late for a kernel that was forked with matplotlib in it: its figures would be lost.
+INLINE = "module://matplotlib_inline.backend_inline"
+# A kernel runs this before its first cell. Jupyter alone would let these pass: a command that fails, exit(),
+# which leaves out the cells that follow, and a thread that dies.
+WATCH = """
+def watch():
+    import json
+    import os
+    import threading
+
+    shell, before, cells = get_ipython(), threading.excepthook, [""]
+
+    def exit_is_no_end():
+        raise RuntimeError("exit() would leave out the cells that follow")
+
+    def note(died):
+        before(died)
+        if died.exc_type is not SystemExit:
+            said = f"{died.thread.name} died: {died.exc_type.__name__}: {died.exc_value}"
+            with open(os.environ["MDR_DEAD_THREADS"], "a") as file:
+                file.write(json.dumps([cells[-1], said]) + "\\n")
+
+    shell.system_raise_on_error, shell.ask_exit, threading.excepthook = True, exit_is_no_end, note
+    shell.events.register("pre_run_cell", lambda info: cells.append(info.raw_cell))
+
+watch()
+del watch
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +75,8 @@ class Failure:
     notebook: Path
 
     def __str__(self) -> str:
-        return f"\nFAILED {self.name}\n{self.text}\nexecuted notebook: {self.notebook}"
+        where = f"\nexecuted notebook: {self.notebook}" if self.notebook.exists() else ""
+        return f"\nFAILED {self.name}\n{self.text}{where}"
 
 
 @dataclass(frozen=True)
@@ -67,14 +101,17 @@ def kernel_with(
     The class is made here, because one of traitlets does not travel to the workers of a cluster; for the same
     reason its body names nothing of this module.
     """
+    env = {name: value for name, value in os.environ.items() if name not in PERSONAL} | variables
+    described = get_kernel_dict()
+    described["metadata"]["kernel_provisioner"] = {"provisioner_name": "local-provisioner"}  # no other's
 
     class Kernel(AsyncKernelManager):
         @property
         def kernel_spec(self):
-            return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+            return KernelSpec(resource_dir=RESOURCES, **described)
 
         async def start_kernel(self, **words):
-            await super().start_kernel(env=os.environ | variables, **words)
+            await super().start_kernel(env=env, **words)
 
         async def _async_launch_kernel(self, kernel_cmd, **words):
             if fork is None:
@@ -129,12 +166,16 @@ def execute_notebook(
     """
     began, made, failure = time.monotonic(), None, None
     processes = []
-    with TemporaryDirectory(prefix="kernel-") as private, peak_memory(processes) as peak:
-        # Through files only their owner can open; TCP ports are open to all users of a machine.
-        settings = {"connection_file": f"{private}/kernel.json", "transport": "ipc", "ip": f"{private}/ipc"}
-        (Path(private) / "tmp").mkdir()
-        own = {"TMPDIR": f"{private}/tmp"} | (variables or {})  # which ends with the kernel
+    with peak_memory(processes) as peak, ExitStack() as stack:
         try:
+            private, sockets = private_folders(stack)
+            dead = private / "dead-threads"
+            dead.touch()
+            own = {"TMPDIR": f"{private}/tmp", "IPYTHONDIR": f"{private}/ipython"}
+            own |= {"MDR_DEAD_THREADS": str(dead), "MPLBACKEND": INLINE} | (variables or {})
+            # Through files only their owner can open; TCP ports are open to all users of a machine.
+            settings = {"transport": "ipc", "ip": f"{sockets}/ipc"}
+            settings["connection_file"] = f"{private}/kernel.json"
             made = papermill.execute_notebook(
                 source,
                 working,
@@ -151,13 +192,73 @@ def execute_notebook(
                 start_timeout=300,
                 iopub_timeout=300,  # nbclient's 4 s are too few for a machine that is busy
             )
+            failure = passed_over(made, dead)
         except PapermillExecutionError as error:
             text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
             last = "\n".join(text.splitlines()[-TRACEBACK_LINES:])
-            failure = f"{error.ename}: {error.evalue}\n{last}"
+            failure = f"{named(error.exec_count, error.source)}: {error.ename}: {error.evalue}\n{last}"
+        except DeadKernelError:
+            why = "DeadKernelError: the kernel ended (os._exit, a crash, or too little memory)"
+            failure = f"{begun_last(working)}: {why}"
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
     return Execution(made, failure, time.monotonic() - began, peak[0])
+
+
+def private_folders(stack: ExitStack) -> tuple[Path, Path]:
+    """Make the folders of a kernel, deleted with the stack: for its files, and for its sockets.
+
+    The first has `tmp` for temporary files, and `ipython` with WATCH in place of a person's settings.
+    """
+
+    def folder(where: str | None) -> Path:
+        made = TemporaryDirectory(prefix="kernel-", dir=where, ignore_cleanup_errors=True)
+        return Path(stack.enter_context(made))
+
+    private = folder(None)
+    (private / "tmp").mkdir()
+    start = private / "ipython/profile_default/startup/watch.py"
+    start.parent.mkdir(parents=True)
+    start.write_text(WATCH)
+    return private, private if len(os.fsencode(private)) <= LONGEST else folder("/tmp")
+
+
+def named(number: int | None, source: str) -> str:
+    """Name a code cell by its number in the order of execution and its first line."""
+    return f"code cell {number}, `{source.strip().splitlines()[0][:60]}`"
+
+
+def to_run(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """List the code cells that there is something to run of."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def passed_over(notebook: nbformat.NotebookNode, dead: Path) -> str | None:
+    """Say what failed in a notebook that papermill takes for executed: SystemExit, or threads that died.
+
+    Args:
+        notebook: As executed.
+        dead: The file of WATCH: a line of JSON for each thread, the source of the cell that ran, and its end.
+    """
+    cells = to_run(notebook)
+    for cell in cells:
+        for output in cell.outputs:
+            if output.output_type == "error":
+                return f"{named(cell.execution_count, cell.source)}: {output.ename} ended the notebook"
+    for line in dead.read_text().splitlines():
+        source, text = json.loads(line)
+        number = next((cell.execution_count for cell in cells if cell.source == source), None)
+        return f"{named(number, source)}: {text}"
+    return next((f"`{cell.source[:60]}`: did not run" for cell in cells if not cell.execution_count), None)
+
+
+def begun_last(working: Path) -> str:
+    """Name the code cell that a kernel died in, by what papermill has written so far."""
+    if not working.exists():
+        return "before the first code cell"
+    cells = to_run(nbformat.read(working, as_version=4))
+    begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    return named(len(begun), begun[-1].source) if begun else "before the first code cell"
 
 
 @contextmanager

@@ -38,9 +38,10 @@ def make_run(
     try:
         with FileLock(folder / "lock").acquire(timeout=-1 if wait else 0):
             if (folder / "result.json").exists():
-                return outcome("there")
+                return found(folder)
             for left in folder.glob(".*.*"):  # half written by a process that was killed
-                left.unlink()
+                if left.is_file():  # and no .ipynb_checkpoints of a person
+                    left.unlink()
             return execute_template(template, config, folder, variables or {})
     except Timeout:
         return outcome("elsewhere")
@@ -51,6 +52,22 @@ def outcome(
 ) -> dict[str, Any]:
     """Return what became of a run, as JSON has it."""
     return {"state": state, "failure": failure, "seconds": seconds, "peak_memory_gb": peak_memory_gb}
+
+
+def failed(error: BaseException) -> dict[str, Any]:
+    """Return the outcome of a run that an error ended from outside: a full disk, a worker that died."""
+    return outcome("failed", f"{type(error).__name__}: {error}")
+
+
+def found(folder: Path) -> dict[str, Any]:
+    """Return the outcome of a run that has a result.json: "there", or "failed" for a damaged one."""
+    from mdrlib.results import load_run
+
+    try:
+        load_run(folder)
+    except (OSError, ValueError) as error:
+        return outcome("failed", f"{error}; delete that file to make the run again")
+    return outcome("there")
 
 
 def execute_template(
@@ -89,7 +106,9 @@ def library() -> Path:
 def sources() -> str:
     """Return 16 hex digits of the sha256 of mdrlib's files here."""
     digest = hashlib.sha256()
-    for path in sorted(library().rglob("*.py")):
+    for path in sorted(library().rglob("[!.]*.py")):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
         digest.update(f"{path.relative_to(library()).as_posix()}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -101,16 +120,14 @@ def what_is_here(sources: Sequence[str]) -> dict[str, Any]:
     A source is a data set, or what `runs.source_of` makes of a folder and a class split.
     """
     from mdrlib.datasets import load, split_names
-    from mdrlib.datasets.download import data_root
 
     data, missing = {}, {}
     for source in sources:
         name, _, class_split = source.partition("/")
         name, _, folder = name.partition(":")
-        root = data_root() / folder if folder else None
+        of = folder or None, int(class_split or 0)
         try:
-            splits = split_names(name, root)
-            data[source] = {part: load(name, part, root, int(class_split or 0)).fingerprint for part in splits}
+            data[source] = {part: load(name, part, *of).fingerprint for part in split_names(name, of[0])}
         except (OSError, ImportError) as error:
             missing[source] = str(error)
     return {"data": data, "missing": missing}
@@ -134,5 +151,5 @@ def on_worker(name: str, template: str, config: dict[str, Any], expected: str) -
     if made["failure"] is None:
         made["result"] = json.loads((folder / "result.json").read_text())
         made["history"] = (folder / "history.csv").read_text()
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return made

@@ -10,7 +10,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ import numpy as np
 import yaml
 
 from mdrlib.config import Config
-from mdrlib.datasets.download import data_root
 from mdrlib.results import Result, load_committed, load_run
 from one_run import what_is_here
 
@@ -217,7 +217,7 @@ def drawn(field: str, count: int, least: float, greatest: float) -> list[float]:
 
 def source_of(config: Config) -> str:
     """Name the images of a run: "omniglot", "grocery/3" for a class split, "folder:cub-50/3" for a folder."""
-    folder = f":{config.folder}" if config.folder else ""
+    folder = f":{config.folder_name}" if config.folder_name else ""
     return f"{config.dataset}{folder}" + (f"/{config.class_split}" if config.class_split else "")
 
 
@@ -229,10 +229,8 @@ def sweep_job(root: Path, config: Config, data: dict[str, str]) -> Job:
     """
     text = config.identity() + json.dumps(data, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    name = f"{config.folder or config.dataset}-{config.method}-s{config.seed}-{digest}"
+    name = f"{config.folder_name or config.dataset}-{config.method}-s{config.seed}-{digest}"
     folder = root / "_build/runs/sweep" / name
-    if config.folder:  # the matrix names it relative to the folder of data sets
-        config = replace(config, data_root=str(data_root() / config.data_root))
     parameters = {"config": config.to_dict(), "out_dir": str(folder)}
     source = root / "book/experiments/ablation.ipynb"
     return Job(name, source, parameters, folder / "run.ipynb", folder, config, data, kept=True)
@@ -252,7 +250,9 @@ def is_done(job: Job, results: dict[str, Result] | None = None) -> bool:
     if job.kept and results is not None:
         return saw(results.get(job.config.identity()), job.data)
     if job.kept:
-        found = [load_run(job.folder)] if (job.folder / "result.json").exists() else []
+        found = []
+        with suppress(OSError, ValueError):  # none yet, or a damaged one, of which the run itself will tell
+            found.append(load_run(job.folder))
         return job.output.exists() and is_done(job, by_identity(found))
     return job.output.exists() and left_key(job.output) == key_of(job)
 
@@ -276,9 +276,12 @@ def by_identity(results: Iterable[Result]) -> dict[str, Result]:
 
 
 def swept(root: Path) -> dict[str, Result]:
-    """Read the results in the folders of the sweep, by identity."""
-    folders = sorted((root / "_build/runs/sweep").glob("*/result.json"))
-    return by_identity(load_run(path.parent) for path in folders)
+    """Read the results in the folders of the sweep, by identity; a damaged one counts as missing."""
+    found = []
+    for path in sorted((root / "_build/runs/sweep").glob("*/result.json")):
+        with suppress(OSError, ValueError):
+            found.append(load_run(path.parent))
+    return by_identity(found)
 
 
 def committed(root: Path) -> dict[str, Result]:
@@ -289,13 +292,21 @@ def committed(root: Path) -> dict[str, Result]:
 
 def key_of(job: Job) -> str:
     """Return what the result of a job depends on, as one hash."""
-    notebook = nbformat.read(job.source, as_version=4)
+    notebook = read_notebook(job.source)
     cells = [
         [cell.cell_type, cell.source, {name: cell.metadata.get(name) for name in ("tags", "mystnb")}]
         for cell in notebook.cells
     ]
     parts = [cells, job.parameters, job.code, job.data, [state(path) for path in job.inputs]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook. Raises ValueError with its name if it is none."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises several kinds
+        raise ValueError(f"{path} is no notebook that can be read: {str(error)[:200]}") from error
 
 
 def key_file(output: Path) -> Path:
@@ -308,6 +319,21 @@ def left_key(output: Path) -> str | None:
     return key_file(output).read_text() if key_file(output).exists() else None
 
 
+def durations_file(root: Path, scale: str) -> Path:
+    """Return where times and memory of the notebooks of a scale are kept."""
+    return root / "_build/executed" / scale / "durations.json"
+
+
+def durations(root: Path, scale: str) -> dict[str, dict[str, float]]:
+    """Read seconds and peak_memory_gb of each notebook; a file that is none of these counts as missing."""
+    try:
+        kept = json.loads(durations_file(root, scale).read_text())
+        names = ("seconds", "peak_memory_gb")
+        return {notebook: {name: float(cost[name]) for name in names} for notebook, cost in kept.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
 def state(output: Path) -> list[Any]:
     """Return the key of an output with its time: a new one may differ under the same key."""
     return [left_key(output), output.stat().st_mtime_ns] if output.exists() else []
@@ -315,7 +341,7 @@ def state(output: Path) -> list[Any]:
 
 def reads_runs(chapter: Path) -> bool:
     """Whether the code of a chapter, its parameters aside, names its parameter `runs`."""
-    cells = nbformat.read(chapter, as_version=4).cells
+    cells = read_notebook(chapter).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     return re.search(r"\bruns\b", "\n".join(code[1:])) is not None  # the first has the parameters
 
@@ -336,9 +362,11 @@ def stored_results(root: Path) -> list[Path]:
 
 
 def digest_of(files: Iterable[Path], root: Path) -> str:
-    """Return the sha256 of files, by name and content."""
+    """Return the sha256 of files, by name and content; hidden ones are left out."""
     digest = hashlib.sha256()
     for path in files:
+        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue  # .ipynb_checkpoints, .DS_Store: what editors and systems leave behind
         digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

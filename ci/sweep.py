@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from execute import exit_status
 from mdrlib.datasets.download import data_root
 from notebooks import Failure, threads
-from one_run import make_run, what_is_here
+from one_run import failed, make_run, what_is_here
 from runs import Cell, Job, committed, is_done, matrix, source_of, sweep_job, swept
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,7 +98,8 @@ def on_this_machine(
                 words = (template, job.config.to_dict(), job.folder, False, variables)
                 running[pool.submit(make_run, *words)] = job.name, lock
             for future in futures.wait(running, POLL_SECONDS, futures.FIRST_COMPLETED).done:
-                (name, lock), outcome = running.pop(future), future.result()
+                name, lock = running.pop(future)
+                outcome = failed(future.exception()) if future.exception() else future.result()
                 if lock:
                     lock.release()
                 if outcome["state"] != "elsewhere":

@@ -7,13 +7,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
 from mdrlib import after_training, checks, comparison, distributed
 from mdrlib.config import Config
 from mdrlib.config_file import read_config, read_configs
-from mdrlib.datasets import download
+from mdrlib.datasets import benchmarks, download, folder
 from mdrlib.experiment import run
 from mdrlib.many_runs import MISTAKES, keep_memory, run_all
 
@@ -30,14 +31,18 @@ class _Pipe(io.FileIO):
             return len(data)
 
 
+def _outlasting(stream: TextIO | None) -> TextIO | None:
+    if stream is None:
+        return None
+    pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 1 after an error, told in one line (argparse exits with 2, Ctrl-C 130)."""
     if words is None:
         words = sys.argv[1:]
-        for name in ("stdout", "stderr"):
-            if (stream := getattr(sys, name)) is not None:
-                pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
-                setattr(sys, name, io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True))
+        sys.stdout, sys.stderr = _outlasting(sys.stdout), _outlasting(sys.stderr)
     commands = {"run": _run, "data": _data, "results": comparison.main}
     commands |= {"search": after_training.search, "embed": after_training.embed}
     commands |= {"export": after_training.export}
@@ -87,22 +92,28 @@ def _run(words: Sequence[str]) -> None:
 
 def _run_all(configs: dict[str, Config], out: Path, jobs: int | None) -> None:
     if distributed.world_size() > 1:
-        raise ValueError(f"torchrun makes one run, not {len(configs)}: leave it out or give each key one value")
+        raise ValueError(f"torchrun makes one run, not {len(configs)}: give each key one value")
     failed = run_all(configs, out, jobs)
     if len(failed) < len(configs):
         print()
         comparison.main([str(out / name) for name in configs if name not in failed])
     if failed:
-        names = ", ".join(failed)
-        raise ValueError(f"{len(failed)} of {len(configs)} runs failed: {names}; the same call tries them again")
+        what = f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}"
+        raise ValueError(f"{what}; the same call tries them again")
 
 
 def _data(words: Sequence[str]) -> int:
     """0 if the set is in its place, or every set that is there is complete."""
     parser = argparse.ArgumentParser("mdrlib data", description="Bring a data set to its place")
     parser.add_argument("name", choices=[*download.NAMES, "check"], help="the set; check lists all")
+    parser.add_argument("path", nargs="?", help="of check: a folder of your own photographs to look through")
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
+    if given.path is not None:
+        if given.name != "check":
+            parser.error(f"only check takes a path, {given.name} takes --root")
+        path = checks.path(given.path)
+        return not folder.report(path, benchmarks.recognized(path))
     if given.name == "check":
         return not download.check(given.root)
     return not download.prepare(given.name, given.root)

@@ -15,18 +15,37 @@ from torch import Tensor
 SHOWN = 80  # characters of a wrong value in an error
 
 
+def transformed() -> bool:
+    """Return whether torch.compile, torch.export or torch.func runs the code, which then sees no values."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def recomputing() -> bool:
+    """Return whether a backward pass runs the code, as it does when checkpointing computes a part again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def embeddings(
-    x: Tensor, name: str = "embeddings", at_least: int = 2, wait: bool = True, dim: int | None = None
+    x: Tensor,
+    name: str = "embeddings",
+    at_least: int = 2,
+    wait: bool = True,
+    dim: int | None = None,
+    values: bool = True,
 ) -> Tensor:
     """Return finite embeddings (N, D), N >= `at_least` and D = `dim` if given, in float32 or float64.
 
     Half precision is widened: a mean over N(N-1) distances does not fit in 8 or 11 bits. With wait=False the
-    CPU does not wait for a GPU to check values: NaN then reaches the loss, which the trainer checks.
+    CPU does not wait for a GPU to check values: NaN then reaches the loss, which the trainer checks. With
+    values=False only shape and type are checked: `finite` follows.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}; convert with .float()")
+    if x.dtype.itemsize < 2:
+        raise TypeError(f"{name} must have 16 bits a number or more, got {x.dtype}; convert with .float()")
+    dense(x, name)
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(x.shape)}")
     if x.shape[0] < at_least or x.shape[1] < 1:
@@ -34,23 +53,37 @@ def embeddings(
         raise ValueError(f"{name} must hold {expected}, got {tuple(x.shape)}")
     if dim not in (None, x.shape[1]):
         raise ValueError(f"{name} must have {dim} dimensions, got {x.shape[1]}")
-    checked = not torch.compiler.is_compiling() and (wait or x.device.type == "cpu")
-    # A sum is finite only if all of it is, and faster than a check of each. It may overflow: then check.
-    if checked and not x.detach().sum().isfinite() and not x.isfinite().all():
-        bad = f"{int((~x.isfinite()).sum())} NaN or infinite values among {x.numel()}"
-        raise ValueError(f"{name} hold {bad}: check the learning rate and the input")
+    if values and not transformed() and (wait or x.device.type == "cpu"):
+        finite(x, name)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def finite(x: Tensor, name: str = "embeddings") -> None:
+    """Raise ValueError if x holds NaN or infinite values."""
+    # A sum is finite only if all of it is, and faster than a check of each. It may overflow: then check.
+    if not math.isfinite(x.detach().sum()) and not x.isfinite().all():
+        bad = f"{int((~x.isfinite()).sum())} NaN or infinite values among {x.numel()}"
+        raise ValueError(f"{name} hold {bad}: check the learning rate and the input")
+
+
+def dense(x: Tensor, name: str) -> None:
+    """Raise TypeError for a sparse or nested tensor, or one that holds no numbers."""
+    if x.layout != torch.strided or x.is_nested or x.is_meta:
+        raise TypeError(f"{name} must be a dense tensor with numbers, got {shown(x)}")
+
+
 def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
-    """Return integer labels (N,) with N = `count`."""
+    """Return integer labels (N,) with N = `count` as int64."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N,), got {type(y).__name__}")
     if y.is_floating_point() or y.is_complex():
         raise TypeError(f"{name} must be integers, got {y.dtype}; convert with .long()")
+    dense(y, name)
     if y.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one per vector, got {tuple(y.shape)}")
-    return y
+    if y.dtype == torch.uint64 and (y.long() < 0).any():
+        raise ValueError(f"{name} must be below 2^63, got larger ones: number the classes from 0")
+    return y.long()
 
 
 def shown(value: Any) -> str:
@@ -114,15 +147,16 @@ def level_values(levels: Tensor | Iterable[float]) -> Tensor:
     """Return finite levels as a floating-point tensor (S,), S >= 1."""
     levels = levels if isinstance(levels, Tensor) else torch.tensor([float(s) for s in levels])
     levels = levels if levels.is_floating_point() else levels.float()
-    finite = torch.compiler.is_compiling() or bool(torch.isfinite(levels).all())
+    finite = transformed() or bool(torch.isfinite(levels).all())
     if levels.ndim != 1 or levels.numel() == 0 or not finite:
         raise ValueError(f"levels must be one or more finite numbers such as (-3., 0., 3.), got {levels}")
     return levels
 
 
-def scalar(value: float | Tensor, name: str, minimum: float = -math.inf) -> float | Tensor:
+def scalar(value: float | Tensor, name: str, minimum: float | None = None) -> float | Tensor:
     """Return a finite number, or tensor of one, not below `minimum`."""
-    value = value.detach().reshape(()) if isinstance(value, Tensor) else value
-    if not torch.compiler.is_compiling() and not (math.isfinite(value) and value >= minimum):
-        raise ValueError(f"{name} must be finite and at least {minimum}, got {float(value)}")
-    return value
+    if not isinstance(value, Tensor):
+        return real(value, name, minimum)
+    if not transformed():
+        real(value, name, minimum)
+    return value.detach().reshape(())

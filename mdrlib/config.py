@@ -33,8 +33,9 @@ CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner":
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
 LEAST = {"iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
 LEAST |= {"workers": -1}
-BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "switch": 1}
-BELOW |= {"seed": 2**32, "dim": 2**16, "image_size": 2**14, "stored_size": 2**14, "class_split": 11}
+BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "switch": 1, "class_split": 11}
+BELOW |= {"seed": 2**32, "dim": 2**16, "image_size": 2**14, "stored_size": 2**14}
+BELOW |= dict.fromkeys(("lr", "level_lr", "proxy_lr", "lr_decay", "weight_decay"), 1e6)  # float32 overflows
 # Fields that the first stored runs lack: they say what a run is only where they are not the default.
 LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
 LATER += ("frozen_stages", "switch", "spread_weight", "mdr_in_distance")
@@ -165,15 +166,15 @@ class Config:
         values = {k: v for k, v in values.items() if k not in LATER or getattr(self, k) != defaults[k]}
         if self.weights is not None:
             values["weights"] = Path(self.weights).name
-        if self.dataset == "folder":
-            values["data_root"] = self.folder
+        if self.folder_name is not None:
+            values["data_root"] = self.folder_name
         return json.dumps(values, sort_keys=True)
 
     @property
-    def folder(self) -> str | None:
-        """The name of the folder of photographs, which says what the data set "folder" is."""
+    def folder_name(self) -> str | None:
+        """The name of a folder of photographs without the path to it, which is no part of what a run is."""
         named = self.dataset == "folder" and self.data_root is not None
-        return Path(self.data_root).absolute().name if named else None
+        return checks.path(self.data_root).absolute().name if named else None
 
     @property
     def normalize(self) -> str:

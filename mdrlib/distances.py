@@ -1,7 +1,8 @@
 """Euclidean distances between the vectors of a batch, and the normalization that replaces the L2 norm."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +16,29 @@ CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
 # N x M x D up to which all differences are computed: to count the near pairs, the CPU would wait for the GPU.
 ALL_PAIRS = {"cuda": 2**25}
+NOTHING_TO_DO = nullcontext()
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Turn off autocast, TF32 and bfloat16: ``||x||^2 + ||y||^2 - 2xy`` needs the 24 bits of float32."""
+    products = torch.backends.mkldnn.matmul if device.type == "cpu" else torch.backends.cuda.matmul
+    # A compiled graph cannot set a switch of the process.
+    coarse = not torch.compiler.is_compiling() and products.fp32_precision not in ("none", "ieee")
+    cast = torch.is_autocast_enabled(device.type)
+    return _full_precision(device, products if coarse else None) if coarse or cast else NOTHING_TO_DO
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Turn off autocast, TF32 and bfloat16: ``||x||^2 + ||y||^2 - 2xy`` needs the 24 bits of float32."""
-    compiling = torch.compiler.is_compiling()  # a compiled graph cannot set a switch of the process
-    products = [] if compiling else [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    before = [part.fp32_precision for part in products]
+def _full_precision(device: torch.device, products: Any | None) -> Iterator[None]:
+    before = products and products.fp32_precision
     try:
-        for part in products:
-            part.fp32_precision = "ieee"
+        if products:
+            products.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for part, value in zip(products, before, strict=True):
-            part.fp32_precision = value
+        if products:
+            products.fp32_precision = before
 
 
 def by_chunks(function: Callable[..., Tensor], chunk: int, *vectors: Tensor) -> list[Tensor]:
@@ -71,9 +79,11 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
 
 def _squared(x: Tensor, y: Tensor | None) -> Tensor:
     # Distances do not change under translation; centring makes the norms, hence the rounding, small.
+    other = x if y is None else y
+    if torch.compiler.is_compiling():  # a graph cannot count near pairs: every difference, more slowly
+        return torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist").square()
     centre = x.detach().mean(0)
     a = x - centre
-    other = x if y is None else y
     b = a if y is None else y - centre
     na, nb = a.square().sum(1), b.square().sum(1)
     scale = na[:, None] + nb[None, :]

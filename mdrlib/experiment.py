@@ -59,7 +59,7 @@ def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> R
     out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
     weights = config.weights and Path(config.weights).name
-    stored = replace(config, data_root=config.folder, weights=weights).to_dict()
+    stored = replace(config, data_root=config.folder_name, weights=weights).to_dict()
     distributed.agree("the config", stored)
 
     def finished() -> Result | None:
@@ -301,8 +301,8 @@ def _train(
                 generator.set_state(state["generator"])
             checkpoint.set_rng_state(state["rng"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            problem = f"does not fit this run ({type(error).__name__}: {checks.shown(str(error))})"
-            raise ValueError(f"{out_dir / CHECKPOINT} {problem}; delete it or choose another folder") from error
+            problem = f"does not fit this run: {type(error).__name__} {' '.join(str(error).split())[:300]}"
+            raise ValueError(f"{out_dir / CHECKPOINT} {problem}; choose another folder") from error
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(images, Photographs):

@@ -43,6 +43,8 @@ def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, 
 
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
     """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0."""
+    if generator is not None and checks.recomputing():
+        raise RuntimeError("draws of a generator cannot be repeated: keep the loss out of checkpoint")
     # The inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
     count = weights.shape[1]
     cumulative = weights.double().cumsum(dim=1)

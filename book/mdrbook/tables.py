@@ -1,9 +1,24 @@
 """Tables of the chapters, in Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 from IPython.display import Markdown
+
+CODE = re.compile(r"((?<![`\\])`[^`]+`(?!`))")
+
+
+def as_text(value: Any) -> str:
+    """Return a value as a cell: `code`, *emphasis*, $mathematics$ and roles are Markdown, the rest is text.
+
+    What a stored result holds can therefore bring no HTML, picture or link into a page, and no column.
+    """
+    parts = CODE.split(" ".join(str(value).splitlines()))
+    for k in range(0, len(parts), 2):  # between code
+        parts[k] = escape(parts[k], quote=False).replace("[", "&#91;")
+    return "".join(parts).replace("|", "\\|")
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], align: str = "lr") -> Markdown:
@@ -11,7 +26,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], align: str = "lr")
 
     Args:
         head: Names of the C columns.
-        rows: C cells each, written by `str`.
+        rows: C cells each, written by `str`, then by `as_text`.
         align: "l" or "r" per column; the last letter holds for the columns that follow.
 
     Raises:
@@ -23,4 +38,4 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], align: str = "lr")
     for line in lines:
         if len(line) != len(head):
             raise ValueError(f"The table has {len(head)} columns and a row has {len(line)} cells: {line}.")
-    return Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+    return Markdown("\n".join(f"| {' | '.join(map(as_text, line))} |" for line in lines))

@@ -1,7 +1,9 @@
 """What training and evaluation are fed: images in memory, or photographs that worker processes read."""
 
 import multiprocessing
+import multiprocessing.util
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -165,6 +167,11 @@ def _context() -> Any:
     """Return how to start processes: forking this one would copy locks that its other threads hold."""
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
         return multiprocessing.get_context("spawn")
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) > 60:  # sockets in it would have longer paths than systems allow
+        tempfile.tempdir = "/tmp"
+        multiprocessing.util.get_temp_dir()  # makes the folder of this process's sockets, once
+        tempfile.tempdir = usual
     context = multiprocessing.get_context("forkserver")
     # What takes long is imported once. Not mdrlib: the server may find another in the working folder.
     context.set_forkserver_preload(["torch.utils.data", "torchvision.transforms.v2"])

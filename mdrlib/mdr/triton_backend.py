@@ -104,6 +104,7 @@ def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return L_MDR for levels (S,), as `eager.loss`; it has no second derivative."""
+    mean, std = (torch.as_tensor(v, dtype=levels.dtype, device=levels.device) for v in (mean, std))
     return analytic.loss(_compute, pairs, levels, mean, std)
 
 

@@ -90,7 +90,7 @@ def test_the_page_names_every_loss():
     assert set(config.LOSSES) - set(re.findall(r"``([a-z-]+)``", PAGE)) == set()
 
 
-@pytest.mark.parametrize("command", ["run", "data", "results", "results compare"])
+@pytest.mark.parametrize("command", ["run", "data", "results"])
 def test_the_page_names_every_option(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])

@@ -2,6 +2,9 @@
 
 import base64
 import io
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -217,6 +220,16 @@ def test_search(tmp_path, browser, results, faults, monkeypatch):
     (tmp_path / "search.html").write_text(f"<!doctype html><body>{results}</body>")
     with check_book.served(tmp_path) as address:
         assert check_book.search_faults(browser.new_page(), address, tmp_path) == faults
+
+
+def test_a_long_folder_of_temporary_files(tmp_path):
+    """As job schedulers hand them out: a socket's path may have 104 to 108 bytes."""
+    folder = tmp_path / ("job-" * 30)
+    folder.mkdir()
+    code = "import check_book, os\nwith check_book.chromium(): print(os.environ['TMPDIR'])"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == f"{folder}\n", done.stderr
 
 
 def test_exit_codes(tmp_path, monkeypatch, capsys):

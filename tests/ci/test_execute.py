@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,178 @@ def test_a_kernel_is_of_this_interpreter_whatever_is_installed(tmp_path, monkeyp
     assert (executable, folder, own) == (sys.executable, str(tmp_path), "1")
     assert not Path(temporary).exists(), "what a kernel leaves among the temporary files goes with it"
     assert imported == str(tmp_path / "neighbour.py")
+
+
+DIES = "import threading\nt = threading.Thread(target=lambda: 1 / 0, name='the thread')\nt.start()\nt.join()"
+ENDS = {  # a cell that fails, and what is said of it; the cell before it is the first
+    "exit()": "RuntimeError: exit() would leave out the cells that follow",
+    "quit": "RuntimeError: exit() would leave out the cells that follow",
+    "import sys\nsys.exit(0)": "SystemExit ended the notebook",
+    "raise SystemExit": "SystemExit ended the notebook",
+    "!false": "CalledProcessError: Command 'false' returned non-zero exit status 1.",
+    "found = !false": "CalledProcessError: Command 'false' returned non-zero exit status 1.",
+    DIES: "the thread died: ZeroDivisionError: division by zero",
+    "import os\nos._exit(0)": "DeadKernelError: the kernel ended",
+    "import os\nos.kill(os.getpid(), 9)": "DeadKernelError: the kernel ended",
+}
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["some", "others"])
+def test_a_cell_that_ends_the_notebook_or_fails_quietly_fails_it_by_name(tmp_path, first):
+    """In the middle and at the end, in a new interpreter and in a fork."""
+    with KernelServer(("json",)) as server:
+        for number, (cell, said) in list(enumerate(ENDS.items()))[first::2]:
+            save(tmp_path / "ends.ipynb", cell, *["more = 1"][number % 3 :])
+            words = {"cwd": tmp_path, "fork": server.fork if number > 1 else None}
+            made = notebooks.execute_notebook(tmp_path / "ends.ipynb", tmp_path / "out.ipynb", {}, **words)
+            assert made.failure.startswith(f"code cell 1, `{cell.splitlines()[0]}`: {said}"), made.failure
+
+
+def test_what_is_no_failure_passes(tmp_path):
+    """Among these are a thread that ends itself, and cells with nothing to run."""
+    fine = ["# a comment", "  ", "!true", "x = !echo y\nassert x == ['y']", "import threading, sys"]
+    thread = "t = threading.Thread(target=sys.exit)\nt.start()\nt.join()"
+    save(tmp_path / "fine.ipynb", *fine, thread, parameters="x = 1")
+    made = notebooks.execute_notebook(tmp_path / "fine.ipynb", tmp_path / "out.ipynb", {"x": 2}, tmp_path)
+    assert made.failure is None
+
+
+SETTINGS = """
+import os, sys, matplotlib.pyplot as plt
+assert False not in (True,), "asserts are on"
+print(*[name for name in ("started", "startup", "configured") if name in globals()], __debug__)
+plt.figure(figsize=(1, 1)).add_subplot();
+"""
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_persons_settings_do_not_reach_a_notebook(tmp_path, monkeypatch, forked):
+    """Their start files, an option of Python that drops asserts, and a backend that shows no figure."""
+    (tmp_path / "started.py").write_text("started = 1")
+    startup = tmp_path / "ipython/profile_default/startup/a.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("startup = 1")
+    config = startup.parent.parent / "ipython_config.py"
+    config.write_text("get_config().InteractiveShellApp.exec_lines = ['configured = 1']")
+    for name, value in {
+        "PYTHONSTARTUP": str(tmp_path / "started.py"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "PYTHONOPTIMIZE": "1",
+        "PYTHONSAFEPATH": "1",
+        "MPLBACKEND": "agg",
+        "JUPYTER_DEFAULT_PROVISIONER_NAME": "elsewhere",
+    }.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "neighbour.py").touch()
+    save(tmp_path / "own.ipynb", SETTINGS, "import neighbour")
+    with KernelServer(("matplotlib.pyplot",)) as server:
+        words = {"cwd": tmp_path, "fork": server.fork if forked else None}
+        made = notebooks.execute_notebook(tmp_path / "own.ipynb", tmp_path / "out.ipynb", {}, **words)
+    assert made.failure is None
+    printed, shown = made.notebook.cells[-2].outputs
+    assert printed.text == "True\n" and "image/png" in shown.data
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_long_folder_of_temporary_files(tmp_path, monkeypatch, forked):
+    """As job schedulers hand them out: sockets may have 104 to 108 bytes."""
+    folder = tmp_path / ("job-" * 40)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    save(tmp_path / "own.ipynb", "import tempfile\nprint(tempfile.gettempdir())")
+    with KernelServer(("json",)) as server:
+        words = {"cwd": tmp_path, "fork": server.fork if forked else None}
+        made = notebooks.execute_notebook(tmp_path / "own.ipynb", tmp_path / "out.ipynb", {}, **words)
+    assert made.failure is None
+    assert made.notebook.cells[-1].outputs[0].text.startswith(str(folder)), (
+        "large files have room there alone"
+    )
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", ["", '{\n "a": {', "[]", '{"a": 3}', '{"a": {"seconds": "x"}}', "\0\xff"])
+def test_timings_that_cannot_be_read_are_no_timings(house, capfd, left):
+    """As a kill or a full disk left them while they were written in place."""
+    path = runs.durations_file(house, "smoke")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(left.encode("latin-1"))
+    assert runs.durations(house, "smoke") == {}
+    if left == "":
+        assert execute.execute(house, "smoke") == []
+        assert set(runs.durations(house, "smoke")) == {"a", "m", "one"}
+
+
+def test_what_is_left_of_a_kill_while_timings_are_written_is_whole(house, monkeypatch):
+    """The disk is full at the second notebook: what the first took is kept."""
+    assert execute.execute(house, "smoke", only="a") == []
+    before = runs.durations(house, "smoke")
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(full))
+    failures = execute.execute(house, "smoke", only="m")
+    assert [failure.name for failure in failures] == ["m"] and "No space left" in str(failures[0])
+    monkeypatch.undo()
+    assert runs.durations(house, "smoke") == before
+
+
+def test_hidden_files_next_to_sources_execute_nothing_again(house, capfd):
+    """JupyterLab leaves .ipynb_checkpoints next to what it opens, and macOS its .DS_Store."""
+    (house / "data/results").mkdir(parents=True)
+    assert execute.execute(house, "smoke") == []
+    for folder in ("mdrlib", "book/mdrbook", "data/results", "_build/runs/smoke", "_build/runs/smoke/a"):
+        (house / folder / ".ipynb_checkpoints").mkdir()
+        (house / folder / ".ipynb_checkpoints/style-checkpoint.py").write_text("x = 1")
+        (house / folder / ".DS_Store").write_bytes(b"\0")
+    capfd.readouterr()
+    assert execute.execute(house, "smoke") == []
+    assert states(capfd.readouterr().out) == {"a": "up", "m": "up", "one": "up"}
+
+
+def test_a_folder_in_the_way_fails_its_notebook_alone(house, capfd):
+    (house / "_build/executed/smoke/one.ipynb").mkdir(parents=True)
+    assert [failure.name for failure in execute.execute(house, "smoke")] == ["one"]
+    said = capfd.readouterr().out
+    assert states(said) == {"a": "done", "m": "done", "one": "FAILED"} and "IsADirectoryError" in said
+
+
+def test_a_server_of_kernels_that_died_is_started_again(tmp_path):
+    save(tmp_path / "fine.ipynb", "1")
+    with KernelServer(("json",)) as server:
+        for _ in range(2):
+            words = {"cwd": tmp_path, "fork": server.fork}
+            made = notebooks.execute_notebook(tmp_path / "fine.ipynb", tmp_path / "out.ipynb", {}, **words)
+            assert made.failure is None
+            server.server.kill()
+            server.server.wait()
+
+
+def test_a_figure_that_a_page_would_not_show_fails_its_chapter(house):
+    """Text in its place says why: data that are not here, for instance."""
+    path = house / "book/one.ipynb"
+    save(path, "from IPython.display import Markdown\nMarkdown('*no data*')", "object()", parameters="x = 1")
+    chapter = nbformat.read(path, as_version=4)
+    for cell in chapter.cells[2:]:
+        cell.metadata["mystnb"] = {"image": {"alt": "a line"}}
+    nbformat.write(chapter, path)
+    failures = execute.execute(house, "smoke")
+    assert [failure.name for failure in failures] == ["one"]
+    assert "code cell 4, `object()`: it should show a figure and shows none" in str(failures[0])
+
+
+def test_a_chapter_that_is_no_notebook_is_named(house):
+    (house / "book/one.ipynb").write_text("{half a notebook")
+    with pytest.raises(ValueError, match=r"book/one.ipynb is no notebook that can be read"):
+        execute.execute(house, "smoke")
+
+
+def test_an_mdrlib_of_another_place_is_refused(tmp_path):
+    """PYTHONPATH of another clone: its code would run under the names of this one."""
+    shutil.copytree(ROOT / "mdrlib", tmp_path / "mdrlib", ignore=shutil.ignore_patterns("__pycache__"))
+    words = [sys.executable, str(ROOT / "ci/execute.py"), "--scale", "none"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"Python finds mdrlib in {tmp_path / 'mdrlib'}, expected {ROOT / 'mdrlib'}" in done.stderr
 
 
 COMMAND = (
@@ -284,6 +457,7 @@ def test_refuses_names_it_does_not_know(house):
         (["a failure"], 1, ""),
         (ValueError("no scale 'huge'"), 1, "no scale 'huge'\n"),
         (RuntimeError("the scheduler has gone"), 1, "the scheduler has gone\n"),
+        (OSError(30, "Read-only file system", "_build/runs"), 1, "Read-only file system: _build/runs\n"),
         (KeyboardInterrupt(), 130, "The same call goes on from here."),
     ],
 )

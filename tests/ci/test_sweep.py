@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import psutil
@@ -110,6 +111,37 @@ def test_what_is_done_or_committed_is_not_made_again_and_failures_are_told(matri
     sweep.sweep(matrix_house, wanted, {"data": {}, "missing": {"glyphs": "no pens"}}, make)
     assert made == [1, 2, 2, 0]
     assert "glyphs is not available, its runs are left out: no pens" in capfd.readouterr().out
+
+
+def test_odd_folders_and_a_dead_worker_fail_their_run_alone(matrix_house, capfd, monkeypatch):
+    """Of six: one was opened in JupyterLab, the name of one is a file, the result of one is damaged, and
+    the worker of one dies."""
+    folder = matrix_house / "_build/runs/sweep"
+    data = one_run.what_is_here(["glyphs"])["data"]["glyphs"]
+    folders = [runs.sweep_job(matrix_house, cell.config, data).folder for cell in runs.matrix(matrix_house)]
+    opened, taken, damaged, dying, *_ = folders
+    (opened / ".ipynb_checkpoints").mkdir(parents=True)
+    (opened / ".ipynb_checkpoints/run-checkpoint.ipynb").touch()
+    (opened / ".DS_Store").touch()
+    (folder / ".ipynb_checkpoints").mkdir()
+    taken.touch()
+    damaged.mkdir()
+    (damaged / "result.json").write_text('{"config": {')
+    make_run = sweep.make_run
+
+    def some_die(template, config, folder, *words):
+        if folder == dying:
+            raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+        return make_run(template, config, folder, *words)
+
+    monkeypatch.setattr(sweep, "make_run", some_die)
+    failures = sweep.run(matrix_house, jobs=2)
+    assert {failure.name for failure in failures} == {taken.name, damaged.name, dying.name}
+    said = capfd.readouterr().out
+    assert said.count(" done in ") == 3 and "[6/6]" in said
+    for words in ("FileExistsError", "result.json is not a result", "delete that file", "BrokenProcessPool"):
+        assert words in said
+    assert (opened / ".ipynb_checkpoints/run-checkpoint.ipynb").exists()
 
 
 def test_a_run_whose_lock_is_held_is_left_and_one_of_a_dead_process_is_not(matrix_house):

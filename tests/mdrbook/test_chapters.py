@@ -2,6 +2,12 @@
 
 import ast
 import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -32,6 +38,47 @@ def test_every_name_that_a_chapter_uses_is_there(path):
             assert hasattr(modules[node.value.id], node.attr), f"{node.value.id} has no {node.attr}"
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             assert node.id not in modules, f"{node.id} is a module of mdrbook: choose another name"
+
+
+def reads_runs(path):
+    """Whether a notebook reads files of the folder, or of the folders, that its parameter `runs` names."""
+    return re.search(r"\{runs\}|Path\(runs\) /|Path, runs", code_of(path)) is not None
+
+
+# The cells one after the other, to the first error, of which the last line is printed.
+OPENED = """
+import json, sys
+import matplotlib
+matplotlib.use("agg")
+space = {"__name__": "__main__"}
+for number, source in enumerate(json.load(sys.stdin)):
+    try:
+        exec(compile(source, f"cell {number}", "exec"), space)
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if number == 0:
+        space["scale"] = "smoke"
+"""
+READING = [path for path in sorted((ROOT / "book").glob("**/*.ipynb")) if reads_runs(path)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", READING, ids=lambda path: path.stem)
+def test_opened_before_anything_was_made_it_says_what_to_call(path, tmp_path):
+    """In a clone without _build. Some chapters have results that are stored with the book."""
+    for folder in ("book/experiments/recipes", "data/results"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    sources = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "book")])}
+    words = {
+        "cwd": tmp_path / path.parent.relative_to(ROOT),
+        "env": env,
+        "text": True,
+        "capture_output": True,
+    }
+    done = subprocess.run([sys.executable, "-c", OPENED], input=json.dumps(sources), **words)
+    if path.stem != "omniglot":
+        assert done.returncode and "`make experiments`" in done.stderr.splitlines()[-1], done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from mdrbook.runs import distinct, seed_values, with_held_out
+from mdrbook.live.training import stored_distances
+from mdrbook.runs import distinct, seed_values, stored_arrays, with_held_out
 from mdrlib.comparison import groups
 from mdrlib.config import Config
 from mdrlib.results import Result
@@ -35,6 +37,20 @@ def test_seed_values_of_a_config_with_changes():
     assert seed_values(found, base) == dict(enumerate(A))
     assert seed_values(found, base, dim=16) == dict(enumerate(B))
     assert seed_values(found, base, dim=32) == {}
+
+
+def test_arrays_that_are_not_there_or_damaged_say_what_to_call(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no .*a/umap.npz: make it with `make experiments`"):
+        stored_arrays(tmp_path / "a", "umap.npz")
+    with pytest.raises(FileNotFoundError, match=r"a/distances.npz: make it with `make experiments`"):
+        stored_distances({"triplet": tmp_path / "a"})
+    np.savez(tmp_path / "umap.npz", xy=np.ones((2, 2)))
+    assert stored_arrays(tmp_path, "umap.npz")["xy"].shape == (2, 2)
+    whole = (tmp_path / "umap.npz").read_bytes()
+    for left in (b"", whole[: len(whole) // 2], b"no archive"):
+        (tmp_path / "umap.npz").write_bytes(left)
+        with pytest.raises(ValueError, match=r"umap.npz is damaged \(.*\): delete its folder and call `make"):
+            stored_arrays(tmp_path, "umap.npz")
 
 
 def test_held_out_is_the_best_over_the_evaluations():

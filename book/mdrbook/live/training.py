@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mdrbook.live import live
 from mdrbook.plots import shown_range
+from mdrbook.runs import stored_arrays
 from mdrbook.style import (
     NEGATIVE,
     POSITIVE,
@@ -53,7 +54,7 @@ def stored_distances(folders: Mapping[str, str | Path]) -> list[Distances]:
     """
     runs = []
     for name, folder in folders.items():
-        counts, history = np.load(Path(folder) / "distances.npz"), load_run(folder).history
+        counts, history = stored_arrays(folder, "distances.npz"), load_run(folder).history
         names = [key for key in history[0] if key.startswith("level_") and history[0][key] is not None]
         levels = np.sort(np.array([[row[key] for key in names] for row in history], dtype=float), axis=1)
         parts = (counts["edges"], counts["iterations"], counts["test_positive"], counts["test_negative"])

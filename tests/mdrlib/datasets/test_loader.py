@@ -262,6 +262,32 @@ if __name__ == "__main__":
 """
 
 
+READ = """
+import sys, tempfile, torch
+from pathlib import Path
+from mdrlib.datasets import ImageFiles
+from mdrlib.datasets.loader import Photographs
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    names = [f"{k}.jpg" for k in range(8)]
+    files = ImageFiles("toy", "train", folder, names, torch.arange(8), names)
+    read = Photographs(files, torch.arange(8), 28, 1, False, torch.device("cpu"), 4)
+    print(sum(len(part) for part in read), tempfile.gettempdir())
+"""
+
+
+def test_workers_under_a_long_folder_of_temporary_files(files, tmp_path):
+    """As job schedulers hand them out: a socket's path may have 104 to 108 bytes."""
+    script, folder = tmp_path / "read.py", tmp_path / ("job-" * 30)
+    script.write_text(READ)
+    folder.mkdir()
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, script, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"8 {folder}\n"
+
+
 def alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:

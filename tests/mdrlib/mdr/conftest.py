@@ -1,4 +1,4 @@
-"""Tests that take `backend` run for each one; "triton" where its kernels run in Triton's interpreter.
+"""Tests that take `backend` run for each; "triton" where its kernels run in Triton's interpreter.
 
 Triton decides that when it is imported: `test_triton.py` starts a process of its own for it.
 """
@@ -9,11 +9,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mdrlib.mdr import dense
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@pytest.fixture(params=("eager", "tiled", "triton") if INTERPRETED else ("eager", "tiled"))
-def backend(request):
+@pytest.fixture(params=("eager", "tiled", "tiles", *(["triton"] if INTERPRETED else [])))
+def backend(request, monkeypatch):
+    if request.param == "tiles":  # small batches too
+        monkeypatch.setattr(dense, "LARGEST", 0)
+        return "tiled"
     return request.param
 
 

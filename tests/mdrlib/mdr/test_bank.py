@@ -1,5 +1,6 @@
 """The memory bank against a plain loop over a list."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,9 +55,13 @@ def test_state_dict_carries_contents_and_position():
     assert not list(bank.parameters())
 
 
+def test_sizes_may_be_numpys():
+    assert MemoryBank(np.int64(5), np.uint8(2)).storage.shape == (5, 2)
+
+
 def test_bad_input_is_refused():
-    for size, dim in ((0, 2), (3, 0)):
-        with pytest.raises(ValueError, match="size and dim must be at least 1"):
+    for size, dim, name in ((0, 2, "size"), (3, 0, "dim")):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
             MemoryBank(size, dim)
     bank = MemoryBank(3, 2)
     with pytest.raises(ValueError, match="must have 2 dimensions, got 3"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mdrlib import MDR, mdr_loss
 from mdrlib.mdr import eager, tiled
@@ -153,16 +155,28 @@ def test_running_statistics_follow_momentum_and_the_first_batch_sets_them():
         assert running.item() == pytest.approx(0.75 * a.item() + 0.25 * b.item(), rel=1e-5)
 
 
-def test_eval_mode_leaves_the_statistics_and_needs_them():
-    mdr = MDR().eval()
-    with pytest.raises(RuntimeError, match="training mode"):
-        mdr(batch(5, 2))
-    mdr.train()(batch(9, 4))
+def test_eval_mode_leaves_the_statistics():
+    mdr = MDR()
+    mdr(batch(9, 4))
     before = mdr.running_mean.clone()
     loss = mdr.eval()(batch(9, 4, seed=2, scale=5))
     assert mdr.running_mean == before
     want, _, _ = oracle(batch(9, 4, seed=2, scale=5), (-3, 0, 3), before.item(), mdr.running_std.item())
     assert loss.item() == pytest.approx(want, rel=1e-5)
+
+
+def test_eval_mode_before_any_batch_takes_the_batchs_own_and_warns_once(backend):
+    """As the sanity check of a trainer does, which evaluates first."""
+    mdr, x = MDR(backend=backend).eval(), batch(9, 4)
+    with pytest.warns(UserWarning, match="no batch in training mode"):
+        loss = mdr(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mdr(x) == loss
+    assert not mdr.initialized and mdr.running_mean == 0 and mdr.running_std == 1
+    want, _, _ = oracle(x, (-3, 0, 3), *statistics_oracle(x, False))
+    assert loss.item() == pytest.approx(want, rel=1e-5)
+    assert mdr.train()(x).item() == pytest.approx(loss.item(), rel=1e-6) and mdr.initialized
 
 
 def test_state_dict_carries_buffers_and_levels():
@@ -175,6 +189,91 @@ def test_state_dict_carries_buffers_and_levels():
     assert other.initialized
     assert set(mdr.state_dict()) == {"levels", "running_mean", "running_std", "initialized"}
     assert other(batch(9, 4, seed=1)) == mdr(batch(9, 4, seed=1))
+
+
+def test_the_state_can_be_averaged():
+    """As weights are in stochastic weight averaging, by torch and by hand."""
+    mdr = MDR()
+    averaged = AveragedModel(mdr, use_buffers=True)
+    moving = AveragedModel(mdr, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    by_hand, means = None, []
+    for seed in range(3):
+        mdr(batch(9, 4, seed, scale=1 + seed))
+        averaged.update_parameters(mdr)
+        moving.update_parameters(mdr)
+        state = {name: value.clone() for name, value in mdr.state_dict().items()}
+        by_hand = by_hand or state
+        by_hand = {name: old + (state[name] - old) / (seed + 1) for name, old in by_hand.items()}
+        means.append(mdr.running_mean.item())
+    for name, value in averaged.module.state_dict().items():
+        torch.testing.assert_close(value, by_hand[name])
+    assert averaged.module.running_mean.item() == pytest.approx(sum(means) / 3)
+    assert moving.module.running_mean.item() == pytest.approx(means[0] / 4 + means[1] / 4 + means[2] / 2)
+    other = MDR()
+    other.load_state_dict(by_hand)
+    assert other.initialized == averaged.module.initialized == moving.module.initialized == 1
+
+
+@pytest.mark.parametrize("seen", (False, True))
+def test_a_checkpoint_whose_flag_is_a_bool_loads(seen):
+    mdr, x = MDR(), batch(9, 4)
+    if seen:
+        mdr(x)
+    state = mdr.state_dict() | {"initialized": torch.tensor(seen)}
+    other = MDR()
+    other.load_state_dict(state)
+    assert other.initialized == seen and other.initialized.dtype == torch.float32
+    assert other(batch(9, 4, seed=1)) == mdr(batch(9, 4, seed=1))
+
+
+@pytest.mark.parametrize("number", (np.float32, np.float64, torch.tensor))
+def test_numbers_of_other_libraries(number):
+    x, levels = batch(9, 4), np.array([-3.0, 0.0, 3.0])
+    mdr, plain = MDR(levels, number(0.5)), MDR(momentum=0.5)
+    for seed in range(2):
+        assert mdr(batch(9, 4, seed)) == plain(batch(9, 4, seed))
+    got = mdr_loss(x, [number(s) for s in levels], number(2.5), number(0.5))
+    assert got == mdr_loss(x, (-3, 0, 3), 2.5, 0.5)
+    for bad in (number(1.0), number(-0.1), number(float("nan")), "0.9", True, None):
+        with pytest.raises((TypeError, ValueError), match="momentum must be a finite number"):
+            MDR(momentum=bad)
+
+
+def trained(mdr, parameters, calls=150, every=1, optimizer=torch.optim.SGD):
+    """Warnings of training on one batch, whose optimizer has these parameters."""
+    x = batch(9, 4).requires_grad_()
+    optimizer = optimizer([x, *parameters], lr=1e-3)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for call in range(calls):
+            mdr(x).backward()
+            if call % every == every - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+    return [str(warning.message) for warning in found]
+
+
+def test_levels_that_no_optimizer_moves_are_told_once():
+    (told,) = trained(MDR(), [])
+    assert "levels" in told and "100 training calls" in told and "optimizer" in told
+    mdr = MDR()
+    assert len(trained(mdr, [], 99)) == 0 and len(trained(mdr, [], 1)) == 1 and not trained(mdr, [])
+
+
+def test_levels_that_move_or_need_not_are_not_told():
+    for optimizer in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        mdr = MDR()
+        assert not trained(mdr, mdr.parameters(), optimizer=optimizer)
+    accumulating, frozen = MDR(), MDR()
+    assert not trained(accumulating, accumulating.parameters(), every=40)
+    frozen.levels.requires_grad_(False)
+    assert not trained(frozen, [])
+    assert not trained(MDR(learn_levels=False), [])
+    watched = MDR()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(150):
+            watched(batch(9, 4))
 
 
 def test_statistics_are_constants_to_the_gradient(backend):
