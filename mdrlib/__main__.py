@@ -31,9 +31,7 @@ class _Pipe(io.FileIO):
             return len(data)
 
 
-def _outlasting(stream: TextIO | None) -> TextIO | None:
-    if stream is None:
-        return None
+def _outlasting(stream: TextIO) -> TextIO:
     pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
 
@@ -77,8 +75,8 @@ def _run(words: Sequence[str]) -> None:
     given = parser.parse_intermixed_args(words)  # the changes may follow --out
     if not given.words or (given.jobs is not None and given.jobs < 1):
         parser.error("give a file or a change, and --jobs of at least 1")
-    first = [] if re.match(r"\w+=", given.words[0]) else given.words[:1]
-    configs, out = read_configs(*first or [None], given.words[len(first) :]), checks.path(given.out, "--out")
+    path = None if re.match(r"\w+=", given.words[0]) else given.words.pop(0)
+    configs, out = read_configs(path, given.words), checks.path(given.out, "--out")
     keep_memory()
     with distributed.processes():
         if len(configs) > 1:

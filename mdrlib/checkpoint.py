@@ -18,7 +18,7 @@ from mdrlib import checks
 
 try:
     import fcntl
-except ImportError:
+except ImportError:  # on Windows
     fcntl = None
 
 
@@ -41,10 +41,8 @@ def _is_alive(process: int) -> bool:
     try:
         if os.name == "posix":  # elsewhere os.kill ends the process
             os.kill(process, 0)
-    except PermissionError:  # another user's
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 
@@ -72,21 +70,15 @@ def locked(folder: Path) -> Iterator[None]:
     The system frees the lock of a process that is killed. Without flock (on Windows) nothing is locked.
     """
     path, new = folder / ".lock", not folder.exists()
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
         try:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with file:
-                file.seek(0)
-                used = f"{folder} is in use by process {file.read() or '(of unknown number)'}"
+            file.seek(0)
+            used = f"{folder} is in use by process {file.read()}"
             raise BlockingIOError(f"{used}: wait for it or take another folder") from None
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            break
-        file.close()  # its holder has just removed it
-    with file:
         file.truncate(0)
         print(os.getpid(), end="", file=file, flush=True)
         try:
@@ -113,16 +105,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> Any:
-    """Read what `torch.save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file.
-
-    Files in torch's format of before 1.6 have no checksums: damage to their numbers goes unnoticed.
-    """
+    """Read what `torch.save` wrote, as `load` does. Files of torch before 1.6 have no checksums."""
     file = io.BytesIO(checks.path(path).read_bytes())
     try:
-        if zipfile.is_zipfile(file):
-            broken = zipfile.ZipFile(file).testzip()  # torch itself does not check
-            if broken is not None:
-                raise ValueError(f"wrong checksum of {broken}")
+        # torch itself does not check
+        if zipfile.is_zipfile(file) and (broken := zipfile.ZipFile(file).testzip()) is not None:
+            raise ValueError(f"wrong checksum of {broken}")
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise several kinds for a damaged file

@@ -108,7 +108,7 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
         if seed in group.values:
             both = f"{metric} {group.values[seed]:.4f} and {value:.4f}"
             raise ValueError(f"two runs of {name} have the same config, with {both}; leave one of them out")
-        if result.data != group.data:
+        if _images(result.data) != _images(group.data):
             both = f"{_images(group.data)} and, of {name}, {_images(result.data)}"
             raise ValueError(f"runs of one config saw different data, {both}; compare them apart")
         group.values[seed] = value
@@ -200,9 +200,9 @@ def signed(value: float, digits: int = 1, plus: str = "") -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _cells(found: Sequence[float], digits: int = 1, plus: str = "") -> tuple[str, str]:
+def _cells(found: Sequence[float], digits: int = 1, plus: str = "") -> list[str]:
     mean, low, high = (signed(100 * value, digits, plus) for value in found[:3])
-    return mean, f"{low} to {high}"
+    return [mean, f"{low} to {high}"]
 
 
 def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> str:
@@ -219,8 +219,8 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
         elif d.n < row.n:
             verdict += f" ({d.n} shared seeds)"
         seeds = f"{row.n}{'*' if row.n < FEW else ' '}"
-        own = _cells(row.interval) if row.interval else (signed(100 * row.mean), "")
-        lines.append([row.label, seeds, *own, *(_cells(d, 2, "+") if d else ("", "")), verdict])
+        own = _cells(row.interval) if row.interval else [signed(100 * row.mean), ""]
+        lines.append([row.label, seeds, *own, *(_cells(d, 2, "+") if d else ["", ""]), verdict])
     first, *widths, _ = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for name, *cells, verdict in lines:
@@ -230,53 +230,34 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
     return "\n".join(text)
 
 
-def compare(a: Group, b: Group, metric: str) -> str:
-    """The paired difference a - b of two groups on the same images, in words; ValueError as `paired`."""
-    found = paired(a.values, b.values)
-    shared = sorted(a.values.keys() & b.values.keys())
-    few = f", fewer than {FEW}: too few to show" if found.n < FEW else ""
-    text = [f"{metric_name(metric)} in percent, {found.n} shared seeds ({', '.join(map(str, shared))}){few}"]
-    sides = {}
-    for name, group in (("A", a), ("B", b)):
-        sides[f"{name} {group.label}"] = _cells(interval([group.values[seed] for seed in shared]))
-    sides["  A - B"] = _cells(found, 2, "+")
-    width = max(map(len, sides))
-    text += [f"  {name.ljust(width)}  {mean:>6}  {ends}" for name, (mean, ends) in sides.items()]
-    covers = found.verdict == "undecided"
-    text.append("undecided: the interval covers 0" if covers else f"A is {found.verdict} than B")
-    text.append(f"they differ in: {', '.join(_differing([a.config, b.config])) or 'no field of the config'}")
-    return "\n".join(text)
-
-
 def main(words: Sequence[str]) -> None:
     """Print what the command `mdrlib results` says; errors of what is read and compared pass through."""
     parser = argparse.ArgumentParser(
         "mdrlib results",
         usage="%(prog)s [PATH ...] [compare A B] [--metric NAME] [--baseline NAME] [--csv FILE]",
         description="Means of runs over seeds, and differences paired by seed: a table per data set. "
-        "compare A B shows the difference of two groups alone, A minus B, by the names of the tables.",
+        "compare A B shows two groups alone, and A minus B, by the names of the tables.",
     )
     parser.add_argument("words", nargs="*", metavar="PATH", help="lists of runs, or folders of runs")
-    parser.add_argument("--from", dest="paths", nargs="+", default=[], help=argparse.SUPPRESS)  # as it was
     parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
     parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
     parser.add_argument("--csv", metavar="FILE", help="write a row per run, and their histories next to it")
     given = parser.parse_intermixed_args(words)
     at = given.words.index("compare") if "compare" in given.words else len(given.words)
-    paths, compared = given.words[:at] + given.paths, given.words[at + 1 :]
+    paths, compared = given.words[:at], given.words[at + 1 :]
     if at < len(given.words) and len(compared) != 2:
         parser.error(f"compare takes the names of two groups, got {compared}")
     if given.csv:
         write_table(read(paths or _files(STORED)), checks.path(given.csv, "--csv"))
     names = compared or ([given.baseline] if given.baseline else [])
+    baseline = names[-1] if names else None
     blocks = [] if paths else [f"No PATH is given: these are the book's stored runs, {STORED}\n"]
     for title, found in _tables(paths, given.metric, names).items():
+        shown = [pick(found, name) for name in compared] or found
+        text = f"{title}, {metric_name(given.metric)} in percent\n{table(shown, given.metric, baseline)}\n"
         if compared:
-            a, b = (pick(found, name) for name in names)
-            text = compare(a, b, given.metric)
-        else:
-            text = f"{metric_name(given.metric)} in percent\n{table(found, given.metric, given.baseline)}"
-        blocks.append(f"{title}, {text}\n")
+            text += f"they differ in: {', '.join(_differing([of.config for of in shown])) or 'no field'}\n"
+        blocks.append(text)
     print(*blocks, sep="\n")
     print(f"Intervals: {100 * CONFIDENCE:.0f} %, Student's t over seeds; differences are paired by seed.")
 
@@ -297,7 +278,7 @@ def write_table(found: Iterable[Result], path: Path) -> None:
     write_csv(histories, path.with_name(f"{path.stem}-history.csv"))
 
 
-def _tables(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:
+def _tables(paths: Sequence[str], metric: str, names: Sequence[str]) -> dict[str, list[Group]]:
     """The groups of each table by its title, of the tables that have all `names`."""
     found = by_data(read(paths))
     if not paths:  # each stored list for itself: they share runs

@@ -156,23 +156,24 @@ class Config:
         """The fields as JSON has them, lists for tuples; `Config.of` takes them back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    def stored(self) -> dict[str, Any]:
+        """The fields as a result has them, with names of files and folders for paths."""
+        weights = self.weights and Path(self.weights).name
+        return self.to_dict() | {"weights": weights, "data_root": self.folder_name}
+
     def identity(self) -> str:
-        """JSON of all fields but PLACE and defaults of LATER, with names of files and folders for paths.
+        """JSON of what `stored` says, without PLACE and defaults of LATER.
 
         It is the same for the same experiment, whatever version of mdrlib wrote it.
         """
-        values = {k: v for k, v in self.to_dict().items() if k not in PLACE}
-        defaults = {field.name: field.default for field in fields(self)}
-        values = {k: v for k, v in values.items() if k not in LATER or getattr(self, k) != defaults[k]}
-        if self.weights is not None:
-            values["weights"] = Path(self.weights).name
-        if self.folder_name is not None:
-            values["data_root"] = self.folder_name
-        return json.dumps(values, sort_keys=True)
+        default = {field.name: field.default for field in fields(self)}
+        values = {k: v for k, v in self.stored().items() if k not in LATER or getattr(self, k) != default[k]}
+        unsaid = [key for key in PLACE if key != "data_root" or values[key] is None]
+        return json.dumps({k: v for k, v in values.items() if k not in unsaid}, sort_keys=True)
 
     @property
     def folder_name(self) -> str | None:
-        """The name of a folder of photographs without the path to it, which is no part of what a run is."""
+        """The name of a folder of photographs; the path to it is no part of what a run is."""
         named = self.dataset == "folder" and self.data_root is not None
         return checks.path(self.data_root).absolute().name if named else None
 

@@ -13,6 +13,8 @@ from mdrlib.config import Config
 
 LARGEST = 1_000_000  # bytes of a config file
 NAME = 100  # characters of a run's name
+INT = r"[-+]?(0|[1-9]\d{0,17})$"
+FLOAT = r"([-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,10 +44,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_INT = r"[-+]?(0|[1-9]\d{0,17})$"
-_FLOAT = r"([-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
-for _tag, _form in (("int", _INT), ("float", _FLOAT)):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_form), list("-+.0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(INT), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(FLOAT), list("-+.0123456789"))
 
 
 def read_config(path: str | None, changes: Sequence[str] = ()) -> Config:
@@ -74,7 +74,8 @@ def read_configs(path: str | None, changes: Sequence[str] = ()) -> dict[str, Con
     for combination in product(*choices.values()):
         changed = dict(zip(choices, combination, strict=True))
         config = Config.of(values | changed)
-        name = "-".join(f"{key}={_word(changed[key])}" for key in several)[:NAME]
+        text = "-".join(f"{key}={changed[key]}" for key in several)
+        name = re.sub(r"[^\w.,+=-]+", "_", re.sub(r"[\[\] ]", "", text))[:NAME]
         if config not in found.values():
             found[f"{name}-{len(found)}" if name in found else name] = config
     return found
@@ -103,9 +104,3 @@ def _choices(change: str) -> tuple[str, list[Any]]:
         return key, yaml.load(f"[{text}]", _Loader) if "," in text else [yaml.load(text, _Loader)]
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{checks.shown(change)} cannot be read: {error}") from error
-
-
-def _word(value: Any) -> str:
-    """A value in the name of a folder."""
-    text = ",".join(map(_word, value)) if isinstance(value, list) else str(value)
-    return re.sub(r"[^\w.,+-]+", "_", text)

@@ -4,9 +4,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
 #: What a result has next to Recall@K; the rest of a row of its history is of training.
 METRICS = ("r_precision", "map@r", "train_recall@1", "train_map@r", *DIAGNOSTICS)
-FILES = (CHECKPOINT, "distances.npz", "embeddings.npz", "history.csv", "result.json")  # of a finished run
 State = dict[str, Any]  # of a run, as its checkpoint has it
 
 
@@ -55,37 +53,30 @@ def run(config: Config, out_dir: str | Path) -> Result:
     """
     distributed.join()
     out_dir = checks.path(out_dir, "out_dir")
-    # What is stored names no place on this machine.
-    weights = config.weights and Path(config.weights).name
-    stored = replace(config, data_root=config.folder_name, weights=weights).to_dict()
-    distributed.agree("the config", stored)
-
-    def finished() -> Result | None:
-        return _found(config, out_dir)[0] if (out_dir / "result.json").exists() else None
-
-    if (result := distributed.from_first(finished)) is not None:
-        return result
+    distributed.agree("the config", config.stored())
     with ExitStack() as stack:
-        distributed.from_first(lambda: stack.enter_context(checkpoint.locked(out_dir)))
-        return _go_on(config, stored, out_dir)
+
+        def lock() -> None:
+            if not (out_dir / "result.json").exists():  # a finished run is only read
+                stack.enter_context(checkpoint.locked(out_dir))
+
+        distributed.from_first(lock)
+        result, state = distributed.from_first(lambda: _found(config, out_dir))
+        return result or _make(config, out_dir, state)
 
 
-def _go_on(config: Config, stored: State, out_dir: Path) -> Result:
+def _make(config: Config, out_dir: Path, state: State | None) -> Result:
     """Do what `run` does, in a folder that is this run's alone."""
-    result, state = distributed.from_first(lambda: _found(config, out_dir))
-    if result is not None:  # made since the folder was looked at
-        return result
-    for name in FILES if distributed.rank() == 0 else ():
-        for left in out_dir.glob(f".{name}.*"):  # half written by a process that was killed
-            left.unlink()
     device = pick_device(config.device)
-    sets, data = _load(config)
-    if state is not None and state.get("data") != data:
-        seen = f"was trained on {state.get('data')}, which is now {data}"
-        raise ValueError(f"{out_dir} {seen}; choose another folder")
+    with distributed.local_first():
+        sets, data = _read(config)
+    distributed.agree("the data", data)
+    if state is not None:
+        _refuse_other(out_dir, state.get("data", {}), data)
     splits = _splits(config, sets, device)
+    about = {"config": config.stored(), "data": data}
     with deterministic(device.type == "cpu"):
-        trainer, history = _train(config, splits, device, out_dir, {"config": stored, "data": data}, state)
+        trainer, history = _train(config, splits, device, out_dir, about, state)
 
         def finish() -> Result:
             for name, arrays in _arrays(trainer.model, splits, history).items():
@@ -93,13 +84,12 @@ def _go_on(config: Config, stored: State, out_dir: Path) -> Result:
             row = history.rows[history.best]
             by = "validation" if config.validation else "test" if config.select_by_test else "last"
             result = Result(
-                config=stored,
+                **about,
                 metrics={k: v for k, v in row.items() if k in METRICS or k.startswith("recall@")},
                 selected_by=by,
                 seconds=round(trainer.seconds, 3),
                 environment=results.environment(device),
                 git=results.git(),
-                data=data,
                 history=history.rows,
                 per_class=_per_class(history.arrays[history.best], sets),
                 schema=results.SCHEMA,
@@ -157,27 +147,30 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
     result = state = None
     if (out_dir / "result.json").exists():
         result = results.load_run(out_dir)
+        found, data = result.config, result.data
     elif (out_dir / CHECKPOINT).exists():
         state = checkpoint.load(out_dir / CHECKPOINT)
+        found, data = state.get("config"), state.get("data")
     else:
         return None, None
     try:
-        there = Config.of(result.config if result else state.get("config", {}))
-        weights = (result.data if result else state.get("data", {})).get("weights")
-    except (TypeError, ValueError, AttributeError) as error:  # of another version, or of something else
+        there = Config.of(found).stored()
+    except (TypeError, ValueError) as error:  # of another version, or of something else
         raise ValueError(f"{out_dir} holds another experiment ({error}); choose another folder") from error
-    old, new = (one.to_dict() | json.loads(one.identity()) for one in (there, config))
-    fields = [key for key in sorted(new) if key not in PLACE and old[key] != new[key]]
-    differ = [f"{key}: {old[key]!r} there, {new[key]!r} now" for key in fields]
-    here = config.weights and not differ and checks.path(config.weights).exists()
-    if here and (now := _weights(config)) != weights:  # the same name and other content
-        differ = [f"weights: {weights} there, {now} now"]
-    if config.dataset == "folder" and result and not differ:  # whose name does not say which data it has
-        now = _read(config)[1]
-        differ = [f"data: {result.data} there, {now} now"] * (result.data != now)
-    if differ:
-        raise ValueError(f"{out_dir} holds another experiment ({', '.join(differ)}); choose another folder")
+    _refuse_other(out_dir, there, config.stored(), PLACE)
+    if result and config.dataset == "folder":  # whose name does not say which photographs it has
+        _refuse_other(out_dir, data, _read(config)[1])
+    elif result and config.weights and checks.path(config.weights).exists():
+        _refuse_other(out_dir, data, data | {"weights": _weights(config)})
     return result, state
+
+
+def _refuse_other(out_dir: Path, there: State, now: State, but: Sequence[str] = ()) -> None:
+    """Raise ValueError if what is in a folder differs from what it would have now."""
+    differ = [key for key in sorted(now) if key not in but and there.get(key) != now[key]]
+    if differ:
+        words = ", ".join(f"{key}: {there.get(key)!r} there, {now[key]!r} now" for key in differ)
+        raise ValueError(f"{out_dir} holds another experiment ({words}); choose another folder")
 
 
 def _weights(config: Config) -> dict[str, str]:
@@ -185,20 +178,11 @@ def _weights(config: Config) -> dict[str, str]:
         return {"fingerprint": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
 
 
-def _load(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
-    with distributed.local_first():
-        sets, data = _read(config)
-    distributed.agree("the data", data)
-    return sets, data
-
-
 def _read(config: Config) -> tuple[dict[str, ImageSet | ImageFiles], dict[str, Any]]:
     names = split_names(config.dataset, config.data_root)
     sets = {name: load(config.dataset, name, config.data_root, config.class_split) for name in names}
     data = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in sets.items()}
-    if config.weights is not None:
-        data["weights"] = _weights(config)
-    return sets, data
+    return sets, data | ({"weights": _weights(config)} if config.weights else {})
 
 
 def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torch.device) -> Splits:
@@ -276,24 +260,12 @@ def _train(
     sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *place)
     trainer = _trainer(config, int(labels.max()) + 1, generator, device)
     best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
+    spent: list[float] = []  # seconds that a loading process took for each batch
 
     def measured(model: nn.Module) -> Measured:
         # What fine-tuning adds shows against the features that it starts from.
         features = isinstance(images, Photographs) and not history.rows
         return distributed.from_first(lambda: measure(model, splits, config.recall_at, features))
-
-    history = History(measured, best)
-    spent: list[float] = []  # seconds that a loading process took for each batch
-    if state is not None:
-        try:
-            trainer.load_state_dict(state)
-            history.load_state_dict(state)
-            if len(state["generator"]) == len(generator.get_state()):  # a CPU's and a GPU's do not fit
-                generator.set_state(state["generator"])
-            checkpoint.set_rng_state(state["rng"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            problem = f"does not fit this run: {type(error).__name__} {' '.join(str(error).split())[:300]}"
-            raise ValueError(f"{out_dir / CHECKPOINT} {problem}; choose another folder") from error
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(images, Photographs):
@@ -303,8 +275,6 @@ def _train(
     def save() -> None:
         random = {"generator": generator.get_state(), "rng": checkpoint.rng_state()}
         checkpoint.save(out_dir / CHECKPOINT, about | trainer.state_dict() | history.state_dict() | random)
-
-    saved = time.perf_counter()
 
     def evaluate_and_save(trainer: Trainer) -> None:
         nonlocal saved
@@ -318,11 +288,22 @@ def _train(
         if distributed.rank() > 0:
             return
         if due:
-            results.write_history(history.rows, out_dir)
+            results.write_csv(history.rows, out_dir / "history.csv")
         if trainer.iteration and (due or time.perf_counter() - saved > SAVE_SECONDS):
             save()
             saved = time.perf_counter()
 
+    history, saved = History(measured, best), time.perf_counter()
+    if state is not None:
+        try:
+            trainer.load_state_dict(state)
+            history.load_state_dict(state)
+            if len(state["generator"]) == len(generator.get_state()):  # a CPU's and a GPU's do not fit
+                generator.set_state(state["generator"])
+            checkpoint.set_rng_state(state["rng"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            problem = f"does not fit this run: {type(error).__name__} {' '.join(str(error).split())[:300]}"
+            raise ValueError(f"{out_dir / CHECKPOINT} {problem}; choose another folder") from error
     shown = progress(f"{config.dataset} {config.method}", iterations, trainer.iteration)
     trainer.fit(batches, [shown, evaluate_and_save])
     history.select(trainer.model)

@@ -4,7 +4,7 @@ import ctypes
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -16,10 +16,8 @@ import torch
 from mdrlib import experiment
 from mdrlib.config import Config
 from mdrlib.datasets.loader import default_workers
-from mdrlib.trainer import Trainer
 
 SECONDS = 10  # between two lines on what is running
-NAP = 1.0  # seconds between two words of a run on how far it is
 # mallopt(3) M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: keep freed memory, a fifth of a training step on a CPU.
 MALLOC = {-4: 0, -1: 2_000_000_000, -2: 2**28}
 MISTAKES = (ValueError, TypeError, ArithmeticError, OSError, ImportError)  # told in one line
@@ -49,38 +47,40 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
         configs: Name of a folder in `out_dir` -> Config.
         jobs: Runs at a time, with a thread each; by default one a GPU, or one a core.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if all(config.device not in ("auto", "cuda") for config in configs.values()):
-        gpus = 0  # each says its own
+    on_gpu = [name for name, config in configs.items() if config.device in ("auto", "cuda")]
+    gpus = torch.cuda.device_count() if on_gpu and torch.cuda.is_available() else 0
     jobs = jobs or gpus or default_workers() + 1
     context = get_context("forkserver")  # imports torch once, and forks no threads
     context.set_forkserver_preload(["mdrlib.experiment"])
-    waiting, running, failed = list(configs), {}, []
+    waiting, failed, shown = list(configs), [], time.monotonic()
+    running: dict[Connection, _Running] = {}
     print(f"{len(configs)} runs, {min(jobs, len(configs))} at a time, in {out_dir}", flush=True)
-    shown = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.pop(0)
                 slot = min({*range(jobs)} - {its.slot for its in running.values()})
-                config = configs[name]
-                if gpus and config.device in ("auto", "cuda"):
-                    config = replace(config, device=f"cuda:{slot % gpus}")
+                device = f"cuda:{slot % gpus}" if gpus and name in on_gpu else configs[name].device
+                config = replace(configs[name], device=device)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(config, out_dir / name, theirs))
                 process.start()
                 theirs.close()
                 running[ours] = _Running(name, process, slot)
-            for connection, text in _ended(running):
-                its = running.pop(connection)
-                failed += [its.name] if text.startswith("FAILED") else []
-                count = len(configs) - len(waiting) - len(running)
-                print(f"[{count}/{len(configs)}] {its.name}  {text}", flush=True)
+            for connection in wait(running, SECONDS):
+                its, said = running[connection], _said(connection)
+                if isinstance(said, int):
+                    its.iteration = said
+                    continue
+                del running[connection]
+                its.process.join()
+                said = said or f"FAILED: its process ended with exit code {its.process.exitcode}"
+                failed += [its.name] if said.startswith("FAILED") else []
+                ended = len(configs) - len(waiting) - len(running)
+                print(f"[{ended}/{len(configs)}] {its.name}  {said}", flush=True)
             if running and time.monotonic() - shown > SECONDS:
-                at = ", ".join(
-                    f"{r.name} {r.iteration}/{configs[r.name].iterations}" for r in running.values()
-                )
-                print(f"at iteration: {at}", flush=True)
+                at = [f"{r.name} {r.iteration}/{configs[r.name].iterations}" for r in running.values()]
+                print(f"at iteration: {', '.join(at)}", flush=True)
                 shown = time.monotonic()
     finally:
         for its in running.values():
@@ -89,20 +89,12 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
     return failed
 
 
-def _ended(running: Mapping[Connection, _Running]) -> Iterator[tuple[Connection, str]]:
-    """Take what runs have said by now; yield those that have ended, with what came of them."""
-    for connection in wait(running, timeout=NAP):
-        its = running[connection]
-        try:
-            said = connection.recv()
-        except EOFError:  # killed, or ended by an error that it has printed
-            its.process.join()
-            said = f"FAILED: its process ended with exit code {its.process.exitcode}"
-        if isinstance(said, int):
-            its.iteration = said
-        else:
-            its.process.join()
-            yield connection, said
+def _said(connection: Connection) -> int | str | None:
+    """Return an iteration, or what came of the run; None if it was killed, or has printed its error."""
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
 
 
 def _work(config: Config, out_dir: Path, connection: Connection) -> None:
@@ -111,15 +103,7 @@ def _work(config: Config, out_dir: Path, connection: Connection) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so does a send when nobody is left to hear it
     keep_memory()
     torch.set_num_threads(1)
-    said = time.monotonic()
-
-    def watch(trainer: Trainer) -> None:
-        nonlocal said
-        if time.monotonic() - said > NAP:
-            connection.send(trainer.iteration)
-            said = time.monotonic()
-
-    experiment.progress = lambda *about: watch  # in this process, which makes one run
+    experiment.progress = lambda *about: lambda trainer: connection.send(trainer.iteration)
     try:
         result = experiment.run(config, out_dir)
         connection.send(f"Recall@1 {100 * result.metrics['recall@1']:.1f} %, {result.seconds:.0f} s")

@@ -43,7 +43,7 @@ class Result:
 
 def write(result: Result, out_dir: Path) -> None:
     """Write history.csv, then result.json, which says that the run is finished."""
-    write_history(result.history, out_dir)
+    write_csv(result.history, out_dir / "history.csv")
     write_json(out_dir / "result.json", asdict(result))
 
 
@@ -51,11 +51,6 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def write_history(history: list[dict[str, float | int | None]], out_dir: Path) -> None:
-    """Write history.csv: a row per evaluation."""
-    write_csv(history, out_dir / "history.csv")
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:

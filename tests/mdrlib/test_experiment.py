@@ -196,7 +196,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 def test_other_data_under_the_same_name_are_refused(runs, tmp_path, monkeypatch):
     (tmp_path / "checkpoint.pt").write_bytes((runs["triplet+mdr"][0] / "checkpoint.pt").read_bytes())
     monkeypatch.setattr(glyphs, "DRAWING_TURN", 0.3)
-    with pytest.raises(ValueError, match="was trained on .*fingerprint.*, which is now .* another folder"):
+    with pytest.raises(ValueError, match="test: .*fingerprint.* there, .* now, train: .* another folder"):
         run(CONFIG, tmp_path)
 
 
@@ -536,7 +536,7 @@ def test_one_process_at_a_time_is_at_a_run(tmp_path, quick_model, monkeypatch):
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     assert not any(tmp_path.iterdir())
     (tmp_path / ".lock").write_text("12345")  # of a process that was killed
-    (tmp_path / ".checkpoint.pt.abcdefgh").write_bytes(b"half")
+    checkpoint.temporary(tmp_path / "checkpoint.pt").write_bytes(b"half")
     (tmp_path / ".gitignore").write_text("*")
     run(CONFIG, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", *FILES]
