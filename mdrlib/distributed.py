@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,12 +37,10 @@ def processes() -> Iterator[None]:
         yield
     except Exception as error:
         if world_size() > 1:
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
             get_error_handler().record_exception(error)
         raise  # without leaving, for which all would have to be there
-    _wait()  # or one would be gone while another still listens to it
     if world_size() > 1:
+        dist.all_reduce(torch.zeros(1))  # or one would be gone while another still listens to it
         dist.destroy_process_group()
 
 
@@ -91,23 +90,6 @@ def agree(name: str, value: Any) -> None:
             raise ValueError(f"{name} differs: {found[0]} in process 0, {other} in process {number}")
 
 
-@contextmanager
-def local_first() -> Iterator[None]:
-    """Let the first process of each machine through, then the others: they find what it downloaded."""
-    if local_rank() > 0:
-        _wait()
-    try:
-        yield
-    finally:  # the others will get an error themselves
-        if local_rank() == 0:
-            _wait()
-
-
-def _wait() -> None:
-    if world_size() > 1:
-        dist.all_reduce(torch.zeros(1))  # a barrier might choose a GPU before the processes have theirs
-
-
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -138,11 +120,11 @@ def _own_rows(x: Tensor) -> Tensor:
 def parallel(model: nn.Module) -> nn.Module:
     """Wrap a model for training, to be called as it is, with a shard: -> embeddings of the global batch.
 
-    Dropout draws the same numbers in every process. With one process the model itself is returned.
+    With one process it is the model itself. Dropout draws the same numbers in every process.
 
     Args:
         model: Called as model(images, gather=gather), it has to gather before anything that makes rows depend
-            on each other, as `models.Embedder` does. Its batch norm is shared: see `share_batch_norm`.
+            on each other, as `EmbeddingNetwork` does. Its batch norm is shared: see `share_batch_norm`.
     """
     if world_size() == 1:
         return model

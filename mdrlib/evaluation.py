@@ -73,10 +73,7 @@ def measure(
         themselves; and what `diagnose` returns for the test embeddings. Arrays: `distance_histograms` of
         `whole_classes`, by names such as "test_positive", and each test class's metrics as "class_map@r".
     """
-    gallery, gallery_features = (None, None), None
-    if "gallery" in splits:
-        x, gallery_features = _embedded(model, splits["gallery"][0], features)
-        gallery = x, splits["gallery"][1]
+    gallery = _spaces(model, splits["gallery"][0], features) if "gallery" in splits else {}
     metrics, arrays = {}, {}
     for split in [split for split in splits if split != "gallery"]:
         images, labels = splits[split]
@@ -86,13 +83,13 @@ def measure(
             found = evaluate(x, labels[chosen], ks=(1,))
             metrics |= {f"train_{name}": found[name] for name in ("recall@1", "map@r")}
         else:
-            x, own_features = _embedded(model, images, features and split == "test")
-            searched, prefix = (gallery, "") if split == "test" else ((None, None), f"{split}_")
-            found = evaluate(x, labels, *searched, ks=ks, per_class=True)
-            of_classes = found.pop("per_class")
-            metrics |= {prefix + name: v for name, v in found.items()}
-            if own_features is not None:
-                metrics |= _of_features(own_features, labels, gallery_features, gallery[1], ks)
+            spaces = _spaces(model, images, features and split == "test")
+            prefix = "" if split == "test" else f"{split}_"
+            for name, x in spaces.items():
+                searched = (gallery[name], splits["gallery"][1]) if gallery and split == "test" else ()
+                found = evaluate(x, labels, *searched, ks=ks, per_class=True)
+                of_classes = found.pop("per_class")
+                metrics |= {f"{prefix}{name}{metric}": value for metric, value in found.items()}
             if split == "test":
                 arrays |= {f"class_{name}": values.cpu() for name, values in of_classes.items()}
                 some = whole_classes(labels, DIAGNOSED)
@@ -104,28 +101,16 @@ def measure(
     return metrics, arrays
 
 
-def _embedded(model: nn.Module, images: Images, features: bool) -> tuple[Tensor, Tensor | None]:
-    """Embeddings, and from the same pass the features in front of the head if wanted."""
-    kept: list[Tensor] = []
+def _spaces(model: nn.Module, images: Images, features: bool) -> dict[str, Tensor]:
+    """Embeddings as "" and, if wanted, the features in front of the head, from the same pass; "" comes last."""
     if not features:
-        return embed(model, images), None
+        return {"": embed(model, images)}
+    kept: list[Tensor] = []
     hook = model.backbone.register_forward_hook(lambda module, inputs, output: kept.append(output.float()))
-    try:
-        return embed(model, images), torch.cat(kept)
-    finally:
-        hook.remove()
-
-
-def _of_features(
-    query: Tensor, labels: Tensor, gallery: Tensor | None, gallery_labels: Tensor | None, ks: Sequence[int]
-) -> dict[str, float]:
-    """Retrieval by features as they are, and by their directions."""
-    metrics = {}
-    for prefix in ("features", "features_l2"):
-        found = evaluate(query, labels, gallery, gallery_labels, ks=ks)
-        metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
-        query, gallery = unit_length(query), None if gallery is None else unit_length(gallery)
-    return metrics
+    x = embed(model, images)
+    hook.remove()
+    plain = torch.cat(kept)
+    return {"features_": plain, "features_l2_": unit_length(plain), "": x}
 
 
 class History:
@@ -175,7 +160,8 @@ def _check_finite(values: Mapping[str, Any], iteration: int) -> None:
     for name, value in values.items():
         if value is not None and not torch.as_tensor(value).isfinite().all():
             got = "NaN or infinite in part" if isinstance(value, Tensor) else value
-            raise FloatingPointError(f"{name} is {got} at iteration {iteration}: lower lr or MDR's weights")
+            advice = "lower lr, mdr_weight or level_weight"
+            raise FloatingPointError(f"{name} is {got} at iteration {iteration}: {advice}")
 
 
 def _state_of(trainer: Trainer) -> dict[str, float | int | None]:

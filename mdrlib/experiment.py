@@ -68,8 +68,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
 def _make(config: Config, out_dir: Path, state: State | None) -> Result:
     """Do what `run` does, in a folder that is this run's alone."""
     device = pick_device(config.device)
-    with distributed.local_first():
-        sets, data = _read(config)
+    sets, data = _read(config)
     distributed.agree("the data", data)
     if state is not None:
         _refuse_other(out_dir, state.get("data", {}), data)
@@ -214,10 +213,8 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
 
 def _trainer(c: Config, classes: int, generator: Generator, device: torch.device) -> Trainer:
     torch.manual_seed(c.seed)
-    with distributed.local_first():
-        model = build_embedder(
-            c.backbone, c.dim, c.normalize, c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
-        ).to(device)
+    network = c.backbone, c.dim, c.normalize, c.pretrained, c.weights, c.freeze_batch_norm, c.pooling
+    model = build_embedder(*network).to(device)
     if c.frozen_stages:
         freeze_stages(model.backbone, c.frozen_stages)
     miner = getattr(miners, c.miner)

@@ -362,7 +362,7 @@ def test_one_process_needs_no_other():
     x, network = torch.ones(3, 2), nn.Linear(2, 2)
     assert distributed.gather(x) is x and distributed.parallel(network) is network
     assert distributed.from_first(lambda: 7) == 7
-    with distributed.processes(), distributed.local_first():
+    with distributed.processes():
         assert (distributed.rank(), distributed.world_size(), distributed.local_rank()) == (0, 1, 0)
 
 

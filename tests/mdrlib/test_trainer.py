@@ -306,7 +306,7 @@ def test_the_best_weights_are_kept_until_the_model_has_them():
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice():
     made = make(loss=lambda x, y: x.sum() * float("nan"), evaluate_every=2)
-    with pytest.raises(FloatingPointError, match="the loss is nan at iteration 2: lower lr"):
+    with pytest.raises(FloatingPointError, match="loss is nan at iteration 2: lower lr"):
         fit(made)
     # With the triplet loss, embeddings that blow up are met first, and say the same.
     with pytest.raises(ValueError, match="NaN or infinite values.* learning rate"):
