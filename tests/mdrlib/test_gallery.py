@@ -78,7 +78,8 @@ def test_a_query_of_the_gallery_does_not_find_itself_but_its_copy(gallery, album
     assert [len(matches) for matches in found] == [7, 7]
     assert {match.path for match in found[0]} == set(gallery.paths) - {str(own)}
     monkeypatch.chdir(album / "milk")
-    assert gallery.search("e.PNG", 7) == gallery.search("../milk/e.PNG", 7) == found[0]
+    for query in ("e.PNG", "../milk/e.PNG"):
+        assert [m.path for m in gallery.search(query, 7)] == [m.path for m in found[0]]
     shutil.copy(own, album / "copy.png")
     first = gallery.search(album / "copy.png", 1)[0]
     assert first.path == str(own) and first.distance == pytest.approx(0, abs=1e-6)
@@ -139,7 +140,8 @@ def test_what_is_unreadable_leaves_the_gallery_as_it_was(gallery, album):
     (album / "milk/broken.jpg").write_bytes(b"broken")
     (album / "broken too.png").write_bytes(b"")
     with pytest.raises(OSError, match="2 of 3 images are unreadable: .*broken.jpg .*broken too.png"):
-        files = [album / "milk/broken.jpg", album / "broken too.png", album / "x/../loose.jpg"]
+        shutil.copy(album / "loose.jpg", album / "copy.jpg")
+        files = [album / "milk/broken.jpg", album / "broken too.png", album / "copy.jpg"]
         gallery.add(files)
     assert gallery.paths == before and len(gallery.embeddings) == len(gallery.classes) == 8
 

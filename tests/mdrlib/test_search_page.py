@@ -2,9 +2,9 @@
 
 import base64
 import io
-import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -45,7 +45,7 @@ def test_a_page_has_its_pictures_and_names_in_it_and_asks_for_nothing(results, t
         assert kind == "data:image/jpeg;base64"
         picture = Image.open(io.BytesIO(base64.b64decode(data)))
         assert max(picture.size) <= 160
-    assert re.findall(r"(?:src|href|url)\W+(?!data:)\S+", text.replace("&lt;img src=x", "")) == []
+    assert "url(" not in text and "://" not in text
     words = " ".join(page.texts)
     for match in sum(results[1], []):
         assert match.path in words and f"{match.distance:.4f}" in words
@@ -75,8 +75,8 @@ def test_a_picture_has_a_cell_for_each_photograph(results, tmp_path):
     assert picture.format == "PNG" and picture.size == (3 * 170, 2 * (170 + 3 * 15))
     loose = Image.open(results[0][1]).convert("RGB")
     left, top = picture.crop((5, 215 + 5, 5 + loose.width, 215 + 5 + loose.height)), loose
-    differences = [abs(a - b) for x, y in zip(left.getdata(), top.getdata(), strict=True) for a, b in zip(x, y)]
-    assert max(differences) < 3, "small photographs keep their size"
+    differences = np.asarray(left).astype(int) - np.asarray(top)
+    assert np.abs(differences).max() == 0, "small photographs keep their size"
     assert picture.getpixel((400, 300)) == (255, 255, 255), "the second query has one match"
 
 
