@@ -57,7 +57,7 @@ def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     """Return the names of the splits of a data set, "train" first; see `load`."""
     if name == "folder":
         if root is None:
-            raise ValueError('"folder" needs the folder of your photographs: set root (data_root of a Config)')
+            raise ValueError('"folder" is a folder of your photographs: set root, or data_root of the Config')
         return folder.splits(checks.path(root, "root"))
     if name in BENCHMARKS:
         return tuple(BENCHMARKS[name].sizes)

@@ -37,8 +37,8 @@ def training_half(units: Iterable[int], class_split: int) -> set[int]:
 def halve(rows: Rows, class_split: int) -> Rows:
     """Return the rows of all splits, split again by `training_half`, of coarse classes where there are any.
 
-    The images of the other classes keep their split, or have the one of their `role`. Where a set does not say
-    which of a class are queries, its images take turns, beginning with the gallery.
+    The images of the other classes keep their split, or have the one of their `role`. Where a set does not
+    say which images of a class are queries, they take turns, beginning with the gallery.
     """
     every = [(split, row) for split, found in rows.items() for row in found]
     chosen = training_half((_unit(row) for _, row in every), class_split)

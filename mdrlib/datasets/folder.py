@@ -45,6 +45,10 @@ class Listing(NamedTuple):
     others: Counter[str]  #: how many files that are no images, by suffix
     problems: list[str]
 
+    def files(self) -> list[str]:
+        """Return the paths of all images below the folder."""
+        return [f"{here}/{name}".lstrip("/") for here, names in self.images.items() for name in names]
+
 
 def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
     """Return the rows of each split of a folder of photographs, and the sha256 of each file.
@@ -56,25 +60,14 @@ def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
     Raises:
         ValueError: The folder cannot be used; the message lists everything that is wrong with it.
     """
-    _, rows, seen, problems = examine(folder, class_split)
+    splits(folder)  # checks that it is one
+    listing = walk(folder)
+    rows, problems = _rows(listing, _layout(folder), class_split)
+    seen = survey(folder, listing.files())
+    problems += unreadable(seen)
     if problems:
         raise ValueError(f"{folder} cannot be used: {listed(problems)}; see `mdrlib data check {folder}`")
     return rows, {file: about.content for file, about in seen.items()}
-
-
-def examine(
-    folder: Path, class_split: int = 0, fresh: bool = False
-) -> tuple[Listing, Rows, dict[str, Seen], list[str]]:
-    """Return the files, the rows, what reading the images showed, and everything that is wrong."""
-    splits(folder)  # checks it
-    listing = walk(folder)
-    problems = [*listing.problems]
-    rows = _rows(listing.images, _layout(folder), problems)
-    _check(rows, class_split, problems)
-    files = [f"{here}/{name}".lstrip("/") for here, found in listing.images.items() for name in found]
-    seen = survey(folder, files, fresh)
-    problems += [f"{file} {about.error}" for file, about in seen.items() if about.error]
-    return listing, rows, seen, problems
 
 
 def splits(folder: Path) -> tuple[str, ...]:
@@ -124,55 +117,59 @@ def walk(folder: Path) -> Listing:
     return listing
 
 
-def _rows(images: dict[str, list[str]], layout: tuple[str, ...], problems: list[str]) -> Rows:
-    """Give each image its split and class."""
+def _rows(listing: Listing, layout: tuple[str, ...], class_split: int) -> tuple[Rows, list[str]]:
+    """Give each image its split and class; return all that is wrong so far too."""
+    problems, stray = [*listing.problems], Counter()
     found: dict[str, list[tuple[str, str]]] = {}  # class -> split and path of each image
-    for here, files in images.items():
+    for here, files in listing.images.items():
         split, _, rest = here.partition("/") if layout else ("", "", here)
         # Names are Unicode in composed form, as which macOS may not store them.
         name = unicodedata.normalize("NFC", os.fsencode(rest).decode("utf8", "replace"))
-        if not rest:
-            where = split or "the top"
-            problems.append(f"{where} holds {len(files):,} images, such as {files[0]}, in no folder of a class")
-        elif layout and split.lower() not in layout:
-            problems.append(f"{here} is in none of {', '.join(layout)}")
+        if layout and split.lower() not in layout:
+            stray[split] += len(files)
+        elif not rest:
+            count = f"{len(files):,} images, such as {files[0]},"
+            problems.append(f"{split or 'the top'} holds {count} that are in no folder of a class")
         else:
             paths = [(split.lower(), f"{here}/{file}") for file in files]
             found.setdefault(name, []).extend(paths)
-    classes = sorted(found)
+    for split, count in stray.items():
+        problems.append(f"{split or 'the top'} holds {count:,} images and is none of {', '.join(layout)}")
     rows: Rows = {split: [] for split in layout or ("train", "test")}
-    for number, name in enumerate(classes):
-        half = "train" if number < len(classes) // 2 else "test"
+    for number, name in enumerate(sorted(found)):
+        half = "train" if number < len(found) // 2 else "test"
         for split, path in found[name]:
             rows[split or half].append(Row(path, number, name))
-    return rows
+    return rows, problems + _useless(rows, class_split)
 
 
-def _check(rows: Rows, class_split: int, problems: list[str]) -> None:
-    """Add what no training or test could use to `problems`."""
-    tests = list(rows)[1:]
+def _useless(rows: Rows, class_split: int) -> list[str]:
+    """Return what no training or test could use."""
     counts = {split: Counter(row.name for row in found) for split, found in rows.items()}
-    everything = sum(counts.values(), Counter())
-    classes = sorted(everything)
-    if not classes:
-        problems.append("it holds no images in folders of classes")
-        return
-    problems += [f"class {name} has one image, which has no match" for name in classes if everything[name] == 1]
-    same = Counter(name.casefold() for name in classes)
-    problems += [f"class {n} differs from another by capitals alone" for n in classes if same[n.casefold()] > 1]
-    tested = sum((counts[split] for split in tests), Counter())
-    shared = sorted(counts["train"].keys() & tested.keys())
+    trained, *others = counts.values()
+    tested, tests = sum(others, Counter()), " and ".join([*counts][1:])
+    classes, same = trained + tested, Counter(name.casefold() for name in trained | tested)
+    problems = []
+    for name in sorted(classes):
+        if classes[name] == 1:
+            problems.append(f"class {name} has one image, which has no match")
+        if same[name.casefold()] > 1:
+            problems.append(f"class {name} differs from another by capitals alone")
+        if name in counts.get("query", ()) and name not in counts["gallery"]:
+            problems.append(f"class {name} is in query and not in gallery")
+    shared = sorted(trained.keys() & tested.keys())
     if shared and not class_split:
-        problems.append(
-            f"train shares {len(shared):,} classes with {' and '.join(tests)}, such as {shared[0]}: "
-            "move each class to one side, or set class_split from 1 to 10"
-        )
-    if "query" in counts:
-        lost = sorted(counts["query"].keys() - counts["gallery"].keys())
-        problems += [f"class {name} is in query and not in gallery" for name in lost]
-    if len(classes) < 4 if class_split else min(len(counts["train"]), len(tested)) < 2:
-        found = f"{len(classes)} in all, {len(counts['train'])} for training and {len(tested)} for testing"
-        problems.append(f"there are too few classes, {found}: each needs 2")
+        many = f"{len(shared):,} classes are in train and in {tests}, such as {shared[0]}"
+        problems.append(f"{many}: move each to one side, or set class_split from 1 to 10")
+    if (len(classes) < 4) if class_split else (min(len(trained), len(tested)) < 2):
+        few = f"{len(classes)} classes in all, {len(trained)} for training and {len(tested)} for testing"
+        problems.append(f"it has {few}: 2 are needed for each")
+    return problems
+
+
+def unreadable(seen: dict[str, Seen]) -> list[str]:
+    """Return the images that cannot be read, each with the reason."""
+    return [f"{file} {about.error}" for file, about in seen.items() if about.error]
 
 
 def survey(folder: Path, files: Sequence[str], fresh: bool = False) -> dict[str, Seen]:
@@ -226,9 +223,17 @@ def look(path: Path) -> Seen:
     return Seen(sha256(content).hexdigest(), *about)
 
 
-def report(folder: Path) -> bool:
-    """Print what a folder of photographs holds and what is wrong with it; return whether it can be used."""
-    listing, rows, seen, problems = examine(folder, fresh=True)
+def report(folder: Path, rows: Rows | None = None) -> bool:
+    """Print what a folder of photographs holds and what is wrong with it; return whether it can be used.
+
+    Without the rows of a published set, `read` says what its splits and classes are.
+    """
+    splits(folder)  # checks that it is one
+    listing, problems = walk(folder), []
+    if rows is None:
+        rows, problems = _rows(listing, _layout(folder), 0)
+    seen = survey(folder, listing.files(), fresh=True)
+    problems += unreadable(seen)
     good = [about for about in seen.values() if not about.error]
     kinds = Counter(about.kind for about in good).most_common()
     turned = [file for file, about in seen.items() if about.turned]
