@@ -24,7 +24,7 @@ def search(words: Sequence[str]) -> None:
     given = parser.parse_intermixed_args(words)
     checks.whole(given.k, "-k", 1)
     if given.out is not None:
-        search_page.kind(given.out)  # before the work, as the queries
+        search_page.checked(given.out)  # before the work, as the queries
     embedder = Embedder.load(given.run)
     embedder(given.query)
     if checks.path(given.gallery).is_file():

@@ -51,10 +51,8 @@ def export(embedder: Embedder, path: str | Path) -> float:
     if path.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             optional(package, "export")
-    size = 32 if embedder.preprocessing is None else embedder.preprocessing.image_size
-    shape = (1 if embedder.preprocessing is None else 3, size, size)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (5, *shape), generator=generator, dtype=torch.uint8)
+    images = torch.randint(256, (5, *embedder.shape), generator=generator, dtype=torch.uint8)
     network = copy.deepcopy(embedder.network).to("cpu", memory_format=torch.contiguous_format)
     module = _Pixels(network).eval()
     try:

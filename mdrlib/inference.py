@@ -44,6 +44,10 @@ class Embedder:
         layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
         self.network = network.to(self.device, memory_format=layout).eval().requires_grad_(False)
         self.preprocessing, self.dim = preprocessing, network.dim
+        size = (3, preprocessing.image_size) if preprocessing else (1, 32)
+        self.shape = (*size, size[1])  #: (C, H, W) of what the network sees.
+        # The first pass is slow, and the network may refuse the size.
+        embed(self.network, torch.zeros(1, *self.shape, dtype=torch.uint8))
         content = hashlib.sha256(f"{preprocessing} {network.normalize}".encode())
         for name, value in network.state_dict().items():
             content.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
