@@ -54,7 +54,8 @@ def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> R
     distributed.join()
     out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
-    stored = replace(config, data_root=None, weights=config.weights and Path(config.weights).name).to_dict()
+    weights = config.weights and Path(config.weights).name
+    stored = replace(config, data_root=config.folder_name, weights=weights).to_dict()
     distributed.agree("the config", stored)
 
     def finished() -> Result | None:

@@ -57,14 +57,3 @@ def halve(rows: Rows, class_split: int) -> Rows:
 
 def _unit(row: Row) -> int:
     return row.number if row.group is None else row.group
-
-
-def classes_of(rows: Rows, split: str) -> tuple[list[int], list[str]]:
-    """Return numbers and names of a split's classes, in the order of their labels.
-
-    Classes that only the gallery has come last: labels of queries and of the gallery are of the same classes.
-    """
-    names = {row.number: row.name for row in rows[split]}
-    asked = {row.number for row in rows.get("query", ())}
-    numbers = sorted(names, key=lambda number: (number not in asked, number))
-    return numbers, [names[number] for number in numbers]

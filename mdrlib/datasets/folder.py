@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -41,13 +42,9 @@ class Seen(NamedTuple):
 class Listing(NamedTuple):
     """The files below a folder."""
 
-    images: dict[str, list[str]]  #: of each folder that holds images, "" for the top, their names
+    images: dict[str, list[str]]  #: of each folder that holds images, "" for the top, their paths
     others: Counter[str]  #: how many files that are no images, by suffix
     problems: list[str]
-
-    def files(self) -> list[str]:
-        """Return the paths of all images below the folder."""
-        return [f"{here}/{name}".lstrip("/") for here, names in self.images.items() for name in names]
 
 
 def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
@@ -63,9 +60,8 @@ def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
     splits(folder)  # checks that it is one
     listing = walk(folder)
     rows, problems = _rows(listing, _layout(folder), class_split)
-    seen = survey(folder, listing.files())
-    problems += unreadable(seen)
-    if problems:
+    seen = survey(folder, list(chain(*listing.images.values())))
+    if problems := problems + unreadable(seen):
         raise ValueError(f"{folder} cannot be used: {listed(problems)}; see `mdrlib data check {folder}`")
     return rows, {file: about.content for file, about in seen.items()}
 
@@ -111,7 +107,7 @@ def walk(folder: Path) -> Listing:
         for entry in entries:
             suffix = Path(entry.name).suffix.lower()
             if suffix in KINDS and not entry.is_dir() and (entry.is_file() or entry.is_symlink()):
-                listing.images.setdefault(here, []).append(entry.name)
+                listing.images.setdefault(here, []).append(f"{here}/{entry.name}".lstrip("/"))
             elif not entry.is_dir():
                 listing.others[suffix or "without suffix"] += 1
     return listing
@@ -128,11 +124,9 @@ def _rows(listing: Listing, layout: tuple[str, ...], class_split: int) -> tuple[
         if layout and split.lower() not in layout:
             stray[split] += len(files)
         elif not rest:
-            count = f"{len(files):,} images, such as {files[0]},"
-            problems.append(f"{split or 'the top'} holds {count} that are in no folder of a class")
+            problems.append(f"{len(files):,} images, such as {files[0]}, are in no folder of a class")
         else:
-            paths = [(split.lower(), f"{here}/{file}") for file in files]
-            found.setdefault(name, []).extend(paths)
+            found.setdefault(name, []).extend((split.lower(), file) for file in files)
     for split, count in stray.items():
         problems.append(f"{split or 'the top'} holds {count:,} images and is none of {', '.join(layout)}")
     rows: Rows = {split: [] for split in layout or ("train", "test")}
@@ -216,7 +210,7 @@ def look(path: Path) -> Seen:
             image.draft(None, (8, 8))
             to_rgb(image)
     except pillow.UnidentifiedImageError:
-        return Seen(error="cannot be read as an image (unknown or damaged format; JPEG and PNG are known)")
+        return Seen(error="cannot be read as an image (unknown or damaged format: store it as JPEG or PNG)")
     except Exception as error:  # pillow raises many kinds for a damaged file
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         return Seen(error=f"cannot be read as an image ({why or type(error).__name__})")
@@ -229,28 +223,27 @@ def report(folder: Path, rows: Rows | None = None) -> bool:
     Without the rows of a published set, `read` says what its splits and classes are.
     """
     splits(folder)  # checks that it is one
-    listing, problems = walk(folder), []
-    if rows is None:
-        rows, problems = _rows(listing, _layout(folder), 0)
-    seen = survey(folder, listing.files(), fresh=True)
-    problems += unreadable(seen)
+    listing = walk(folder)
+    rows, problems = _rows(listing, _layout(folder), 0) if rows is None else (rows, [])
+    seen = survey(folder, list(chain(*listing.images.values())), fresh=True)
+    problems = problems + unreadable(seen)
     good = [about for about in seen.values() if not about.error]
-    kinds = Counter(about.kind for about in good).most_common()
     turned = [file for file, about in seen.items() if about.turned]
     lines = [f"{folder}: {len(seen):,} images, {len(seen) - len(good):,} of them unreadable"]
     for split, found in rows.items():
-        counts = Counter(row.name for row in found).values()
-        each = f", {min(counts):,} to {max(counts):,} images each" if counts else ""
-        lines.append(f"{split}: {len(found):,} images, {len(counts):,} classes{each}")
+        each = sorted(Counter(row.number for row in found).values()) or [0]
+        classes = f"{len(found):,} images, {len({row.number for row in found}):,} classes"
+        lines.append(f"{split}: {classes}, {each[0]:,} to {each[-1]:,} images each")
     for side in ("width", "height") if good else ():
         pixels = sorted(getattr(about, side) for about in good)
         lines.append(f"{side}: {pixels[0]:,} to {pixels[-1]:,} pixels, median {median(pixels):,.0f}")
-    lines.append(f"stored as: {', '.join(f'{kind} {count:,}' for kind, count in kinds)}")
-    lines.append(f"turned upright as their EXIF data say: {len(turned):,}")
-    lines += [f"  {file}" for file in turned[:SHOWN]]
-    others = ", ".join(f"{suffix} {count:,}" for suffix, count in sorted(listing.others.items()))
-    lines.append(f"left out because they are no images: {others or 'none'}")
-    lines.append(f"problems: {len(problems):,}")
-    lines += [f"  {problem}" for problem in problems]
+    lines.append(f"stored as: {_counts(Counter(about.kind for about in good))}")
+    lines.append(f"left out because they are no images: {_counts(listing.others)}")
+    for title, of in (("turned upright as their EXIF data say", turned), ("problems", problems)):
+        lines += [f"{title}: {len(of):,}", *(f"  {text}" for text in of)]
     print("\n".join(lines).encode("utf8", "backslashreplace").decode())
     return not problems
+
+
+def _counts(found: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in found.most_common()) or "none"
