@@ -1,6 +1,7 @@
 """What the command line does with a trained run: `mdrlib search`, `mdrlib embed`, `mdrlib export`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +40,8 @@ def search(words: Sequence[str]) -> None:
         print(f"rank  distance  {'class':{wide}}  path")
         for match in matches:
             name = match.class_name or "-"
-            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {match.path}")
+            path = os.fsencode(match.path).decode("utf8", "replace")  # not every name can be printed
+            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {path}")
     if given.out is not None:
         search_page.write(given.out, given.query, results)
         print(given.out)

