@@ -22,6 +22,7 @@ ANNOUNCEMENTS = {"smoke": "Built at scale smoke: everything works, and the numbe
 REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 # What of book/ the pages are made of, besides the chapters.
 SOURCES = ("_toc.yml", "*.bib", "*.md", "_static/**/*", "extra/**/*", "images/**/*.png")
+SOURCES += ("integrations/*.py",)  # shown by a chapter
 NOT_PAGES = (".key", ".running", "durations.json")  # what ci/execute.py leaves in the executed folder
 JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 # A tag that loads something from another host by itself; <a> does not.

@@ -35,6 +35,7 @@ LEAST = {"iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, 
 LEAST |= {"workers": -1}
 BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "seed": 2**32, "dim": 2**16, "image_size": 2**14}
 BELOW |= {"stored_size": 2**14, "class_split": 11}
+BELOW |= dict.fromkeys(("lr", "level_lr", "proxy_lr", "lr_decay", "weight_decay"), 1e6)  # float32 overflows
 # Fields that the first stored runs lack: they say what a run is only where they are not the default.
 LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
 
@@ -132,7 +133,7 @@ class Config:
                 raise ValueError(f"{name} must be {wanted}, got {checks.shown(pair)}")
         if self.dataset in ("folder", *BENCHMARKS) and self.backbone in SMALL:
             wrong = f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take'
-            raise ValueError(f'{wrong}; choose "bn_inception", "resnet50" or another of torchvision or timm')
+            raise ValueError(f'{wrong}; choose "efficientnet_lite0" or another of torchvision or timm')
         MDR(self.levels, self.momentum, backend=self.mdr_backend)  # checks them
 
     @classmethod

@@ -40,6 +40,7 @@ def in_memory(
     Yields:
         Images (B / world_size, C, H, W) float32 in [0, 1] of this rank, labels (B,) of all ranks.
     """
+    rank, world_size = sampler.place()
     for t in range(start, len(sampler)):
         chosen = sampler.batch(t)
         index = torch.tensor(chosen)
@@ -48,8 +49,8 @@ def in_memory(
         batch = to_float(images[index])
         if augment:
             b = len(batch)
-            batch = random_affine(batch, generator, first=sampler.rank * b, of=sampler.world_size * b)
-        yield batch, labels[chosen if sampler.world_size == 1 else sampler.whole(t)]
+            batch = random_affine(batch, generator, first=rank * b, of=world_size * b)
+        yield batch, labels[chosen if world_size == 1 else sampler.whole(t)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Photographs:
         batch t depend on (seed, t, j) alone, j counted over all ranks. `spent` receives the seconds that each
         batch took.
         """
-        first = sampler.rank * sampler.batch_size // sampler.world_size
+        first = sampler.place()[0] * sampler.batch_size
         orders = ((t, first, self.indices[sampler.batch(t)].tolist()) for t in range(start, len(sampler)))
         for t, (images, seconds) in enumerate(self._read(orders, seed if augment else None), start):
             if spent is not None:

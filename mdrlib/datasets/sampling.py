@@ -2,41 +2,58 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
+
+from mdrlib import distributed
 
 
-@dataclass(eq=False, repr=False)
-class PKBatchSampler:
-    """Iterate over lists of batch_size indices: batch_size / per_class classes, per_class images of each.
+class PKBatchSampler(Sampler[list[int]]):
+    """Draw batches of batch_size indices: batch_size / per_class classes, per_class images of each.
 
     The classes of a batch are distinct, and so are the images of a class unless it has fewer than per_class:
     then they repeat. If batch_size is no multiple of per_class, one more class fills the batch, as in the
-    authors' 256 with 3 per class. Batch t depends on (labels, seed, t) alone. Too few classes, or ranks that
-    cannot share a batch in whole classes, are a ValueError.
+    authors' 256 with 3 per class. Each loop is another epoch, even if the one before was left early. Batch t,
+    counted over all epochs, depends on (labels, seed, t) alone.
+
+    Args:
+        labels: (N,) integers, the class of each image.
+        batch_size: Of all ranks. Each draws a contiguous share of batch_size / world_size indices, in whole
+            classes; the attribute `batch_size` is the size of the share.
+        per_class: Images of a class.
+        iterations: Batches in an epoch; by default N / batch_size, rounded up.
+        seed: Of all draws.
+        rank, world_size: By default those of torch.distributed when a batch is drawn. Pass 0 and 1 where
+            something else divides batches among processes, as accelerate does.
+
+    Raises:
+        ValueError: Too few classes, or ranks that cannot share a batch in whole classes.
     """
 
-    labels: Tensor | Sequence[int]  #: (N,) integers, the class of each image
-    batch_size: int  #: of all ranks: each gets a contiguous slice of batch_size / world_size indices
-    per_class: int
-    iterations: int  #: the number of batches
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        labels, share = torch.as_tensor(self.labels).cpu(), self.per_class * self.world_size
-        if self.world_size > 1 and self.batch_size % share:
-            given = f"got {self.batch_size} and {self.per_class} x {self.world_size}"
-            raise ValueError(f"batch_size must be a multiple of per_class x world_size, {given}")
+    def __init__(
+        self,
+        labels: Tensor | Sequence[int],
+        batch_size: int,
+        per_class: int,
+        iterations: int | None = None,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        labels = torch.as_tensor(labels).cpu()
+        self.total, self.per_class, self.seed = batch_size, per_class, seed
+        self.rank, self.world_size = rank, world_size
+        self.iterations = math.ceil(len(labels) / batch_size) if iterations is None else iterations
+        self.first = self.used = 0  # over all epochs: the batch that the next loop begins with; those used
+        self.place()  # refuses ranks that cannot share a batch
         order = torch.argsort(labels, stable=True).numpy()
         sizes = torch.unique(labels, return_counts=True)[1].numpy()
-        self.wanted = math.ceil(self.batch_size / self.per_class)  # classes in a batch
+        self.wanted = math.ceil(batch_size / per_class)  # classes in a batch
         if len(sizes) < self.wanted:
-            needs = f"{self.batch_size} images with {self.per_class} per class need {self.wanted} classes"
+            needs = f"{batch_size} images with {per_class} per class need {self.wanted} classes"
             raise ValueError(f"{needs}, there are {len(sizes)}: take a smaller batch_size")
         self.members = np.split(order, np.cumsum(sizes)[:-1])  # of each class, the indices of its images
 
@@ -44,12 +61,32 @@ class PKBatchSampler:
         return self.iterations
 
     def __iter__(self) -> Iterator[list[int]]:
-        return map(self.batch, range(self.iterations))
+        # A DataLoader makes iterators that it asks for nothing: they do not get here and are no epoch.
+        if self.iterations:
+            self.used = self.first
+            self.first += self.iterations - self.first % self.iterations
+            yield from map(self.batch, range(self.used, self.first))
+
+    @property
+    def batch_size(self) -> int:
+        return self.total // self.place()[1]
+
+    def place(self) -> tuple[int, int]:
+        """Return rank and world size; raise ValueError if such ranks cannot share a batch."""
+        rank = distributed.rank() if self.rank is None else self.rank
+        size = distributed.world_size() if self.world_size is None else self.world_size
+        if not 0 <= rank < size:
+            raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {size}")
+        if size > 1 and self.total % (self.per_class * size):
+            given = f"got {self.total} and {self.per_class} x {size}"
+            raise ValueError(f"batch_size must be a multiple of per_class x world_size, {given}")
+        return rank, size
 
     def batch(self, t: int) -> list[int]:
-        """Return this rank's share of batch t."""
-        share = self.batch_size // self.world_size
-        return self.whole(t)[self.rank * share : (self.rank + 1) * share]
+        """Return this rank's share of batch t, from 0, counted over all epochs."""
+        rank, size = self.place()
+        share = self.total // size
+        return self.whole(t)[rank * share : (rank + 1) * share]
 
     def whole(self, t: int) -> list[int]:
         """Return batch t of all ranks together."""
@@ -57,7 +94,25 @@ class PKBatchSampler:
         classes = random.choice(len(self.members), self.wanted, replace=False)
         # resize cuts a permutation that is too long and repeats one that is too short.
         chosen = [np.resize(random.permutation(self.members[c]), self.per_class) for c in classes]
-        return np.concatenate(chosen)[: self.batch_size].tolist()
+        return np.concatenate(chosen)[: self.total].tolist()
+
+    def step(self) -> None:
+        """Count one more batch as used; workers of a DataLoader draw batches long before that."""
+        self.used += 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next loop draw this epoch, from 0; a position in it that was loaded stays."""
+        if epoch != self.first // self.iterations:
+            self.load_state_dict({"epoch": epoch, "position": 0})
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and how many of its batches were used, as counted by `step`."""
+        epoch, position = divmod(self.used, self.iterations)
+        return {"epoch": epoch, "position": position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next loop begin with the batch after those used."""
+        self.first = self.used = state["epoch"] * self.iterations + state["position"]
 
 
 def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -79,10 +79,10 @@ MINER = {"embeddings": REQUIRED, "labels": REQUIRED, "generator": None}
                 "labels": REQUIRED,
                 "batch_size": REQUIRED,
                 "per_class": REQUIRED,
-                "iterations": REQUIRED,
+                "iterations": None,
                 "seed": 0,
-                "rank": 0,
-                "world_size": 1,
+                "rank": None,
+                "world_size": None,
             },
         ),
         (

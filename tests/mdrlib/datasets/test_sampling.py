@@ -1,5 +1,7 @@
+import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -90,18 +92,90 @@ def test_classes_and_images_come_equally_often():
     assert count.min() > 170 and count.max() < 330
 
 
-def test_a_list_of_labels_will_do_and_a_new_loop_starts_over():
-    sampler = PKBatchSampler([7, 7, 3, 3], 4, 2, 2)
-    first = list(sampler)
-    assert len(sampler) == len(first) == 2
-    assert list(sampler) == first
+def test_the_batches_of_stored_runs_are_drawn_by_seed_and_number():
+    sampler = PKBatchSampler(LABELS, 12, 3, 5, seed=11)
+    for t, batch in enumerate(sampler):
+        random = np.random.default_rng((11, t))
+        classes = random.choice(12, 4, replace=False)
+        members = [torch.nonzero(LABELS == int(c))[:, 0].numpy() for c in classes]
+        assert batch == [int(i) for m in members for i in random.permutation(m)[:3]] == sampler.whole(t)
+    assert sampler.whole(0) == [11, 8, 7, 32, 33, 35, 59, 56, 55, 52, 49, 53], "as before epochs"
 
 
-def test_a_data_loader_takes_it():
+def distinct(batches):
+    return len({tuple(batch) for batch in batches}) == len(batches)
+
+
+def test_each_loop_is_another_epoch_even_if_the_last_one_was_left_early():
+    sampler = PKBatchSampler(LABELS, 12, 3, 8)
+    loops = [list(itertools.islice(sampler, 8)), list(itertools.islice(sampler, 3)), list(sampler)]
+    assert [len(loop) for loop in loops] == [8, 3, 8]
+    assert distinct(sum(loops, []))
+    assert loops[2] == [sampler.batch(t) for t in range(16, 24)], "the third epoch, whole"
+    for epoch, expected in ((0, loops[0]), (2, loops[2])):
+        sampler.set_epoch(epoch)
+        assert list(sampler) == expected
+
+
+def test_an_epoch_has_as_many_images_as_there_are_unless_told_otherwise():
+    assert len(PKBatchSampler(LABELS, 12, 3)) == 6  # of 72 images
+    assert len(list(PKBatchSampler(LABELS, 15, 3))) == 5
+    assert len(list(PKBatchSampler([7, 7, 3, 3], 4, 2, 0))) == 0
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_data_loader_takes_it_and_a_resumed_run_gets_the_batches_not_yet_consumed(workers):
     data = torch.utils.data.TensorDataset(torch.arange(len(LABELS)))
-    sampler = PKBatchSampler(LABELS, 12, 3, 3)
-    loader = torch.utils.data.DataLoader(data, batch_sampler=sampler)
-    assert [batch.tolist() for (batch,) in loader] == [sampler.batch(t) for t in range(3)]
+
+    def loader(sampler):
+        return torch.utils.data.DataLoader(data, batch_sampler=sampler, num_workers=workers)
+
+    whole = PKBatchSampler(LABELS, 12, 3, 8, seed=4)
+    wanted = [batch.tolist() for _ in range(2) for (batch,) in loader(whole)]
+    assert len(wanted) == 16 and distinct(wanted)
+    for stop in (3, 8, 13):
+        killed, seen = PKBatchSampler(LABELS, 12, 3, 8, seed=4), []
+        for (batch,) in itertools.islice(itertools.chain(loader(killed), loader(killed)), stop):
+            seen.append(batch.tolist())
+            killed.step()
+        assert killed.state_dict() == {"epoch": stop // 8, "position": stop % 8}
+        resumed = PKBatchSampler(LABELS, 12, 3, 8, seed=4)
+        resumed.load_state_dict(killed.state_dict())
+        while len(seen) < 16:
+            seen += [batch.tolist() for (batch,) in loader(resumed)]
+        assert seen == wanted
+
+
+def test_without_calls_of_step_nothing_counts_as_consumed():
+    sampler = PKBatchSampler(LABELS, 12, 3, 8)
+    list(sampler), list(itertools.islice(sampler, 5))
+    assert sampler.state_dict() == {"epoch": 1, "position": 0}
+
+
+def test_a_loaded_position_outlasts_being_told_the_same_epoch():
+    sampler = PKBatchSampler(LABELS, 12, 3, 8)
+    sampler.load_state_dict({"epoch": 2, "position": 5})
+    sampler.set_epoch(2)
+    assert list(sampler) == [sampler.batch(t) for t in (21, 22, 23)]
+    sampler.load_state_dict({"epoch": 2, "position": 5})
+    sampler.set_epoch(0)
+    assert list(sampler) == [sampler.batch(t) for t in range(8)]
+
+
+def test_ranks_are_those_of_torch_distributed_when_a_batch_is_drawn(monkeypatch):
+    sampler = PKBatchSampler(LABELS, 24, 3, 2)  # as in a script whose framework joins processes later
+    alone = PKBatchSampler(LABELS, 24, 3, 2, rank=0, world_size=1)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    shares = []
+    for rank in range(4):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda r=rank: r)
+        sampler.set_epoch(0)
+        assert sampler.batch_size == 6 and alone.batch_size == 24
+        shares.append(list(sampler))
+    assert [sum(parts, []) for parts in zip(*shares, strict=True)] == list(alone)
+    with pytest.raises(ValueError, match="multiple of per_class x world_size, got 21 and 3 x 4"):
+        next(iter(PKBatchSampler(LABELS, 21, 3)))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +184,8 @@ def test_a_data_loader_takes_it():
         ({"batch_size": 25, "world_size": 2}, "multiple of per_class x world_size"),
         ({"batch_size": 37}, "need 13 classes, there are 12"),
         ({"world_size": 3}, "multiple of per_class x world_size"),
+        ({"rank": 1}, "rank must be from 0 to world_size - 1, got 1 of 1"),
+        ({"rank": -1, "world_size": 2}, "rank must be from 0 to world_size - 1, got -1 of 2"),
     ],
 )
 def test_numbers_that_allow_no_batch_are_refused(arguments, message):
