@@ -1,6 +1,7 @@
 """What the command line does with a trained run: `mdrlib search`, `mdrlib embed`, `mdrlib export`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ def search(words: Sequence[str]) -> None:
     given = parser.parse_intermixed_args(words)
     checks.whole(given.k, "-k", 1)
     if given.out is not None:
-        search_page.kind(given.out)  # before the work, as the queries
+        search_page.checked(given.out)  # before the work, as the queries
     embedder = Embedder.load(given.run)
     embedder(given.query)
     if checks.path(given.gallery).is_file():
@@ -39,7 +40,8 @@ def search(words: Sequence[str]) -> None:
         print(f"rank  distance  {'class':{wide}}  path")
         for match in matches:
             name = match.class_name or "-"
-            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {match.path}")
+            path = os.fsencode(match.path).decode("utf8", "replace")  # not every name can be printed
+            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {path}")
     if given.out is not None:
         search_page.write(given.out, given.query, results)
         print(given.out)
@@ -55,10 +57,10 @@ def embed(words: Sequence[str]) -> None:
     if checks.path(given.out).suffix != ".npz":
         raise ValueError(f"embeddings are written as .npz, got {given.out}")
     embedder, folder = Embedder.load(given.run), checks.path(given.folder)
-    names, classes = images_below(folder)
-    x = embed_folder(embedder, folder, names).numpy()
-    classes = np.array([name or "" for name in classes], dtype=str)
-    save_arrays(given.out, embeddings=x, files=np.array(names, dtype=str), classes=classes)
+    found = images_below(folder)
+    x = embed_folder(embedder, folder, list(found)).numpy()
+    classes = np.array([name or "" for name in found.values()], dtype=str)
+    save_arrays(given.out, embeddings=x, files=np.array(list(found), dtype=str), classes=classes)
     print(f"{given.out}: embeddings {x.shape} float32, files and classes ({len(x)},)")
 
 
