@@ -31,10 +31,9 @@ MINERS = ("distance_weighted", "semihard_negatives", "hard_negatives", "random_n
 PLACE = ("device", "data_root", "workers", "cache_images")  # fields that do not say what a run is
 CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": MINERS, "pooling": POOLING}
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
-LEAST = {"iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, "image_size": 32}
-LEAST |= {"workers": -1}
-BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "switch": 1, "class_split": 11}
-BELOW |= {"seed": 2**32, "dim": 2**16, "image_size": 2**14, "stored_size": 2**14}
+LEAST = dict(iterations=1, batch_size=4, per_class=2, evaluate_every=1, image_size=32, workers=-1)
+BELOW = dict(momentum=1, validation=1, label_noise=1, switch=1, class_split=11)
+BELOW |= dict(seed=2**32, dim=2**16, image_size=2**14, stored_size=2**14)
 BELOW |= dict.fromkeys(("lr", "level_lr", "proxy_lr", "lr_decay", "weight_decay"), 1e6)  # float32 overflows
 # Fields that the first stored runs lack: they say what a run is only where they are not the default.
 LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
@@ -120,8 +119,8 @@ class Config:
                 raise ValueError(f"{name} must be one of {list(CHOICES[name])}, got {checks.shown(value)}")
             least, below = LEAST.get(name, 0), BELOW.get(name, float("inf"))
             if type(value) in (int, float) and not least <= value < below:
-                got = checks.shown(value)
-                raise ValueError(f"{name} must be at least {least} and below {below}, got {got}")
+                wanted = f"at least {least} and below {below}"
+                raise ValueError(f"{name} must be {wanted}, got {checks.shown(value)}")
         method_parts(self.method)
         if 1 not in self.recall_at or min(self.recall_at) < 1:
             got = checks.shown(self.recall_at)
@@ -146,9 +145,8 @@ class Config:
         """A Config from a mapping, which may lack fields; ValueError names keys that are not fields."""
         if not isinstance(values, Mapping):
             raise TypeError(f"a Config is made of a mapping of its fields, got {checks.shown(values)}")
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)}, key=str)
-        if unknown:
-            known = [field.name for field in fields(cls)]
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(values.keys() - known, key=str):
             raise ValueError(f"unknown Config keys {checks.shown(unknown)}; known are {known}")
         return cls(**values)
 

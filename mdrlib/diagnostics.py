@@ -39,34 +39,26 @@ def diagnose(x: Tensor, labels: Tensor) -> dict[str, float]:
     labels = checks.labels(labels, len(x)).cpu()
     if not 2 <= len(labels.unique()) < len(labels):
         raise ValueError(f"labels must have two classes and a positive pair, got {labels.unique().tolist()}")
-    centred = x - x.mean(0)
-    values = torch.linalg.svdvals(centred)[: len(x) - 1].clamp_min(torch.finfo(x.dtype).tiny)
+    values = torch.linalg.svdvals(x - x.mean(0))[: len(x) - 1].clamp_min(torch.finfo(x.dtype).tiny)
     shares = values / values.sum()
-    lists = search(x.float(), k=NEIGHBOURS)[1]
-    often = torch.bincount(lists.flatten(), minlength=len(x)).double()
+    often = torch.bincount(search(x.float(), k=NEIGHBOURS)[1].flatten(), minlength=len(x)).double()
     deviation = often - often.mean()
     spread = deviation.square().mean()
-    within, centres = [], []
-    apart = pairs = 0.0  # the sum of squared distances of positive pairs on the sphere, and their number
-    for members in (labels == label for label in labels.unique()):
-        own = x[members]
-        n = len(own)
-        centres.append(own.mean(0))
-        if n > 1:
-            within.append(pairwise_distances(own).sum() / (n * (n - 1)))
-            # Of n unit vectors with mean m: the sum of |a - b|^2 is 2 n^2 (1 - |m|^2).
-            apart += 2 * n * n * (1 - normalize(own, dim=1).mean(0).square().sum())
-            pairs += n * (n - 1)
-    centres = torch.stack(centres)
-    between = pairwise_distances(centres).sum() / (len(centres) * (len(centres) - 1))
+    classes = [x[labels == label] for label in labels.unique()]
+    within = torch.stack([_mean_distance(own) for own in classes if len(own) > 1])
+    between = _mean_distance(torch.stack([own.mean(0) for own in classes]))
     sq = pairwise_distances(normalize(x, dim=1), squared=True)
-    near = (sq.mul(-2).exp().sum() - len(x)) / (len(x) * (len(x) - 1))  # without the diagonal's ones
+    apart = ~torch.eye(len(x), dtype=torch.bool)
     numbers = {
         "effective_rank": torch.special.entr(shares).sum().exp(),
         "spectral_decay": -(shares * len(shares)).log().mean(),
-        "intra_inter": torch.stack(within).mean() / between,
+        "intra_inter": within.mean() / between,
         "hub_skewness": deviation.pow(3).mean() / spread.pow(1.5) if spread > 0 else spread,
-        "alignment": apart / pairs,
-        "uniformity": near.log(),
+        "alignment": sq[apart & (labels[:, None] == labels)].mean(),
+        "uniformity": sq[apart].mul(-2).exp().mean().log(),
     }
     return {name: float(value) for name, value in numbers.items()}
+
+
+def _mean_distance(x: Tensor) -> Tensor:
+    return pairwise_distances(x).sum() / (len(x) * (len(x) - 1))

@@ -64,14 +64,13 @@ def measure(
     Args:
         splits: Images (N, ...) and labels (N,) of "test" and, optionally, "train", "validation", "gallery".
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
-        features: Also measure the retrieval of "test" by the features in front of the model's head, as they
-            are and with unit length, from the same passes: "features_recall@1", "features_l2_recall@1".
+        features: Also search by the features in front of the model's head, as they are and with unit length:
+            "features_recall@1", "features_l2_recall@1" and others.
 
     Returns:
-        Metrics: "recall@1" and others of `evaluate`; "validation_recall@1" and others of held-out classes;
-        "train_recall@1" and "train_map@r" of `whole_classes` of the training images, searched among
-        themselves; and what `diagnose` returns for the test embeddings. Arrays: `distance_histograms` of
-        `whole_classes`, by names such as "test_positive", and each test class's metrics as "class_map@r".
+        Metrics: those of `evaluate` and `diagnose` for "test"; "validation_recall@1" and others; and
+        "train_recall@1" and "train_map@r" of `whole_classes`, searched among themselves. Arrays:
+        `distance_histograms` of `whole_classes`, as "test_positive"; metrics of classes, as "class_map@r".
     """
     gallery = _spaces(model, splits["gallery"][0], features) if "gallery" in splits else {}
     metrics, arrays = {}, {}
@@ -102,7 +101,7 @@ def measure(
 
 
 def _spaces(model: nn.Module, images: Images, features: bool) -> dict[str, Tensor]:
-    """Embeddings as "" and, if wanted, the features in front of the head, from the same pass; "" comes last."""
+    """Embeddings as "", the last entry; if wanted, the features in front of the head from the same pass."""
     if not features:
         return {"": embed(model, images)}
     kept: list[Tensor] = []

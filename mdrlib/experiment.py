@@ -1,7 +1,6 @@
 """An experiment from its Config to its Result."""
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -53,15 +52,14 @@ def run(config: Config, out_dir: str | Path) -> Result:
     """
     distributed.join()
     out_dir = checks.path(out_dir, "out_dir")
-    distributed.agree("the config", config.stored())
     with ExitStack() as stack:
 
-        def lock() -> None:
+        def look() -> tuple[Result | None, State | None]:
             if not (out_dir / "result.json").exists():  # a finished run is only read
                 stack.enter_context(checkpoint.locked(out_dir))
+            return _found(config, out_dir)
 
-        distributed.from_first(lock)
-        result, state = distributed.from_first(lambda: _found(config, out_dir))
+        result, state = distributed.from_first(look)
         return result or _make(config, out_dir, state)
 
 
@@ -69,11 +67,11 @@ def _make(config: Config, out_dir: Path, state: State | None) -> Result:
     """Do what `run` does, in a folder that is this run's alone."""
     device = pick_device(config.device)
     sets, data = _read(config)
-    distributed.agree("the data", data)
+    about = {"config": config.stored(), "data": data}
+    distributed.agree("the run", about)
     if state is not None:
         _refuse_other(out_dir, state.get("data", {}), data)
     splits = _splits(config, sets, device)
-    about = {"config": config.stored(), "data": data}
     with deterministic(device.type == "cpu"):
         trainer, history = _train(config, splits, device, out_dir, about, state)
 
@@ -146,21 +144,19 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
     result = state = None
     if (out_dir / "result.json").exists():
         result = results.load_run(out_dir)
-        found, data = result.config, result.data
     elif (out_dir / CHECKPOINT).exists():
         state = checkpoint.load(out_dir / CHECKPOINT)
-        found, data = state.get("config"), state.get("data")
     else:
         return None, None
     try:
-        there = Config.of(found).stored()
+        there = Config.of(result.config if result else state.get("config")).stored()
     except (TypeError, ValueError) as error:  # of another version, or of something else
         raise ValueError(f"{out_dir} holds another experiment ({error}); choose another folder") from error
     _refuse_other(out_dir, there, config.stored(), PLACE)
     if result and config.dataset == "folder":  # whose name does not say which photographs it has
-        _refuse_other(out_dir, data, _read(config)[1])
+        _refuse_other(out_dir, result.data, _read(config)[1])
     elif result and config.weights and checks.path(config.weights).exists():
-        _refuse_other(out_dir, data, data | {"weights": _weights(config)})
+        _refuse_other(out_dir, result.data, {"weights": _weights(config)})
     return result, state
 
 

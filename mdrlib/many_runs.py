@@ -68,13 +68,17 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
                 theirs.close()
                 running[ours] = _Running(name, process, slot)
             for connection in wait(running, SECONDS):
-                its, said = running[connection], _said(connection)
+                its = running[connection]
+                try:
+                    said = connection.recv()
+                except EOFError:  # killed, or ended by an error that it has printed
+                    its.process.join()
+                    said = f"FAILED: its process ended with exit code {its.process.exitcode}"
                 if isinstance(said, int):
                     its.iteration = said
                     continue
                 del running[connection]
                 its.process.join()
-                said = said or f"FAILED: its process ended with exit code {its.process.exitcode}"
                 failed += [its.name] if said.startswith("FAILED") else []
                 ended = len(configs) - len(waiting) - len(running)
                 print(f"[{ended}/{len(configs)}] {its.name}  {said}", flush=True)
@@ -87,14 +91,6 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
             its.process.kill()
             its.process.join()
     return failed
-
-
-def _said(connection: Connection) -> int | str | None:
-    """Return an iteration, or what came of the run; None if it was killed, or has printed its error."""
-    try:
-        return connection.recv()
-    except EOFError:
-        return None
 
 
 def _work(config: Config, out_dir: Path, connection: Connection) -> None:

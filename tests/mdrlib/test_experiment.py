@@ -479,9 +479,9 @@ def test_a_weights_file_of_the_same_name_and_other_content_is_another_experiment
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (lambda trainer: trainer.mdr.levels.data.fill_(np.nan), "(level_0|regularizer) is nan at iteration 3"),
-        (lambda trainer: trainer.mdr.running_mean.fill_(np.inf), "(running_mean|regularizer) is .* at iteration 3"),
-        (lambda trainer: trainer.mdr.running_std.fill_(np.nan), "(running_std|regularizer) is nan at iteration 3"),
+        (lambda trainer: trainer.mdr.levels.data.fill_(np.nan), "(level_0|regularizer) is nan at .* 3"),
+        (lambda trainer: trainer.mdr.running_mean.fill_(np.inf), "(running_mean|regularizer) is .* 3"),
+        (lambda trainer: trainer.mdr.running_std.fill_(np.nan), "(running_std|regularizer) is nan at .* 3"),
         (lambda trainer: trainer.optimizer.param_groups[0].update(lr=np.inf), "lr is inf at iteration 3"),
         (lambda trainer: trainer.model.backbone[2].running_var.fill_(np.nan), "running_var is NaN .* 3"),
     ],
