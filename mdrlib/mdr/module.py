@@ -10,10 +10,7 @@ from torch import Tensor, nn
 from mdrlib import checks
 from mdrlib.distances import pairwise_distances
 from mdrlib.mdr import eager, tiled, triton_backend
-
-# A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
-# rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
-RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
+from mdrlib.mdr.analytic import ABSOLUTE_FLOOR, RELATIVE_FLOOR
 
 BACKENDS = {"eager": eager, "tiled": tiled, "triton": triton_backend}
 

@@ -45,6 +45,19 @@ def _tile(strip, left, right, left_norms, right_norms, rows, columns, dims, SELF
 
 
 @triton.jit
+def nearest_level(z, levels, LEVELS: tl.constexpr):
+    """Return r = z - nearest level and the level's index, the first of equally near ones."""
+    residual = z - tl.load(levels)
+    nearest = tl.zeros_like(z).to(tl.int32)
+    for k in tl.static_range(1, LEVELS):
+        gap = z - tl.load(levels + k)
+        nearer = tl.abs(gap) < tl.abs(residual)
+        nearest = tl.where(nearer, k, nearest)
+        residual = tl.where(nearer, gap, residual)
+    return residual, nearest
+
+
+@triton.jit
 def sums_kernel(
     strip, left, right, left_norms, right_norms, shift, sums, rows, columns, dims, once, SELF: tl.constexpr
 ):
@@ -84,14 +97,7 @@ def loss_kernel(
     r, c, offsets, pair, near, d = _tile(
         strip, left, right, left_norms, right_norms, rows, columns, dims, SELF
     )
-    z = (d - tl.load(mean)) / tl.load(std)
-    residual = z - tl.load(levels)
-    nearest = tl.zeros_like(z).to(tl.int32)
-    for k in tl.static_range(1, LEVELS):
-        gap = z - tl.load(levels + k)
-        nearer = tl.abs(gap) < tl.abs(residual)
-        nearest = tl.where(nearer, k, nearest)
-        residual = tl.where(nearer, gap, residual)
+    residual, nearest = nearest_level((d - tl.load(mean)) / tl.load(std), levels, LEVELS)
     residual = tl.where(pair, residual, 0.0)
     sign = tl.where(residual > 0, 1.0, tl.where(residual < 0, -1.0, 0.0)).to(d.dtype)
 
