@@ -49,7 +49,8 @@ def level_values(levels: Tensor | Iterable[float]) -> Tensor:
     """Return finite levels as a floating-point tensor (S,), S >= 1."""
     levels = levels if isinstance(levels, Tensor) else torch.tensor([float(s) for s in levels])
     levels = levels if levels.is_floating_point() else levels.float()
-    finite = torch.compiler.is_compiling() or bool(torch.isfinite(levels).all())
+    unseen = torch.compiler.is_compiling() or levels.device.type != "cpu"  # a GPU is not waited for
+    finite = unseen or bool(torch.isfinite(levels).all())
     if levels.ndim != 1 or levels.numel() == 0 or not finite:
         raise ValueError(f"levels must be one or more finite numbers such as (-3., 0., 3.), got {levels}")
     return levels
@@ -58,6 +59,7 @@ def level_values(levels: Tensor | Iterable[float]) -> Tensor:
 def scalar(value: float | Tensor, name: str, minimum: float = -math.inf) -> float | Tensor:
     """Return a finite number, or tensor of one, not below `minimum`."""
     value = value.detach().reshape(()) if isinstance(value, Tensor) else value
-    if not torch.compiler.is_compiling() and not (math.isfinite(value) and value >= minimum):
+    unseen = torch.compiler.is_compiling() or getattr(value, "is_cuda", False)  # a GPU is not waited for
+    if not unseen and not (math.isfinite(value) and value >= minimum):
         raise ValueError(f"{name} must be finite and at least {minimum}, got {float(value)}")
     return value

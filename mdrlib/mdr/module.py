@@ -1,14 +1,13 @@
 """MDR as a module that keeps the running statistics and the levels, and its loss as a pure function."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from mdrlib import checks
-from mdrlib.distances import pairwise_distances
+from mdrlib.distances import kernels_run, pairwise_distances
 from mdrlib.mdr import eager, tiled, triton_backend
 from mdrlib.mdr.analytic import ABSOLUTE_FLOOR, RELATIVE_FLOOR
 
@@ -20,10 +19,17 @@ def _backend(name: str, x: Tensor) -> ModuleType:
     if name == "auto":
         # CPU: tiled was the faster one at every size, from 128 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
-        name = "triton" if x.is_cuda and find_spec("triton") else "tiled"
+        name = "triton" if kernels_run(x.device) else "tiled"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {name!r}")
     return BACKENDS[name]
+
+
+def _together(x: Tensor, other: Tensor, name: str) -> None:
+    """Require that `other` is on the device of the embeddings x."""
+    if other.device != x.device:
+        where = f"embeddings are on {x.device} and {name} on {other.device}"
+        raise ValueError(f"{where}: move the latter with .to({str(x.device)!r})")
 
 
 def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
@@ -31,12 +37,15 @@ def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
     if bank is None:
         return None
     bank = checks.embeddings(bank, "bank", at_least=0, wait=False, dim=x.shape[1])
+    _together(x, bank, "the bank")
     return bank.detach().to(x.dtype) if len(bank) else None
 
 
 def _spread(mean: Tensor | float, std: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
-    mean = torch.as_tensor(mean, dtype=like.dtype, device=like.device)
-    std = torch.as_tensor(std, dtype=like.dtype, device=like.device)
+    mean, std = (
+        value.to(like) if isinstance(value, Tensor) else like.new_full((), value)  # a GPU is not waited for
+        for value in (mean, std)
+    )
     return mean, torch.maximum(std, RELATIVE_FLOOR * mean.abs()).clamp_min(ABSOLUTE_FLOOR)
 
 
@@ -114,7 +123,10 @@ class MDR(nn.Module):
         be paired with itself. Evaluation mode needs a batch in training mode before it.
         """
         x = checks.embeddings(x, wait=False)
+        _together(x, self.levels, "MDR")
         backend = _backend(self.backend, x)
+        if backend is triton_backend and backend.is_small(x, bank) and (self.training or self.initialized):
+            return self._at_once(x)
         pairs = backend.pairs(x, _constants(bank, x))
         if self.training:
             self._update(*backend.statistics(pairs, self.diagonal_in_stats))
@@ -122,6 +134,15 @@ class MDR(nn.Module):
             raise RuntimeError("MDR has no running statistics: call it in training mode or load a state_dict")
         mean, std = _spread(self.running_mean, self.running_std, x)
         return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
+
+    def _at_once(self, x: Tensor) -> Tensor:
+        running = [self.running_mean, self.running_std, self.initialized]
+        settings = self.momentum, self.diagonal_in_stats, self.training
+        loss, state = triton_backend.step(x, self.levels.to(x.dtype), *running, *settings)
+        if self.training:
+            with torch.no_grad():
+                torch._foreach_copy_(running, list(state.unbind()))  # one launch
+        return loss
 
     def level_penalty(self) -> Tensor:
         """Return the sum of the squared levels, a scalar: the term that nu weighs."""

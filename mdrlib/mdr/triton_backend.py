@@ -22,6 +22,7 @@ from mdrlib.mdr import analytic
 from mdrlib.mdr.analytic import Points
 
 STRIP = 2**26  # most numbers in a strip (256 MB in float32), unless N D is more
+SMALL = 1024  # embeddings up to which differences are faster than products, by estimate
 HALVED = 4096  # embeddings; below it the gradient's error would be over 5e-7, and launches take the time
 SHORTEST = 512  # rows of a strip: fewer would leave processors without a part of the products
 
@@ -128,10 +129,28 @@ def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
     """Prepare what `statistics` and `loss` take: see `eager.pairs`."""
-    if not (x.is_cuda or _kernels().INTERPRETED):
-        raise ValueError(f'backend "triton" needs embeddings on a GPU, not {x.device}: use backend="tiled"')
+    _require_gpu(x)
     with torch.no_grad():
         return Pairs(x, bank)
+
+
+def _require_gpu(x: Tensor) -> None:
+    if not (x.is_cuda or _kernels().INTERPRETED):
+        raise ValueError(f'backend "triton" needs embeddings on a GPU, not {x.device}: use backend="tiled"')
+
+
+def is_small(x: Tensor, bank: Tensor | None) -> bool:
+    """Return whether `step` takes a batch x (N, D): without a bank, and N up to SMALL."""
+    return len(x) <= SMALL and (bank is None or len(bank) == 0)
+
+
+def step(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """Return loss and next running statistics of a small batch: see `triton_small.mdr_step`."""
+    _require_gpu(x)
+    from mdrlib.mdr.triton_small import mdr_step
+
+    loss, _, _, state = mdr_step(x, *rest, x.requires_grad and torch.is_grad_enabled())
+    return loss, state
 
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
@@ -141,6 +160,8 @@ def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return L_MDR for levels (S,), as `eager.loss`; it has no second derivative."""
+    if is_small(pairs.x, pairs.bank):
+        return step(pairs.x, levels, mean, std, mean, 0.0, False, False)[0]
     return analytic.loss(_compute, pairs, levels, mean, std)
 
 

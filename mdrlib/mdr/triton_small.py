@@ -1,4 +1,4 @@
-"""Backend "triton" for batches of up to LARGEST without a bank: the whole step in three kernels, by differences.
+"""Backend "triton" for small batches without a bank: the whole step in three kernels, by differences.
 
 The first kernel computes the distances of tiles on and above the diagonal, mirrors them, and sums them and
 their squares in float64. The second turns these sums into statistics, the statistics into running ones, and each
@@ -14,7 +14,6 @@ from mdrlib.differences import COLUMNS, DIMS, ROWS, forces, grid, squares
 from mdrlib.mdr.analytic import ABSOLUTE_FLOOR, RELATIVE_FLOOR
 from mdrlib.mdr.triton_kernels import nearest_level
 
-LARGEST = 1024  # embeddings; above it products on tensor cores are faster than differences, by estimate
 WIDE = tl.constexpr(128)  # columns of a tile of weights
 PARTS = tl.constexpr(512)  # partial sums that a program adds at a time
 
