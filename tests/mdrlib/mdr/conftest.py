@@ -1,20 +1,41 @@
-"""Tests that take `backend` run for each one; "triton" where its kernels run in Triton's interpreter.
+"""Tests that take `backend` run for each one; "triton" on a GPU, or where its kernels run in Triton's interpreter.
 
 Triton decides that when it is imported: `test_triton.py` starts a process of its own for it.
 """
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from mdrlib.mdr import triton_backend
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@pytest.fixture(params=("eager", "tiled", "triton") if INTERPRETED else ("eager", "tiled"))
-def backend(request):
-    return request.param
+GPU = torch.cuda.is_available() and find_spec("triton") is not None
+
+
+@pytest.fixture(params=("eager", "tiled", "triton", "triton-strips") if INTERPRETED or GPU else ("eager", "tiled"))
+def backend(request, monkeypatch):
+    """The name of a backend; "triton" takes the tests' tensors to the GPU and brings its results back."""
+    if request.param == "triton-strips":  # small batches the way of large ones
+        monkeypatch.setattr(triton_backend, "SMALL", 0)
+    if "triton" in request.param and not INTERPRETED:
+        for name in ("step", "pairs", "statistics", "loss"):
+            monkeypatch.setattr(triton_backend, name, there_and_back(getattr(triton_backend, name)))
+    return request.param.split("-")[0]
+
+
+def there_and_back(function):
+    def moved(*arguments):
+        found = function(*tree_map_only(torch.Tensor, torch.Tensor.cuda, arguments))
+        return tree_map_only(torch.Tensor, torch.Tensor.cpu, found)
+
+    return moved
 
 
 class Watch(TorchDispatchMode):

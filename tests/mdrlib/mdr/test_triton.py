@@ -29,11 +29,12 @@ def run(*command, **environment):
 
 
 CORE = "three_steps and 8x4 or pairs_with_a_bank or near_coincident"
+GPU = "test_sizes or compiled_whole or from_differences or not_finite"  # of test_on_a_gpu.py
 
 
 @pytest.mark.parametrize(
     "which, least",
-    [(f"triton and ({CORE})", 5), pytest.param("triton", 30, marks=pytest.mark.slow)],
+    [(f"triton and ({CORE}) or {GPU}", 16), pytest.param("triton or on_a_gpu", 90, marks=pytest.mark.slow)],
     ids=("core", "all"),
 )
 @pytest.mark.timeout(600)
