@@ -1,19 +1,39 @@
 """Checks of what public functions are given, in one place so that the errors read alike."""
 
 import math
+import operator
 from collections.abc import Iterable
+from numbers import Real
+from reprlib import repr as short
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 
+def transformed() -> bool:
+    """Return whether torch.compile, torch.export or torch.func runs the code, which then sees no values."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def recomputing() -> bool:
+    """Return whether a backward pass runs the code, as it does when checkpointing computes a part again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def embeddings(
-    x: Tensor, name: str = "embeddings", at_least: int = 2, wait: bool = True, dim: int | None = None
+    x: Tensor,
+    name: str = "embeddings",
+    at_least: int = 2,
+    wait: bool = True,
+    dim: int | None = None,
+    values: bool = True,
 ) -> Tensor:
     """Return finite embeddings (N, D), N >= `at_least` and D = `dim` if given, in float32 or float64.
 
     Half precision is widened: a mean over N(N-1) distances does not fit in 8 or 11 bits. With wait=False the
-    CPU does not wait for a GPU to check values: NaN then reaches the loss, which the trainer checks.
+    CPU does not wait for a GPU to check values: NaN then reaches the loss, which the trainer checks. With
+    values=False only shape and type are checked: `finite` follows.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
@@ -26,12 +46,17 @@ def embeddings(
         raise ValueError(f"{name} must hold {expected}, got {tuple(x.shape)}")
     if dim not in (None, x.shape[1]):
         raise ValueError(f"{name} must have {dim} dimensions, got {x.shape[1]}")
-    checked = not torch.compiler.is_compiling() and (wait or x.device.type == "cpu")
+    if values and not transformed() and (wait or x.device.type == "cpu"):
+        finite(x, name)
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def finite(x: Tensor, name: str = "embeddings") -> None:
+    """Raise ValueError if x holds NaN or infinite values."""
     # A sum is finite only if all of it is, and faster than a check of each. It may overflow: then check.
-    if checked and not x.detach().sum().isfinite() and not x.isfinite().all():
+    if not math.isfinite(x.detach().sum()) and not x.isfinite().all():
         bad = f"{int((~x.isfinite()).sum())} NaN or infinite values among {x.numel()}"
         raise ValueError(f"{name} hold {bad}: check the learning rate and the input")
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
@@ -45,21 +70,64 @@ def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
     return y
 
 
+def shown(value: Any) -> str:
+    """Return a value for an error message: shortened, on one line."""
+    try:
+        return " ".join(short(value).split())
+    except ValueError:  # an integer that Python refuses to print
+        return f"a number of {value.bit_length()} bits"
+
+
+def whole(value: int, name: str, least: int) -> int:
+    """Return an integer of Python, numpy or torch, at least `least`, as int; True and 3.0 are refused."""
+    wanted = f"{name} must be a whole number of at least {least}, got {shown(value)}"
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(wanted)
+    if operator.index(value) < least:
+        raise ValueError(wanted)
+    return operator.index(value)
+
+
+def real(value: float, name: str, least: float | None = None, below: float | None = None) -> float:
+    """Return a finite number of Python, numpy or torch, in [`least`, `below`), as float."""
+    limits = [f"at least {least:g}"] if least is not None else []
+    limits += [f"below {below:g}"] if below is not None else []
+    wanted = f"{name} must be a finite number {' and '.join(limits)}".strip() + f", got {shown(value)}"
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(wanted)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        raise ValueError(wanted) from None
+    low = -math.inf if least is None else least
+    high = math.inf if below is None else below
+    if not (math.isfinite(number) and low <= number < high):
+        raise ValueError(wanted)
+    return number
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of numpy or torch as a Python number, anything else unchanged."""
+    return value.item() if getattr(value, "shape", None) in ((), (1,)) else value
+
+
 def level_values(levels: Tensor | Iterable[float]) -> Tensor:
     """Return finite levels as a floating-point tensor (S,), S >= 1."""
     levels = levels if isinstance(levels, Tensor) else torch.tensor([float(s) for s in levels])
     levels = levels if levels.is_floating_point() else levels.float()
-    unseen = torch.compiler.is_compiling() or levels.device.type != "cpu"  # a GPU is not waited for
+    unseen = transformed() or levels.device.type != "cpu"  # a GPU is not waited for
     finite = unseen or bool(torch.isfinite(levels).all())
     if levels.ndim != 1 or levels.numel() == 0 or not finite:
         raise ValueError(f"levels must be one or more finite numbers such as (-3., 0., 3.), got {levels}")
     return levels
 
 
-def scalar(value: float | Tensor, name: str, minimum: float = -math.inf) -> float | Tensor:
+def scalar(value: float | Tensor, name: str, minimum: float | None = None) -> float | Tensor:
     """Return a finite number, or tensor of one, not below `minimum`."""
-    value = value.detach().reshape(()) if isinstance(value, Tensor) else value
-    unseen = torch.compiler.is_compiling() or getattr(value, "is_cuda", False)  # a GPU is not waited for
-    if not unseen and not (math.isfinite(value) and value >= minimum):
-        raise ValueError(f"{name} must be finite and at least {minimum}, got {float(value)}")
-    return value
+    if not isinstance(value, Tensor):
+        return real(value, name, minimum)
+    if not (transformed() or value.is_cuda):  # a GPU is not waited for
+        real(value, name, minimum)
+    return value.detach().reshape(())

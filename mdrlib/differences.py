@@ -104,7 +104,7 @@ def _(x: Tensor, y: Tensor | None, squared: bool) -> Tensor:
 
 @torch.library.custom_op("mdrlib::distance_gradient", mutates_args=())
 def gradient(upstream: Tensor, d: Tensor | None, x: Tensor, y: Tensor | None) -> Tensor:
-    """Return sum over j of upstream_ij (x_i - y_j) / d_ij as (N, D); no d: not divided; no y: x, both ways."""
+    """Return sum over j of upstream_ij (x_i - y_j) / d_ij, (N, D); no d: undivided; no y: x, both ways."""
     a = x.contiguous()
     b = a if y is None else y.contiguous()
     length = upstream if d is None else d

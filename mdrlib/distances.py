@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +17,29 @@ from mdrlib import checks
 # distance is that of the difference of x and y, not centred: centring rounds them.
 CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
+NOTHING_TO_DO = nullcontext()
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Turn off autocast, TF32 and bfloat16: ``||x||^2 + ||y||^2 - 2xy`` needs the 24 bits of float32."""
+    products = torch.backends.mkldnn.matmul if device.type == "cpu" else torch.backends.cuda.matmul
+    # A compiled graph cannot set a switch of the process.
+    coarse = not torch.compiler.is_compiling() and products.fp32_precision not in ("none", "ieee")
+    cast = torch.is_autocast_enabled(device.type)
+    return _full_precision(device, products if coarse else None) if coarse or cast else NOTHING_TO_DO
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Turn off autocast, TF32 and bfloat16: ``||x||^2 + ||y||^2 - 2xy`` needs the 24 bits of float32."""
-    compiling = torch.compiler.is_compiling()  # a compiled graph cannot set a switch of the process
-    products = [] if compiling else [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    before = [part.fp32_precision for part in products]
+def _full_precision(device: torch.device, products: Any | None) -> Iterator[None]:
+    before = products and products.fp32_precision
     try:
-        for part in products:
-            part.fp32_precision = "ieee"
+        if products:
+            products.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for part, value in zip(products, before, strict=True):
-            part.fp32_precision = value
+        if products:
+            products.fp32_precision = before
 
 
 def by_chunks(function: Callable[..., Tensor], chunk: int, *vectors: Tensor) -> list[Tensor]:
@@ -81,7 +89,7 @@ def kernels_run(device: torch.device) -> bool:
         distances(torch.zeros(2, 2, device=device), None, False)
     except Exception as error:  # without a C compiler, say: whatever it is, there is another way
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(f"Triton cannot run kernels on {device}, so plain torch computes: {reason}", stacklevel=2)
+        warnings.warn(f"Triton cannot run on {device}, so plain torch computes: {reason}", stacklevel=2)
         return False
     return True
 

@@ -33,7 +33,7 @@ class TripletLoss(nn.Module):
         self, margin: float = 0.2, miner: Miner = distance_weighted, generator: Generator | None = None
     ) -> None:
         super().__init__()
-        self.margin = float(checks.scalar(margin, "margin", 0.0))
+        self.margin = checks.real(margin, "margin", 0)
         self.miner, self.generator = miner, generator
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class MDRRegularizer(nn.Module):
     def __init__(self, *settings: Any, level_weight: float = 0.0, **named: Any) -> None:
         super().__init__()
         self.mdr = MDR(*settings, **named)
-        self.level_weight = float(level_weight)
+        self.level_weight = checks.real(level_weight, "level_weight", 0)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return self.mdr(embeddings) + self.level_weight * self.mdr.level_penalty()

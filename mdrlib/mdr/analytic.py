@@ -11,13 +11,17 @@ N x N outlives the forward pass.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from mdrlib.distances import full_precision
+from mdrlib import checks
+
+FIRST_ONLY = 'only MDR\'s backend="eager" has a second derivative (create_graph=True)'
 
 
 # A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
@@ -25,7 +29,7 @@ from mdrlib.distances import full_precision
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
 
 
-def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Any, std: Any) -> Tensor:
     """Return a backend's loss, differentiable once in pairs.x (N, D) and levels (S,).
 
     compute(pairs, levels, mean, std, want_x, want_levels) gives the loss, dL/dx or None, dL/dlevels or None.
@@ -38,7 +42,7 @@ class _Loss(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
     ) -> Tensor:
-        with full_precision(x.device), torch.cuda.device_of(x):
+        with torch.cuda.device_of(x) if x.is_cuda else nullcontext():
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
         ctx.save_for_backward(*gradients)
         return value
@@ -46,9 +50,10 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: autograd would take the gradient for a constant
-            raise RuntimeError('only MDR\'s backend="eager" has a second derivative (create_graph=True)')
-        scaled = (None if gradient is None else gradient * upstream for gradient in ctx.saved_tensors)
-        return None, None, *scaled, None, None
+            raise RuntimeError(FIRST_ONLY)
+        x, levels = ctx.saved_tensors
+        x = None if x is None else x * upstream
+        return None, None, x, None if levels is None else levels * upstream, None, None
 
 
 class Points(NamedTuple):
@@ -63,20 +68,30 @@ class Pairs:
     """The pairs of a batch x (N, D) and, if given, of x with a bank (M, D)."""
 
     def __init__(self, x: Tensor, bank: Tensor | None = None) -> None:
-        centre = x.mean(0)
-        self.x, self.batch = x, _points(x, centre)
-        self.bank = None if bank is None else _points(bank, centre)
+        self.x, self.bank = x, bank
         n, m = len(x), 0 if bank is None else len(bank)
         self.count = n * (n - 1 + m)  # within the batch in both directions, with the bank once
-        self.others = (self.batch,) if bank is None else (self.batch, self.bank)
         self.kept = []  # parts of the distance matrix that the first pass leaves to the second
+
+    @cached_property
+    def others(self) -> tuple[Points, ...]:
+        """The points of the batch, then those of the bank, if any."""
+        with torch.no_grad():
+            if self.x.device.type == "cpu":
+                checks.finite(self.x)
+            centre = self.x.mean(0)
+            return tuple(_points(part, centre) for part in (self.x, self.bank) if part is not None)
+
+    @property
+    def batch(self) -> Points:
+        return self.others[0]
 
     def rough_mean(self) -> Tensor:
         """Return the root mean square distance: in a centred batch the products cancel in `|a - b|^2`."""
         n, own = len(self.x), self.batch.norms.mean()
         if self.bank is None:
             return own.mul_(2 * n * n / self.count).sqrt_()
-        m, other = len(self.bank.norms), self.bank.norms.mean()
+        m, other = len(self.bank), self.others[1].norms.mean()
         return own.mul_(2 * n + m).add_(other, alpha=m).mul_(n / self.count).sqrt_()
 
 
@@ -92,7 +107,7 @@ def statistics(pairs: Pairs, parts: Iterable, sums: Callable, diagonal: bool) ->
     sums(part, shift) gives the sums of d - shift and (d - shift)^2 as (2,) float64. Without the shift, a
     rough mean, the variance would be a small difference of large sums.
     """
-    with torch.no_grad(), full_precision(pairs.x.device), torch.cuda.device_of(pairs.x):
+    with torch.no_grad(), torch.cuda.device_of(pairs.x):
         shift = pairs.rough_mean()
         total = torch.zeros(2, dtype=torch.float64, device=shift.device)
         for part in parts:

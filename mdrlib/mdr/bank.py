@@ -16,9 +16,9 @@ class MemoryBank(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        if size < 1 or dim < 1:
-            raise ValueError(f"size and dim must be at least 1, got {size} and {dim}")
-        self.register_buffer("storage", torch.zeros(size, dim))
+        self.register_buffer(
+            "storage", torch.zeros(checks.whole(size, "size", 1), checks.whole(dim, "dim", 1))
+        )
         self.added = 0  # since the start; a Python number: no step waits for the GPU
 
     @property
@@ -30,6 +30,8 @@ class MemoryBank(nn.Module):
     def add(self, x: Tensor) -> None:
         """Copy x (N, D), N >= 0, over the oldest embeddings; of more than `size` only the last are kept."""
         x = checks.embeddings(x, at_least=0, wait=False, dim=self.storage.shape[1])
+        if checks.recomputing():
+            return
         size = len(self.storage)
         last = x[-size:]
         self.added += len(x)

@@ -1,28 +1,36 @@
 """MDR as a module that keeps the running statistics and the levels, and its loss as a pure function."""
 
+import math
+import warnings
+from collections import deque
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mdrlib import checks
-from mdrlib.distances import kernels_run, pairwise_distances
-from mdrlib.mdr import eager, tiled, triton_backend
+from mdrlib.distances import full_precision, kernels_run, pairwise_distances
+from mdrlib.mdr import eager, transforms, triton_backend
 from mdrlib.mdr.analytic import ABSOLUTE_FLOOR, RELATIVE_FLOOR
 
-BACKENDS = {"eager": eager, "tiled": tiled, "triton": triton_backend}
+BACKENDS = {"eager": eager, **transforms.BY_HAND}
+REMEMBERED = 64  # most forward passes before a backward pass that computes them again
+PATIENCE = 100  # training calls after which levels should have moved
+
+Number = float | Tensor
 
 
-def _backend(name: str, x: Tensor) -> ModuleType:
+def _backend(name: str, x: Tensor) -> Any:
     """Return the module with `pairs`, `statistics` and `loss` for a batch x."""
     if name == "auto":
-        # CPU: tiled was the faster one at every size, from 128 x 512 on, when measured.
+        # CPU: tiled was the faster one at every size, from 64 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
         name = "triton" if kernels_run(x.device) else "tiled"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {name!r}")
-    return BACKENDS[name]
+    by_hand = name in transforms.BY_HAND
+    return transforms.Operators(name) if by_hand and checks.transformed() else BACKENDS[name]
 
 
 def _together(x: Tensor, other: Tensor, name: str) -> None:
@@ -41,12 +49,14 @@ def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
     return bank.detach().to(x.dtype) if len(bank) else None
 
 
-def _spread(mean: Tensor | float, std: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
+def _spread(mean: Number, std: Number, like: Tensor) -> tuple[Number, Number]:
+    """Return mean and std, the latter raised: numbers as numbers, tensors in the dtype of `like`."""
+    if isinstance(mean, float) and isinstance(std, float) and not checks.transformed():
+        return mean, max(std, RELATIVE_FLOOR * mean, ABSOLUTE_FLOOR)
     mean, std = (
-        value.to(like) if isinstance(value, Tensor) else like.new_full((), value)  # a GPU is not waited for
-        for value in (mean, std)
+        value.to(like) if isinstance(value, Tensor) else like.new_full((), value) for value in (mean, std)
     )
-    return mean, torch.maximum(std, RELATIVE_FLOOR * mean.abs()).clamp_min(ABSOLUTE_FLOOR)
+    return mean, torch.maximum(std, RELATIVE_FLOOR * mean).clamp_min(ABSOLUTE_FLOOR)
 
 
 def mdr_loss(
@@ -71,11 +81,12 @@ def mdr_loss(
             plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
         bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps.
     """
-    x = checks.embeddings(x, wait=False)
+    x = checks.embeddings(x, values=False)
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
     functions = _backend(backend, x)
-    return functions.loss(functions.pairs(x, _constants(bank, x)), levels, mean, std)
+    with full_precision(x.device):
+        return functions.loss(functions.pairs(x, _constants(bank, x)), levels, mean, std)
 
 
 class MDR(nn.Module):
@@ -104,44 +115,53 @@ class MDR(nn.Module):
     ) -> None:
         super().__init__()
         values = checks.level_values(levels).detach().clone()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         _backend(backend, values)  # refuses an unknown name
         if learn_levels:
             self.levels = nn.Parameter(values)
         else:
             self.register_buffer("levels", values)
-        self.momentum, self.diagonal_in_stats, self.backend = float(momentum), diagonal_in_stats, backend
+        self.momentum, self.diagonal_in_stats = checks.real(momentum, "momentum", 0, 1), diagonal_in_stats
+        self.backend = backend
         self.register_buffer("running_mean", torch.zeros(()))
         self.register_buffer("running_std", torch.ones(()))
-        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        self.register_buffer(
+            "initialized", torch.zeros(())
+        )  # 1 after the first batch; a float: it can be averaged
+        self._recent = deque(maxlen=REMEMBERED)  # mean and std of a batch, and those that its loss took
+        self._table = None  # the same as a tensor, for one backward pass
+        self._asked = None, False  # the version of `initialized` that was looked at, and what it said
+        self._calls, self._levels_before, self._warned = 0, None, False
 
     def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
         """Return the `mdr_loss` of a batch; in training mode, update the running statistics first.
 
         The statistics are over the pairs of the loss. The bank must not hold x yet, or each embedding would
-        be paired with itself. Evaluation mode needs a batch in training mode before it.
+        be paired with itself. Evaluation mode before any batch in training mode takes the statistics of x.
         """
-        x = checks.embeddings(x, wait=False)
+        x = checks.embeddings(x, values=False)
         _together(x, self.levels, "MDR")
         backend = _backend(self.backend, x)
-        if backend is triton_backend and backend.is_small(x, bank) and (self.training or self.initialized):
-            return self._at_once(x)
-        pairs = backend.pairs(x, _constants(bank, x))
-        if self.training:
-            self._update(*backend.statistics(pairs, self.diagonal_in_stats))
-        elif not self.initialized:
-            raise RuntimeError("MDR has no running statistics: call it in training mode or load a state_dict")
-        mean, std = _spread(self.running_mean, self.running_std, x)
-        return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
+        if self._calls < PATIENCE and self.training:
+            self._watch_levels()
+        in_a_graph = torch.compiler.is_compiling() and backend == transforms.Operators("triton")
+        whole = (backend is triton_backend or in_a_graph) and triton_backend.is_small(x, bank)
+        if whole and self.training and not checks.recomputing():
+            return self._step(x)
+        with full_precision(x.device):
+            pairs = backend.pairs(x, _constants(bank, x))
+            mean, std = _spread(*self._statistics(backend, pairs), x)
+            return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
 
-    def _at_once(self, x: Tensor) -> Tensor:
+    def _step(self, x: Tensor) -> Tensor:
+        """Take statistics, running update and loss of a training batch in one operator."""
         running = [self.running_mean, self.running_std, self.initialized]
-        settings = self.momentum, self.diagonal_in_stats, self.training
+        settings = self.momentum, self.diagonal_in_stats, True
         loss, state = triton_backend.step(x, self.levels.to(x.dtype), *running, *settings)
-        if self.training:
-            with torch.no_grad():
-                torch._foreach_copy_(running, list(state.unbind()))  # one launch
+        mean, std, initialized, *batch = state.unbind()
+        with torch.no_grad():
+            torch._foreach_copy_(running, [mean, std, initialized])  # one launch
+        if not checks.transformed():
+            self._recent.append((*batch, mean, std))
         return loss
 
     def level_penalty(self) -> Tensor:
@@ -164,11 +184,80 @@ class MDR(nn.Module):
         return nearest.fill_diagonal_(-1)
 
     @torch.no_grad()
-    def _update(self, mean: Tensor, std: Tensor) -> None:
+    def _statistics(self, backend: Any, pairs: Any) -> tuple[Number, Number]:
+        """Return mean and standard deviation for the loss of these pairs."""
+        running, transformed = (self.running_mean, self.running_std), checks.transformed()
+        if not (self.training or transformed) and self._has_statistics():
+            return running
+        batch = backend.statistics(pairs, self.diagonal_in_stats)
+        if self.training and checks.recomputing() and self._recent:
+            return self._remembered(*batch)
+        if self.training:
+            used = self._update(*batch)
+            if not transformed:
+                self._recent.append((*batch, *used))
+            return used
+        if transformed:
+            return tuple(torch.where(self.initialized > 0, a, b) for a, b in zip(running, batch, strict=True))
+        if not self._warned:
+            warnings.warn(
+                "MDR has had no batch in training mode: it takes the statistics of this one", stacklevel=6
+            )
+            self._warned = True
+        return batch
+
+    def _has_statistics(self) -> bool:
+        """Return whether a batch was seen; a GPU is asked, and waited for, only after a change."""
+        version = None if self.initialized.is_inference() else self.initialized._version
+        if version is None or version != self._asked[0]:
+            self._asked = version, bool(self.initialized)
+        return self._asked[1]
+
+    def _update(self, mean: Number, std: Number) -> tuple[Number, Number]:
+        """Update the running statistics by those of a batch, unless infinite or NaN, and return them."""
+        if isinstance(mean, float):
+            if math.isfinite(mean + std):
+                keep = self.momentum * self.initialized.item()  # 0 before the first batch
+                self.running_mean.fill_(mean + keep * (self.running_mean.item() - mean))
+                self.running_std.fill_(std + keep * (self.running_std.item() - std))
+                self.initialized.fill_(1)
+            return self.running_mean.item(), self.running_std.item()
         # `where` instead of `if`: the flags stay on the device, so no step waits for the GPU.
-        keep = torch.where(self.initialized, self.momentum, 0.0)
-        finite = (mean + std).isfinite()  # otherwise one bad batch would spoil them permanently
+        keep = self.momentum * self.initialized
+        finite = mean + std < torch.inf  # otherwise one bad batch would spoil them permanently
+        used = []
         for running, batch in ((self.running_mean, mean), (self.running_std, std)):
-            new = torch.lerp(batch.to(running.dtype), running, keep.to(running.dtype))
-            running.copy_(torch.where(finite, new, running))
-        self.initialized.logical_or_(finite)
+            used.append(torch.where(finite, torch.lerp(batch.to(running), running, keep), running))
+            running.copy_(used[-1])
+        self.initialized.copy_(finite | (self.initialized > 0))
+        return tuple(used)
+
+    def _remembered(self, mean: Number, std: Number) -> tuple[Tensor, Tensor]:
+        """Return what the loss of this batch took in the forward pass that a backward pass computes again."""
+        task = torch._C._current_graph_task_id()
+        if self._table is None or self._table[0] != task:
+            entries = [torch.stack([torch.as_tensor(v) for v in entry]) for entry in reversed(self._recent)]
+            table = torch.stack(entries).double()
+            self._table = task, table, torch.zeros_like(table[:, 0])
+        _, table, taken = self._table
+        # On the device, without a wait. Of equal batches the last one comes first, as in a backward pass.
+        batch = torch.stack((torch.as_tensor(mean), torch.as_tensor(std))).to(table)
+        place = ((table[:, :2] - batch).abs().sum(1).nan_to_num(torch.inf) + taken).argmin()
+        taken[place] += 1e-300
+        return table.index_select(0, place[None])[0, 2:].unbind()
+
+    def _watch_levels(self) -> None:
+        """Warn once if nothing has moved learnable levels in the first calls in training."""
+        learning = torch.is_grad_enabled() and self.levels.requires_grad
+        if not learning or checks.transformed() or checks.recomputing():
+            return
+        if self._calls == 0:
+            self._levels_before = self.levels._version, self.levels.detach().clone()
+        self._calls += 1
+        version, before = self._levels_before
+        still = self._calls == PATIENCE and self.levels._version == version
+        if still and torch.equal(self.levels, before):
+            ways = "give mdr.parameters() to the optimizer, or use learn_levels=False"
+            warnings.warn(
+                f"nothing has moved the levels of MDR in {PATIENCE} training calls: {ways}", stacklevel=5
+            )

@@ -8,6 +8,7 @@ are floats: comparisons into bool and `where` cost five times an addition.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdrlib.distances import CANCELLATION
-from mdrlib.mdr import analytic
+from mdrlib.mdr import analytic, dense
 from mdrlib.mdr.analytic import Points
 
 TILE = 512  # most rows and columns of a tile
@@ -35,6 +36,12 @@ class _Tile(NamedTuple):
 
 
 class Pairs(analytic.Pairs):
+    @cached_property
+    def matrix(self) -> dense.Matrix | None:
+        """All distances, if they are few, none nearly coincide and there is no bank."""
+        few = len(self.x) <= min(dense.LARGEST, TILE) and self.bank is None
+        return dense.matrix(self.x.detach()) if few else None
+
     def tiles(self, keep: bool = False) -> Iterator[_Tile]:
         """Iterate over tiles; with `keep`, the first ones, up to KEPT numbers, stay for the next call."""
         kept, room = len(self.kept), KEPT if keep else 0
@@ -56,12 +63,13 @@ class Pairs(analytic.Pairs):
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
     """Prepare what `statistics` and `loss` take: see `eager.pairs`."""
-    with torch.no_grad():
-        return Pairs(x, bank)
+    return Pairs(x, bank)
 
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
     """Return mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
+    if pairs.matrix is not None:
+        return dense.statistics(pairs.matrix, diagonal)
     return analytic.statistics(pairs, pairs.tiles(keep=True), _sums, diagonal)
 
 
@@ -81,6 +89,8 @@ def _sums(tile: _Tile, shift: Tensor) -> Tensor:
 def _compute(
     pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor, want_x: bool, want_levels: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    if pairs.matrix is not None:
+        return dense.compute(pairs, levels, mean, std, want_x, want_levels)
     # In units of distance from the mean, and sorted: a level owns what lies between its middles.
     ordered, order = (levels * std).sort()
     middles = (ordered[1:] + ordered[:-1]) / 2
@@ -96,7 +106,7 @@ def _compute(
         gradient.addcmul_(pairs.batch.centred, pull[:, None]).mul_(2 / (pairs.count * std))
     value = sums[0] / (pairs.count * std)
     pulls = torch.empty_like(levels).index_copy_(0, order, (sums[1:] / -pairs.count).to(levels.dtype))
-    return value.to(mean.dtype), gradient, pulls if want_levels else None
+    return value.to(levels.dtype), gradient, pulls if want_levels else None
 
 
 def _cuts(n: int) -> Iterator[slice]:

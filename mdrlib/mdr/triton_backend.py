@@ -5,8 +5,8 @@ and sums loss and signs. Two more products give -W E and -W^T E. Within the batc
 diagonal block; everything left of it mirrors earlier strips. Multiply-adds as in `tiled`, or N^2 D for loss
 and gradient where all products fit STRIP, up to N = 10,000, and are kept; memory O(N D + STRIP).
 
-From HALVED embeddings on, float32 products run on tensor cores: each factor is the sum of two bfloat16, high and
-low, and low x low is left out (bf16x3: 16 of float32's 24 bits in a factor; random errors cancel in the sums).
+From HALVED embeddings on, float32 products run on tensor cores: each factor is the sum of two bfloat16, high
+and low, and low x low is left out (bf16x3: 16 of float32's 24 bits a factor; the errors cancel in the sums).
 Nothing waits for the GPU. The sizes of tiles and strips are not yet tuned.
 """
 
@@ -145,21 +145,27 @@ def is_small(x: Tensor, bank: Tensor | None) -> bool:
 
 
 def step(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    """Return loss and next running statistics of a small batch: see `triton_small.mdr_step`."""
+    """Return loss, and mean, std, initialized, the batch's mean and std: see `triton_small.mdr_step`."""
     _require_gpu(x)
     from mdrlib.mdr.triton_small import mdr_step
 
     loss, _, _, state = mdr_step(x, *rest, x.requires_grad and torch.is_grad_enabled())
-    return loss, state
+    return loss, state.detach()
 
 
 def statistics(pairs: Pairs, diagonal: bool = False) -> tuple[Tensor, Tensor]:
     """Return mean and (unbiased) standard deviation of the distances: see `eager.statistics`."""
+    if is_small(pairs.x, pairs.bank):
+        zero = pairs.x.new_zeros(())
+        return step(pairs.x.detach(), zero[None], zero, zero, zero, 0.0, diagonal, True)[1][3:].unbind()
     return analytic.statistics(pairs, pairs.strips(keep=True), _sums, diagonal)
 
 
 def loss(pairs: Pairs, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return L_MDR for levels (S,), as `eager.loss`; it has no second derivative."""
+    mean, std = (
+        value.to(levels) if isinstance(value, Tensor) else levels.new_full((), value) for value in (mean, std)
+    )
     if is_small(pairs.x, pairs.bank):
         return step(pairs.x, levels, mean, std, mean, 0.0, False, False)[0]
     return analytic.loss(_compute, pairs, levels, mean, std)

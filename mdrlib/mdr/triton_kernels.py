@@ -1,10 +1,11 @@
 """The device code of backend "triton": what happens to a strip of scalar products between two products.
 
 A strip holds the products a_r b_c of R points of the batch (left) with C points (right), row by row, each
-padded to `stride` numbers, a multiple of ROWS, so that loads are wide whatever C is. A program reads a tile of it once and computes everything for its pairs: distance, nearest level, loss, weight.
-It writes each sum to its own slot, for torch.sum to add: no atomics, the same bits every time. Offsets into
-the strip and the points are 64-bit: at N = 65,536 they exceed 2^31. Where rounding spoils a distance (see
-distances.CANCELLATION) the tile computes it again from the points.
+padded to `stride` numbers, a multiple of ROWS, so that loads are wide whatever C is. A program reads a tile
+of it once and computes everything for its pairs: distance, nearest level, loss, weight. It writes each sum to
+its own slot, for torch.sum to add: no atomics, the same bits every time. Offsets into strip and points are
+64-bit: at N = 65,536 they exceed 2^31. Where rounding spoils a distance (see distances.CANCELLATION) the tile
+computes it again from the points.
 """
 
 import triton
@@ -25,7 +26,8 @@ def _tile(strip, left, right, left_norms, right_norms, rows, columns, stride, di
     if SELF:  # right starts with left: the diagonal pairs a point with itself
         pair = pair & (r[:, None] != c[None, :])
     offsets = r[:, None].to(tl.int64) * stride + c[None, :]
-    held = (r < rows)[:, None] & (c < stride)[None, :]  # bounds alone: any other mask makes a load of each number
+    # Bounds alone: with any other mask each number would be loaded by itself.
+    held = (r < rows)[:, None] & (c < stride)[None, :]
     scale = (
         tl.load(left_norms + r, mask=r < rows, other=0.0)[:, None]
         + tl.load(right_norms + c, mask=c < columns, other=0.0)[None, :]

@@ -1,7 +1,7 @@
 """Backend "triton" for small batches without a bank: the whole step in three kernels, by differences.
 
 The first kernel computes the distances of tiles on and above the diagonal, mirrors them, and sums them and
-their squares in float64. The second turns these sums into statistics, the statistics into running ones, and each
+their squares in float64. The second one turns these sums into statistics and running statistics, and each
 distance into its loss and its weight W_ij of `analytic`. The third one sums W_ij (e_i - e_j) and the losses.
 """
 
@@ -62,7 +62,7 @@ def weights_kernel(
     running_mean,
     running_std,
     initialized,
-    state,  # (3,), out: running mean and std, initialized
+    state,  # (5,), out: running mean and std, initialized; with UPDATE the batch's mean and std
     sums,  # (1 + LEVELS, programs), out: of |r|, then of sign(r) by level
     n,
     stride,
@@ -85,6 +85,8 @@ def weights_kernel(
         mean = tl.where(finite, _blend(batch_mean.to(wide), mean, keep), mean)
         std = tl.where(finite, _blend(batch_std.to(wide), std, keep), std)
         ready = tl.where(finite, 1.0, ready).to(wide)
+        tl.store(state + 3, batch_mean.to(wide))  # from each program the same
+        tl.store(state + 4, batch_std.to(wide))
     program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     if program == 0:
         tl.store(state, mean)
@@ -147,10 +149,10 @@ def mdr_step(
     update: bool,
     want_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return loss, its gradients, and the next running mean, standard deviation and `initialized`.
+    """Return loss, its gradients, and (5,): running mean, std and `initialized`, the batch's mean and std.
 
-    The loss is that of x (N, D) and levels (S,) with these next statistics: without `update` the given ones.
-    Without want_x, dL/dx is empty. Only the loss is differentiable.
+    The loss is that of x (N, D) and levels (S,) with these running statistics: without `update` the given
+    ones (and none of the batch). Without want_x, dL/dx is empty. Only the loss is differentiable.
     """
     x, levels, (n, dims) = x.contiguous(), levels.contiguous(), x.shape
     across, down = grid(n, n, COLUMNS)
@@ -179,7 +181,7 @@ def mdr_step(
 
 def _results(x: Tensor, levels: Tensor, running: Tensor, want_x: bool) -> tuple[Tensor, ...]:
     gradient = x.new_empty(x.shape if want_x else 0)
-    return x.new_empty(()), gradient, levels.new_empty(len(levels)), running.new_empty(3)
+    return x.new_empty(()), gradient, levels.new_empty(len(levels)), running.new_empty(5)
 
 
 @mdr_step.register_fake

@@ -96,7 +96,8 @@ class FakeGPU(TorchDispatchMode):
         if packet in UNORDERED and tensors[0].is_floating_point():
             self.unordered.append(what)
         name = function._schema.name
-        views = any(a.alias_info is not None and not a.alias_info.is_write for a in function._schema.arguments)
+        aliases = [a.alias_info for a in function._schema.arguments if a.alias_info is not None]
+        views = any(not alias.is_write for alias in aliases)
         if packet not in FREE and not views:
             self.launches += [what] * KERNELS.get(name, 1)
 
@@ -125,7 +126,8 @@ def backward(loss):
             continue
         call = node if callable(node) else node.apply  # a function of Python
         out = call(*(given.get(k) for k in range(len(node._input_metadata))))
-        for (after, slot), value in zip(node.next_functions, out if isinstance(out, tuple) else (out,), strict=False):
+        out = out if isinstance(out, tuple) else (out,)
+        for (after, slot), value in zip(node.next_functions, out, strict=False):
             if after is None:
                 continue
             if value is not None:

@@ -165,11 +165,11 @@ def test_a_generator_decides():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"margin": -0.1}, ValueError, "margin must be finite and at least 0.0, got -0.1"),
-        ({"margin": math.nan}, ValueError, "margin must be finite"),
-        ({"margin": math.inf}, ValueError, "margin must be finite"),
-        ({"margin": torch.ones(2)}, RuntimeError, "shape"),
-        ({"margin": "0.2"}, TypeError, "must be real number, not str"),
+        ({"margin": -0.1}, ValueError, "margin must be a finite number at least 0, got -0.1"),
+        ({"margin": math.nan}, ValueError, "margin must be a finite number"),
+        ({"margin": math.inf}, ValueError, "margin must be a finite number"),
+        ({"margin": torch.ones(2)}, TypeError, "margin must be a finite number"),
+        ({"margin": "0.2"}, TypeError, "margin must be a finite number"),
     ],
 )
 def test_bad_settings_are_refused(arguments, error, message):

@@ -1,4 +1,4 @@
-"""Tests that take `backend` run for each one; "triton" on a GPU, or where its kernels run in Triton's interpreter.
+"""Tests that take `backend` run for each one; "triton" on a GPU, or in Triton's interpreter.
 
 Triton decides that when it is imported: `test_triton.py` starts a process of its own for it.
 """
@@ -11,18 +11,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from mdrlib.mdr import triton_backend
+from mdrlib.mdr import dense, triton_backend
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 GPU = torch.cuda.is_available() and find_spec("triton") is not None
+TRITON = ("triton", "triton-strips") if INTERPRETED or GPU else ()
 
 
-@pytest.fixture(params=("eager", "tiled", "triton", "triton-strips") if INTERPRETED or GPU else ("eager", "tiled"))
+@pytest.fixture(params=("eager", "tiled", "tiles", *TRITON))
 def backend(request, monkeypatch):
     """The name of a backend; "triton" takes the tests' tensors to the GPU and brings its results back."""
-    if request.param == "triton-strips":  # small batches the way of large ones
+    if request.param == "tiles":  # small batches too
+        monkeypatch.setattr(dense, "LARGEST", 0)
+        return "tiled"
+    if request.param == "triton-strips":  # likewise
         monkeypatch.setattr(triton_backend, "SMALL", 0)
     if "triton" in request.param and not INTERPRETED:
         for name in ("step", "pairs", "statistics", "loss"):

@@ -55,8 +55,8 @@ def test_state_dict_carries_contents_and_position():
 
 
 def test_bad_input_is_refused():
-    for size, dim in ((0, 2), (3, 0)):
-        with pytest.raises(ValueError, match="size and dim must be at least 1"):
+    for size, dim, name in ((0, 2, "size"), (3, 0, "dim")):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
             MemoryBank(size, dim)
     bank = MemoryBank(3, 2)
     with pytest.raises(ValueError, match="must have 2 dimensions, got 3"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -153,16 +154,28 @@ def test_running_statistics_follow_momentum_and_the_first_batch_sets_them():
         assert running.item() == pytest.approx(0.75 * a.item() + 0.25 * b.item(), rel=1e-5)
 
 
-def test_eval_mode_leaves_the_statistics_and_needs_them():
-    mdr = MDR().eval()
-    with pytest.raises(RuntimeError, match="training mode"):
-        mdr(batch(5, 2))
-    mdr.train()(batch(9, 4))
+def test_eval_mode_leaves_the_statistics():
+    mdr = MDR()
+    mdr(batch(9, 4))
     before = mdr.running_mean.clone()
     loss = mdr.eval()(batch(9, 4, seed=2, scale=5))
     assert mdr.running_mean == before
     want, _, _ = oracle(batch(9, 4, seed=2, scale=5), (-3, 0, 3), before.item(), mdr.running_std.item())
     assert loss.item() == pytest.approx(want, rel=1e-5)
+
+
+def test_eval_mode_before_any_batch_takes_the_batchs_own_and_warns_once(backend):
+    """As the sanity check of a trainer does, which evaluates first."""
+    mdr, x = MDR(backend=backend).eval(), batch(9, 4)
+    with pytest.warns(UserWarning, match="no batch in training mode"):
+        loss = mdr(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mdr(x) == loss
+    assert not mdr.initialized and mdr.running_mean == 0 and mdr.running_std == 1
+    want, _, _ = oracle(x, (-3, 0, 3), *statistics_oracle(x, False))
+    assert loss.item() == pytest.approx(want, rel=1e-5)
+    assert mdr.train()(x).item() == pytest.approx(loss.item(), rel=1e-6) and mdr.initialized
 
 
 def test_state_dict_carries_buffers_and_levels():

@@ -1,4 +1,4 @@
-"""Backend "triton" on a GPU: sizes, precisions, near points, banks, graphs. The small ones in Triton's interpreter too."""
+"""Backend "triton" on a GPU: sizes, precisions, graphs. The small ones in Triton's interpreter."""
 
 import os
 from importlib.util import find_spec
@@ -59,7 +59,8 @@ def step(x, bank=None, mdr=None, **settings):
     mdr = mdr or MDR(LEVELS, backend="triton", **settings).to(x.device)
     loss = mdr(leaf, bank)
     loss.backward()
-    return loss.detach(), leaf.grad, mdr.levels.grad.clone(), mdr.running_mean.clone(), mdr.running_std.clone()
+    running = mdr.running_mean.clone(), mdr.running_std.clone()
+    return loss.detach(), leaf.grad, mdr.levels.grad.clone(), *running
 
 
 def check(x, bank=None, digits=None):
@@ -83,7 +84,7 @@ def test_sizes(n, d):
 
 
 @pytest.mark.parametrize("n, d", [(40, 8), *([(1024, 64), (2000, 512)] if GPU else [])])
-@pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-5), (torch.bfloat16, 1e-2), (torch.half, 2e-3)])
 def test_precisions(n, d, dtype, digits):
     """Running statistics are float32, which the gradient of float64 embeddings inherits."""
     check(batch(n, d, dtype=dtype), digits=digits)
@@ -169,16 +170,15 @@ def test_compiled_whole(n):
 
 
 @pytest.mark.parametrize("squared", (False, True))
-@pytest.mark.parametrize("shapes", [(30, 30, 9), (17, 50, 40), *([(1000, 700, 512), (4096, 4096, 64)] if GPU else [])])
-def test_distances_from_differences(shapes, squared):
+@pytest.mark.parametrize("n, m, d", [(30, 30, 9), (17, 50, 40), *([(999, 700, 64)] if GPU else [])])
+def test_distances_from_differences(n, m, d, squared):
     from mdrlib import differences
 
-    n, m, d = shapes
     x, y = 100 + batch(n, d), 100 + batch(m, d, seed=1)
     x[1] = y[1] = x[0]
     for other in (None, y):
         leaves = [part.double().requires_grad_() for part in (x, other) if part is not None]
-        want = (leaves[0][:, None] - leaves[-1]).square().sum(2) if n * m * d < 1e7 else distances(*leaves[:1], leaves[-1]) ** 2
+        want = (leaves[0][:, None] - leaves[-1]).square().sum(2)
         if not squared:
             zero = want == 0
             want = torch.where(zero, 0.0, torch.where(zero, 1.0, want).sqrt())
@@ -196,8 +196,8 @@ def test_distances_have_second_derivatives():
 
     x = batch(5, 3, dtype=torch.float64).requires_grad_()
     y = batch(4, 3, seed=1, dtype=torch.float64).requires_grad_()
-    for squared in (True, False):
-        assert torch.autograd.gradgradcheck(lambda x, y: differences.distances(x, y, squared), (x, y))
+    assert torch.autograd.gradgradcheck(lambda x, y: differences.distances(x, y, True), (x, y))
+    assert torch.autograd.gradgradcheck(lambda x, y: differences.distances(x, y, False), (x, y))
 
 
 @on_a_gpu

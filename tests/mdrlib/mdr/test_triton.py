@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 from mdrlib import MDR, mdr_loss
+from mdrlib.distances import kernels_run
+from mdrlib.mdr import tiled
+from mdrlib.mdr.module import _backend
 
 HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -61,6 +65,28 @@ def test_without_triton_the_error_names_it(monkeypatch):
         mdr_loss(torch.randn(4, 2), (0.0,), 1.0, 1.0, backend="triton")
 
 
+def test_auto_takes_tiled_with_one_warning_where_triton_cannot_build(monkeypatch):
+    """As without a C compiler, which Triton's launcher needs; `auto` on a GPU that is not there."""
+    pytest.importorskip("triton")
+    device = torch.device("cuda:0")
+    kernels_run.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="Triton cannot run on cuda:0.*plain torch") as warned:
+            assert not kernels_run(device)
+            assert _backend("auto", types.SimpleNamespace(device=device)) is tiled
+        assert len(warned) == 1
+    finally:
+        kernels_run.cache_clear()
+
+
+def test_a_module_and_embeddings_on_two_devices_get_one_clear_line():
+    x = torch.empty(4, 2, device="meta")
+    with pytest.raises(ValueError, match=r"embeddings are on meta and MDR on cpu: .*\.to\('meta'\)"):
+        MDR()(x)
+    with pytest.raises(ValueError, match="embeddings are on cpu and the bank on meta"):
+        MDR()(torch.randn(4, 2), x)
+
+
 COMPILE = """
 import itertools, re, subprocess, sys, tempfile
 import triton
@@ -86,7 +112,7 @@ kernels = [
     (triton_kernels.loss_kernel, 4, [{"LEVELS": s, "HALVES": h} for s in (3, 16) for h in (True, False)]),
     (triton_kernels.near_kernel, 4, [{}]),
 ]
-kinds = {"moments": "*fp64", "initialized": "*fp32", "momentum": "fp32", "near_tiles": "*i32", "tiles": "*i32"}
+kinds = {"moments": "*fp64", "momentum": "fp32", "near_tiles": "*i32", "tiles": "*i32"}
 
 
 def compiled(kernel, warps, constants, capability, divisible):
