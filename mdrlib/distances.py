@@ -18,6 +18,7 @@ from mdrlib import checks
 CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
 NOTHING_TO_DO = nullcontext()
+TRITON = find_spec("triton") is not None
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
@@ -77,12 +78,16 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
     return plain(x, y, squared)
 
 
-@torch.compiler.assume_constant_result
-@cache
 def kernels_run(device: torch.device) -> bool:
-    """Return whether `device` is a GPU for which Triton builds and launches a kernel; if not, warn once."""
-    if device.type != "cuda" or not find_spec("triton"):
+    """Return whether `device` is a GPU for which Triton builds and launches kernels; if not, warn once."""
+    if device.type != "cuda" or not TRITON:
         return False
+    return torch.compiler.is_compiling() or tried(device)  # torch.compile itself needs Triton there
+
+
+@cache
+def tried(device: torch.device) -> bool:
+    """Launch a kernel on a GPU; return whether that worked, after a warning if it did not."""
     try:
         from mdrlib.differences import distances
 

@@ -62,7 +62,7 @@ def weights_kernel(
     running_mean,
     running_std,
     initialized,
-    state,  # (5,), out: running mean and std, initialized; with UPDATE the batch's mean and std
+    state,  # (5,), out: running mean and std, initialized, the batch's mean and std
     sums,  # (1 + LEVELS, programs), out: of |r|, then of sign(r) by level
     n,
     stride,
@@ -77,6 +77,7 @@ def weights_kernel(
     dtype: tl.constexpr = d.dtype.element_ty
     wide: tl.constexpr = state.dtype.element_ty
     mean, std, ready = tl.load(running_mean), tl.load(running_std), tl.load(initialized).to(wide)
+    batch_mean, batch_std = mean.to(dtype), std.to(dtype)
     if UPDATE:
         batch_mean, batch_std = _statistics(moments, tiles, n, dtype, DIAGONAL)
         keep = tl.where(ready > 0, momentum, 0.0).to(wide)
@@ -85,13 +86,13 @@ def weights_kernel(
         mean = tl.where(finite, _blend(batch_mean.to(wide), mean, keep), mean)
         std = tl.where(finite, _blend(batch_std.to(wide), std, keep), std)
         ready = tl.where(finite, 1.0, ready).to(wide)
-        tl.store(state + 3, batch_mean.to(wide))  # from each program the same
-        tl.store(state + 4, batch_std.to(wide))
     program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     if program == 0:
         tl.store(state, mean)
         tl.store(state + 1, std)
         tl.store(state + 2, ready)
+        tl.store(state + 3, batch_mean.to(wide))
+        tl.store(state + 4, batch_std.to(wide))
     mean = mean.to(dtype)
     std = tl.maximum(tl.maximum(std.to(dtype), RELATIVE * tl.abs(mean)), ABSOLUTE).to(dtype)
 
@@ -152,7 +153,7 @@ def mdr_step(
     """Return loss, its gradients, and (5,): running mean, std and `initialized`, the batch's mean and std.
 
     The loss is that of x (N, D) and levels (S,) with these running statistics: without `update` the given
-    ones (and none of the batch). Without want_x, dL/dx is empty. Only the loss is differentiable.
+    ones, in place of the batch's too. Without want_x, dL/dx is empty. Only the loss is differentiable.
     """
     x, levels, (n, dims) = x.contiguous(), levels.contiguous(), x.shape
     across, down = grid(n, n, COLUMNS)

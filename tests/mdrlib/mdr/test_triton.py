@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mdrlib import MDR, mdr_loss
-from mdrlib.distances import kernels_run
+from mdrlib.distances import kernels_run, tried
 from mdrlib.mdr import tiled
 from mdrlib.mdr.module import _backend
 
@@ -69,14 +69,14 @@ def test_auto_takes_tiled_with_one_warning_where_triton_cannot_build(monkeypatch
     """As without a C compiler, which Triton's launcher needs; `auto` on a GPU that is not there."""
     pytest.importorskip("triton")
     device = torch.device("cuda:0")
-    kernels_run.cache_clear()
+    tried.cache_clear()
     try:
         with pytest.warns(UserWarning, match="Triton cannot run on cuda:0.*plain torch") as warned:
             assert not kernels_run(device)
             assert _backend("auto", types.SimpleNamespace(device=device)) is tiled
         assert len(warned) == 1
     finally:
-        kernels_run.cache_clear()
+        tried.cache_clear()
 
 
 def test_a_module_and_embeddings_on_two_devices_get_one_clear_line():
