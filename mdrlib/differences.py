@@ -52,17 +52,25 @@ def forces(w, d, x, y, r, k, n, m, dims, row_step, column_step, DIVIDE: tl.const
 
 
 @triton.jit
-def _distances_kernel(x, y, d, n, m, dims, SQUARED: tl.constexpr, SELF: tl.constexpr):
-    if not SELF or tl.program_id(0) >= tl.program_id(1):
-        r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-        c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+def distances_kernel(
+    x, y, d, moments, n, m, stride, dims, SQUARED: tl.constexpr, SELF: tl.constexpr, MOMENTS: tl.constexpr
+):
+    """Fill d (n, stride); SELF: mirroring the upper tiles; MOMENTS: their sums of d, d^2 (2, tiles, tiles)."""
+    i, j, tiles = tl.program_id(1), tl.program_id(0), tl.num_programs(0)
+    if not SELF or j >= i:
+        r, c = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
         found = squares(x, y, r, c, n, m, dims)
         if not SQUARED:
             found = tl.sqrt(found)
         inside = (r < n)[:, None] & (c < m)[None, :]
-        tl.store(d + r[:, None].to(tl.int64) * m + c[None, :], found, mask=inside)
+        tl.store(d + r[:, None].to(tl.int64) * stride + c[None, :], found, mask=inside)
         if SELF:
-            tl.store(d + c[None, :].to(tl.int64) * m + r[:, None], found, mask=inside)
+            tl.store(d + c[None, :].to(tl.int64) * stride + r[:, None], found, mask=inside)
+        if MOMENTS:
+            wide = tl.where(inside & (r[:, None] != c[None, :]), found, 0.0).to(tl.float64)
+            weight = tl.where(j > i, 2.0, 1.0).to(tl.float64)  # a tile on the diagonal has both directions
+            tl.store(moments + i * tiles + j, weight * tl.sum(wide))
+            tl.store(moments + (tiles + i) * tiles + j, weight * tl.sum(wide * wide))
 
 
 @triton.jit
@@ -91,8 +99,8 @@ def distances(x: Tensor, y: Tensor | None, squared: bool) -> Tensor:
     b = a if y is None else y.contiguous()
     out = a.new_empty(len(a), len(b))
     with torch.cuda.device_of(a):
-        _distances_kernel[grid(len(b), len(a), COLUMNS)](
-            a, b, out, len(a), len(b), a.shape[1], SQUARED=squared, SELF=y is None
+        distances_kernel[grid(len(b), len(a), COLUMNS)](
+            *(a, b, out, out, len(a), len(b), len(b), a.shape[1]), squared, y is None, MOMENTS=False
         )
     return out
 

@@ -112,9 +112,11 @@ def plain(x: Tensor, y: Tensor | None, squared: bool) -> Tensor:
 
 def _squared(x: Tensor, y: Tensor | None) -> Tensor:
     # Distances do not change under translation; centring makes the norms, hence the rounding, small.
+    other = x if y is None else y
+    if torch.compiler.is_compiling():  # a graph cannot count near pairs: every difference, more slowly
+        return torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist").square()
     centre = x.detach().mean(0)
     a = x - centre
-    other = x if y is None else y
     b = a if y is None else y - centre
     na, nb = a.square().sum(1), b.square().sum(1)
     scale = na[:, None] + nb[None, :]

@@ -20,13 +20,14 @@ Miner = Callable[..., Triplets]
 
 
 class TripletLoss(nn.Module):
-    """Mean over the mined triplets of max(0, d(a, p) - d(a, n) + margin), margin >= 0.
+    """Mean over the mined triplets of max(0, d(a, p) - d(a, n) + margin), margin >= 0; 0 if there are none.
 
     The margin keeps its meaning during training if embeddings are normalized first.
 
     Args:
         miner: A function of `mdrlib.miners`, or your own with the same signature.
-        generator: For miners that draw; None uses torch's default generator.
+        generator: For miners that draw; None uses torch's default generator. Activation checkpointing needs
+            that one: it repeats no other draws, which is refused.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class TripletLoss(nn.Module):
             return _over_all_triplets(embeddings, labels, self.margin)
         anchor, positive, negative = self.miner(embeddings, labels, generator=self.generator)
         d = pairwise_distances(embeddings)
-        return (d[anchor, positive] - d[anchor, negative] + self.margin).relu().mean()
+        costs = (d[anchor, positive] - d[anchor, negative] + self.margin).relu()
+        return costs.mean() if len(costs) else costs.sum()  # 0 with a graph, where a mean is NaN
 
 
 def _over_all_triplets(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:

@@ -58,9 +58,7 @@ def _sent(values: Tensor, device: torch.device) -> Tensor:
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
     """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0."""
     if generator is not None and checks.recomputing():
-        raise RuntimeError(
-            "a generator of its own cannot repeat a miner's draws: keep the loss out of checkpoint"
-        )
+        raise RuntimeError("draws of a generator cannot be repeated: keep the loss out of checkpoint")
     # The inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
     count = weights.shape[1]
     if weights.is_cuda:  # there cumsum has no fixed order

@@ -1,7 +1,7 @@
 """The path of backend "tiled" for small batches, whose cost is that of its calls: the matrix at once.
 
-Single numbers are Python's: reading one from a CPU's tensor is cheaper than an operation on it. One product
-gives norms and distances, and one the gradient, since W has minus its row sums on the diagonal.
+Single numbers are Python's: to read one from a CPU's tensor costs less than an operation on it. There are no
+slices and no zeros to add to, and the diagonal of the distances holds a number that needs no special care.
 """
 
 import math
@@ -27,13 +27,12 @@ class Matrix(NamedTuple):
 def matrix(x: Tensor) -> Matrix | None:
     """Return the distances of a batch (N, D), or None if some nearly coincide: those are for `tiled`."""
     centred = torch.sub(x, x.sum(0), alpha=1 / len(x))
-    products = centred @ centred.T
-    norms = products.diagonal()
+    norms = torch.linalg.vector_norm(centred, dim=1).square_()
     numbers = norms.tolist()
     if not math.isfinite(sum(numbers)):
         checks.finite(x)
     rough = math.sqrt(2 * sum(numbers) / (len(numbers) - 1)) or 1.0
-    sq = (norms[:, None] + norms).sub_(products, alpha=2).fill_diagonal_(rough * rough)
+    sq = (norms.unsqueeze(1) + norms).addmm_(centred, centred.T, alpha=-2).fill_diagonal_(rough * rough)
     if sq.min().item() <= 2 * CANCELLATION * max(numbers):
         return None
     return Matrix(centred, sq.sqrt_(), rough)
@@ -73,12 +72,9 @@ def compute(
     gradient = pulls = None
     if want_levels:
         sums = [sign.sum().item(), *(torch.dot(sign, mask).item() for mask in above), 0.0]
-        by_level = {
-            k: (high - low) / pairs.count for k, (low, high) in zip(order, pairwise(sums), strict=True)
-        }
-        pulls = levels.new_tensor([by_level[k] for k in range(len(values))])
+        by_level = [(high - low) / pairs.count for low, high in pairwise(sums)]
+        pulls = levels.new_tensor([by_level[order.index(k)] for k in range(len(values))])
     if want_x:
-        w = sign.view_as(found.d).div_(found.d).mul_(-2 / (pairs.count * std))
-        w.diagonal().sub_(w.sum(1))
-        gradient = w @ found.centred
+        w = sign.view_as(found.d).div_(found.d).mul_(2 / (pairs.count * std))
+        gradient = (found.centred * w.sum(1, keepdim=True)).addmm_(w, found.centred, alpha=-1)
     return value, gradient, pulls

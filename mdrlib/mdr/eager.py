@@ -13,7 +13,8 @@ from mdrlib.distances import pairwise_distances
 
 def off_diagonal(matrix: Tensor) -> Tensor:
     """Return the N(N-1) entries (i, j), i != j, of an (N, N) matrix, as one vector."""
-    return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
+    n = matrix.shape[0]  # without the first entry, each row of n + 1 ends on the diagonal
+    return matrix.flatten()[1:].view(n - 1, n + 1)[:, :-1].flatten()
 
 
 class Pairs(NamedTuple):
@@ -24,7 +25,7 @@ class Pairs(NamedTuple):
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
     """Return the distances of all pairs of a batch x (N, D), and of x with a bank (M, D), if given."""
     own = off_diagonal(pairwise_distances(x))
-    return Pairs(own if bank is None else torch.cat((own, pairwise_distances(x, bank).flatten())), len(x))
+    return Pairs(own if bank is None else torch.cat((own, pairwise_distances(x, bank).flatten())), x.shape[0])
 
 
 @torch.no_grad()

@@ -59,6 +59,10 @@ def _spread(mean: Number, std: Number, like: Tensor) -> tuple[Number, Number]:
     return mean, torch.maximum(std, RELATIVE_FLOOR * mean).clamp_min(ABSOLUTE_FLOOR)
 
 
+def _vector(*numbers: Number) -> Tensor:
+    return torch.stack([torch.as_tensor(number, dtype=torch.float64) for number in numbers])
+
+
 def mdr_loss(
     x: Tensor,
     levels: Tensor | Sequence[float],
@@ -78,7 +82,9 @@ def mdr_loss(
         levels: (S,), in standard deviations from the mean.
         mean, std: Of the distances; std, >= 0, is raised to at least 1e-4 of the mean.
         backend: "eager": the paper's equations and autograd. "tiled" and "triton": the gradient by hand, in
-            plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
+            plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device. For
+            torch.compile, torch.export, torch.func.grad and vmap the latter are operators, called for each
+            batch of a vmap; "eager" has no vmap, and compiled it computes all distances by differences.
         bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps.
     """
     x = checks.embeddings(x, values=False)
@@ -94,6 +100,16 @@ class MDR(nn.Module):
 
     Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss, and give
     `mdr.parameters()` to the optimizer.
+
+    The running statistics follow a rule, that of batch norm: every call in training mode updates them once,
+    also under no_grad, for each part of an accumulated gradient, and for each pass of SAM or of a closure of
+    LBFGS. Activation checkpointing calls the module again within the backward pass: such a call updates
+    nothing and takes the statistics that its forward pass took, one of the last 64. So values and gradients
+    are those without checkpointing, bit for bit.
+
+    torch.compile takes the module as one graph, but not within a part that is checkpointed: the backward pass
+    would read the updated statistics. torch.export and torch.func take it in evaluation mode; an exported
+    program needs `import mdrlib` where it is loaded. None of them checks values.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.
@@ -124,9 +140,7 @@ class MDR(nn.Module):
         self.backend = backend
         self.register_buffer("running_mean", torch.zeros(()))
         self.register_buffer("running_std", torch.ones(()))
-        self.register_buffer(
-            "initialized", torch.zeros(())
-        )  # 1 after the first batch; a float: it can be averaged
+        self.register_buffer("initialized", torch.zeros(()))  # 1 after a batch; a float can be averaged
         self._recent = deque(maxlen=REMEMBERED)  # mean and std of a batch, and those that its loss took
         self._table = None  # the same as a tensor, for one backward pass
         self._asked = None, False  # the version of `initialized` that was looked at, and what it said
@@ -200,9 +214,8 @@ class MDR(nn.Module):
         if transformed:
             return tuple(torch.where(self.initialized > 0, a, b) for a, b in zip(running, batch, strict=True))
         if not self._warned:
-            warnings.warn(
-                "MDR has had no batch in training mode: it takes the statistics of this one", stacklevel=6
-            )
+            told = "MDR has had no batch in training mode: it takes the statistics of this one"
+            warnings.warn(told, stacklevel=6)
             self._warned = True
         return batch
 
@@ -236,15 +249,14 @@ class MDR(nn.Module):
         """Return what the loss of this batch took in the forward pass that a backward pass computes again."""
         task = torch._C._current_graph_task_id()
         if self._table is None or self._table[0] != task:
-            entries = [torch.stack([torch.as_tensor(v) for v in entry]) for entry in reversed(self._recent)]
-            table = torch.stack(entries).double()
+            table = torch.stack([_vector(*entry) for entry in reversed(self._recent)])
             self._table = task, table, torch.zeros_like(table[:, 0])
         _, table, taken = self._table
         # On the device, without a wait. Of equal batches the last one comes first, as in a backward pass.
-        batch = torch.stack((torch.as_tensor(mean), torch.as_tensor(std))).to(table)
-        place = ((table[:, :2] - batch).abs().sum(1).nan_to_num(torch.inf) + taken).argmin()
+        distance = (table[:, :2] - _vector(mean, std)).abs().sum(1).nan_to_num(torch.inf)
+        place = (distance + taken).argmin()[None]
         taken[place] += 1e-300
-        return table.index_select(0, place[None])[0, 2:].unbind()
+        return table[place][0, 2:].unbind()
 
     def _watch_levels(self) -> None:
         """Warn once if nothing has moved learnable levels in the first calls in training."""
@@ -257,7 +269,6 @@ class MDR(nn.Module):
         version, before = self._levels_before
         still = self._calls == PATIENCE and self.levels._version == version
         if still and torch.equal(self.levels, before):
+            told = f"nothing has moved the levels of MDR in {PATIENCE} training calls"
             ways = "give mdr.parameters() to the optimizer, or use learn_levels=False"
-            warnings.warn(
-                f"nothing has moved the levels of MDR in {PATIENCE} training calls: {ways}", stacklevel=5
-            )
+            warnings.warn(f"{told}: {ways}", stacklevel=5)

@@ -38,9 +38,9 @@ class _Tile(NamedTuple):
 class Pairs(analytic.Pairs):
     @cached_property
     def matrix(self) -> dense.Matrix | None:
-        """All distances, if they are few, none nearly coincide and there is no bank."""
+        """All distances, on a CPU, if they are few, none nearly coincide and there is no bank."""
         few = len(self.x) <= min(dense.LARGEST, TILE) and self.bank is None
-        return dense.matrix(self.x.detach()) if few else None
+        return dense.matrix(self.x.detach()) if few and self.x.device.type == "cpu" else None
 
     def tiles(self, keep: bool = False) -> Iterator[_Tile]:
         """Iterate over tiles; with `keep`, the first ones, up to KEPT numbers, stay for the next call."""

@@ -19,8 +19,8 @@ BY_HAND = {"tiled": tiled, "triton": triton_backend}
 @torch.library.custom_op("mdrlib::statistics", mutates_args=())
 def _statistics(x: Tensor, bank: Tensor | None, diagonal: bool, backend: str) -> list[Tensor]:
     with full_precision(x.device):
-        pairs = BY_HAND[backend].pairs(x, bank)
-        return [torch.as_tensor(v).to(x) for v in BY_HAND[backend].statistics(pairs, diagonal)]
+        found = BY_HAND[backend].statistics(BY_HAND[backend].pairs(x, bank), diagonal)
+        return [torch.as_tensor(value, dtype=x.dtype, device=x.device).clone() for value in found]
 
 
 @_statistics.register_fake
@@ -64,8 +64,10 @@ class Operators(NamedTuple):
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(_loss(*inputs))
+    def forward(
+        x: Tensor, bank: Tensor | None, levels: Tensor, mean: Tensor, std: Tensor, backend: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(_loss(x, bank, levels, mean, std, backend))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -10,27 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mdrlib.differences import COLUMNS, DIMS, ROWS, forces, grid, squares
+from mdrlib.differences import COLUMNS, DIMS, ROWS, distances_kernel, forces, grid
 from mdrlib.mdr.analytic import ABSOLUTE_FLOOR, RELATIVE_FLOOR
 from mdrlib.mdr.triton_kernels import nearest_level
 
 WIDE = tl.constexpr(128)  # columns of a tile of weights
 PARTS = tl.constexpr(512)  # partial sums that a program adds at a time
-
-
-@triton.jit
-def distances_kernel(x, d, moments, n, stride, dims):
-    i, j, tiles = tl.program_id(1), tl.program_id(0), tl.num_programs(0)
-    if j >= i:
-        r, c = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
-        found = tl.sqrt(squares(x, x, r, c, n, n, dims))
-        inside = (r < n)[:, None] & (c < n)[None, :]
-        tl.store(d + r[:, None] * stride + c[None, :], found, mask=inside)
-        tl.store(d + c[None, :] * stride + r[:, None], found, mask=inside)
-        wide = tl.where(inside & (r[:, None] != c[None, :]), found, 0.0).to(tl.float64)
-        weight = tl.where(j > i, 2.0, 1.0).to(tl.float64)  # a tile on the diagonal has both directions
-        tl.store(moments + i * tiles + j, weight * tl.sum(wide))
-        tl.store(moments + (tiles + i) * tiles + j, weight * tl.sum(wide * wide))
 
 
 @triton.jit
@@ -163,7 +148,7 @@ def mdr_step(
     sums = x.new_empty(1 + len(levels), tiles[0] * tiles[1])
     loss, gradient, pulls, state = _results(x, levels, running_mean, want_x)
     with torch.cuda.device_of(x):
-        distances_kernel[across, down](x, d, moments, n, stride, dims)
+        distances_kernel[across, down](x, x, d, moments, n, n, stride, dims, False, True, MOMENTS=True)
         weights_kernel[tiles](
             *(d, moments, levels, running_mean, running_std, initialized, state, sums),
             *(n, stride, across, momentum, RELATIVE_FLOOR, ABSOLUTE_FLOOR),

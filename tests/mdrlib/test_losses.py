@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdrlib import losses, normalize_by_mean_distance
+from mdrlib import MDR, losses, normalize_by_mean_distance
 from mdrlib.losses import TripletLoss
 from mdrlib.miners import (
     all_triplets,
@@ -149,9 +149,26 @@ def test_the_miner_may_be_any_function():
     assert TripletLoss(9.0, partial)(x, LABELS) == TripletLoss(9.0, first)(x, LABELS)
 
 
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float32))
+def test_a_miner_that_finds_nothing_gives_a_zero_that_can_be_differentiated(dtype):
+    def nothing(embeddings, labels, generator=None):
+        return (torch.empty(0, dtype=torch.int64),) * 3
+
+    x = batch(dtype=dtype).requires_grad_()
+    total = TripletLoss(0.2, nothing)(x, LABELS) + MDR()(x)
+    total.backward()
+    alone = batch(dtype=dtype).requires_grad_()
+    MDR()(alone).backward()
+    assert torch.equal(x.grad, alone.grad) and x.grad.isfinite().all()
+    loss = TripletLoss(0.2, nothing)(x, LABELS)
+    assert loss == 0 and loss.shape == () and loss.requires_grad
+
+
 def test_it_has_no_state():
     assert not list(TripletLoss().parameters()) and not TripletLoss().state_dict()
-    assert TripletLoss(1).margin == 1.0
+    assert (
+        TripletLoss(1).margin == TripletLoss(np.float32(1)).margin == TripletLoss(torch.ones(1)).margin == 1.0
+    )
 
 
 def test_a_generator_decides():

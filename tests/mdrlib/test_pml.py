@@ -26,6 +26,18 @@ def batch(seed=0):
     return (3 * x).requires_grad_()
 
 
+@pytest.mark.parametrize("name", TAKEN)
+def test_no_pairs_and_no_triplets_are_a_finite_loss(name):
+    """One class alone or one member of each, and a miner that finds nothing."""
+    nothing = (torch.empty(0, dtype=torch.int64),) * 3
+    for labels in (LABELS, 0 * LABELS, torch.arange(len(LABELS))):
+        x = batch().float().detach().requires_grad_()
+        loss = build_loss(name, len(LABELS), DIM, miner=lambda *_, **__: nothing)
+        value = loss(x, labels)
+        value.backward()
+        assert value.isfinite() and x.grad.isfinite().all()
+
+
 def log_sum(values):
     return math.log(sum(math.exp(v) for v in values))
 

@@ -1,5 +1,6 @@
 """The memory bank against a plain loop over a list."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,10 @@ def test_state_dict_carries_contents_and_position():
     other.add(more)
     assert torch.equal(other.embeddings, bank.embeddings)
     assert not list(bank.parameters())
+
+
+def test_sizes_may_be_numpys():
+    assert MemoryBank(np.int64(5), np.uint8(2)).storage.shape == (5, 2)
 
 
 def test_bad_input_is_refused():

@@ -34,6 +34,17 @@ def both(make, use, reentrant):
     return found
 
 
+@kinds
+def test_in_double_precision(reentrant, backend):
+    def use(mdr, call):
+        mdr(batch(0).double())
+        x = batch(1, 3).double().requires_grad_()
+        call(mdr, x).backward()
+        return (x.grad,)
+
+    same(both(lambda: MDR(backend=backend).double(), use, reentrant))
+
+
 def same(found):
     for got, want in zip(*found, strict=True):
         assert torch.equal(got, want)

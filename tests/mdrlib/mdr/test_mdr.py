@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mdrlib import MDR, mdr_loss
 from mdrlib.mdr import eager, tiled
@@ -188,6 +189,91 @@ def test_state_dict_carries_buffers_and_levels():
     assert other.initialized
     assert set(mdr.state_dict()) == {"levels", "running_mean", "running_std", "initialized"}
     assert other(batch(9, 4, seed=1)) == mdr(batch(9, 4, seed=1))
+
+
+def test_the_state_can_be_averaged():
+    """As weights are in stochastic weight averaging, by torch and by hand."""
+    mdr = MDR()
+    averaged = AveragedModel(mdr, use_buffers=True)
+    moving = AveragedModel(mdr, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    by_hand, means = None, []
+    for seed in range(3):
+        mdr(batch(9, 4, seed, scale=1 + seed))
+        averaged.update_parameters(mdr)
+        moving.update_parameters(mdr)
+        state = {name: value.clone() for name, value in mdr.state_dict().items()}
+        by_hand = by_hand or state
+        by_hand = {name: old + (state[name] - old) / (seed + 1) for name, old in by_hand.items()}
+        means.append(mdr.running_mean.item())
+    for name, value in averaged.module.state_dict().items():
+        torch.testing.assert_close(value, by_hand[name])
+    assert averaged.module.running_mean.item() == pytest.approx(sum(means) / 3)
+    assert moving.module.running_mean.item() == pytest.approx(means[0] / 4 + means[1] / 4 + means[2] / 2)
+    other = MDR()
+    other.load_state_dict(by_hand)
+    assert other.initialized == averaged.module.initialized == moving.module.initialized == 1
+
+
+@pytest.mark.parametrize("seen", (False, True))
+def test_a_checkpoint_whose_flag_is_a_bool_loads(seen):
+    mdr, x = MDR(), batch(9, 4)
+    if seen:
+        mdr(x)
+    state = mdr.state_dict() | {"initialized": torch.tensor(seen)}
+    other = MDR()
+    other.load_state_dict(state)
+    assert other.initialized == seen and other.initialized.dtype == torch.float32
+    assert other(batch(9, 4, seed=1)) == mdr(batch(9, 4, seed=1))
+
+
+@pytest.mark.parametrize("number", (np.float32, np.float64, torch.tensor))
+def test_numbers_of_other_libraries(number):
+    x, levels = batch(9, 4), np.array([-3.0, 0.0, 3.0])
+    mdr, plain = MDR(levels, number(0.5)), MDR(momentum=0.5)
+    for seed in range(2):
+        assert mdr(batch(9, 4, seed)) == plain(batch(9, 4, seed))
+    got = mdr_loss(x, [number(s) for s in levels], number(2.5), number(0.5))
+    assert got == mdr_loss(x, (-3, 0, 3), 2.5, 0.5)
+    for bad in (number(1.0), number(-0.1), number(float("nan")), "0.9", True, None):
+        with pytest.raises((TypeError, ValueError), match="momentum must be a finite number"):
+            MDR(momentum=bad)
+
+
+def trained(mdr, parameters, calls=150, every=1, optimizer=torch.optim.SGD):
+    """Warnings of training on one batch, whose optimizer has these parameters."""
+    x = batch(9, 4).requires_grad_()
+    optimizer = optimizer([x, *parameters], lr=1e-3)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for call in range(calls):
+            mdr(x).backward()
+            if call % every == every - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+    return [str(warning.message) for warning in found]
+
+
+def test_levels_that_no_optimizer_moves_are_told_once():
+    (told,) = trained(MDR(), [])
+    assert "levels" in told and "100 training calls" in told and "optimizer" in told
+    mdr = MDR()
+    assert len(trained(mdr, [], 99)) == 0 and len(trained(mdr, [], 1)) == 1 and not trained(mdr, [])
+
+
+def test_levels_that_move_or_need_not_are_not_told():
+    for optimizer in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        mdr = MDR()
+        assert not trained(mdr, mdr.parameters(), optimizer=optimizer)
+    accumulating, frozen = MDR(), MDR()
+    assert not trained(accumulating, accumulating.parameters(), every=40)
+    frozen.levels.requires_grad_(False)
+    assert not trained(frozen, [])
+    assert not trained(MDR(learn_levels=False), [])
+    watched = MDR()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(150):
+            watched(batch(9, 4))
 
 
 def test_statistics_are_constants_to_the_gradient(backend):

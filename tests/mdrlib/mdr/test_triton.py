@@ -103,9 +103,8 @@ settings = {"SELF": True, "SQUARED": False, "DIVIDE": True, "MIRROR": True, "SHA
 settings |= {"UPDATE": True, "DIAGONAL": False, "RELATIVE": 1e-4, "ABSOLUTE": 1e-8, "GRADIENT": True}
 settings |= {"OWN": 128, "OTHER": 16, "DIMS": 32, "TILES": 128}
 kernels = [
-    (differences._distances_kernel, 4, [{}]),
+    (differences.distances_kernel, 4, [{"MOMENTS": True}, {"MOMENTS": False}]),
     (differences._forces_kernel, 8, [{}]),
-    (triton_small.distances_kernel, 4, [{}]),
     (triton_small.weights_kernel, 4, [{"LEVELS": 3}, {"LEVELS": 16}]),
     (triton_small.gradient_kernel, 8, [{"LEVELS": 3}, {"LEVELS": 16}]),
     (triton_kernels.sums_kernel, 4, [{}]),
