@@ -55,7 +55,7 @@ def forces(w, d, x, y, r, k, n, m, dims, row_step, column_step, DIVIDE: tl.const
 def distances_kernel(
     x, y, d, moments, n, m, stride, dims, SQUARED: tl.constexpr, SELF: tl.constexpr, MOMENTS: tl.constexpr
 ):
-    """Fill d (n, stride); SELF: mirroring the upper tiles; MOMENTS: their sums of d, d^2 (2, tiles, tiles)."""
+    """Fill d (n, stride); SELF: mirror the upper tiles; MOMENTS: their sums of d, d^2 (2, tiles, tiles)."""
     i, j, tiles = tl.program_id(1), tl.program_id(0), tl.num_programs(0)
     if not SELF or j >= i:
         r, c = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
