@@ -246,7 +246,7 @@ def _subtract(target: Tensor, w: Tensor, x: Tensor, halves: Tensor | None) -> No
 def _add_near(steps: tuple[int, ...], sizes: tuple[int, int], *tensors: Tensor) -> None:
     """Add the near pairs' part, given steps in `near` and `tiles`, and a tile's own and other points."""
     _, _, own, other, _ = tensors
-    (count, dims), part = own.shape, 32
-    _kernels().near_kernel[-(-count // sizes[0]), -(-dims // part)](
-        *(*tensors, count, len(other), dims, *steps), OWN=sizes[0], OTHER=sizes[1], DIMS=part, TILES=128
+    count, dims = own.shape
+    _kernels().near_kernel[-(-count // _kernels().ROWS.value), -(-dims // _kernels().DIMS.value)](
+        *(*tensors, count, len(other), dims, *steps), OWN=sizes[0], OTHER=sizes[1], TILES=128, num_warps=8
     )
