@@ -81,7 +81,8 @@ class Pairs(analytic.Pairs):
         buffer = None if keep else self.batch.norms.new_empty(max(sizes))
         for (rows, left, right, halves, within), size in zip(places, sizes, strict=True):
             memory = self.batch.norms.new_empty(size) if keep else buffer[:size]
-            out = memory.view(len(left.norms), -1)[:, : len(right.norms)]
+            out, padding = memory.view(len(left.norms), -1).tensor_split([len(right.norms)], dim=1)
+            padding.zero_()  # an operation on nothing launches nothing
             if halves is None:
                 torch.mm(left.centred, right.centred.T, out=out)
             else:

@@ -33,7 +33,7 @@ def _tile(strip, left, right, left_norms, right_norms, rows, columns, stride, di
         tl.load(left_norms + r, mask=r < rows, other=0.0)[:, None]
         + tl.load(right_norms + c, mask=c < columns, other=0.0)[None, :]
     )
-    sq = tl.where(pair, scale - 2.0 * tl.load(strip + offsets, mask=held, other=0.0), 0.0)
+    sq = scale - 2.0 * tl.load(strip + offsets, mask=held, other=0.0)
     near = pair & (sq <= scale * CANCELLATION)
     if tl.max(near.to(tl.int32)) > 0:
         exact = tl.zeros_like(sq)
@@ -45,7 +45,7 @@ def _tile(strip, left, right, left_norms, right_norms, rows, columns, stride, di
             difference = u[:, None] - v[None, :]
             exact += difference * difference
         sq = tl.where(near, exact, sq)
-    return r, c, offsets, pair, near, tl.sqrt(sq)
+    return r, c, offsets, pair, near, tl.sqrt(tl.abs(sq))  # below 0 on the diagonal alone, by rounding
 
 
 @triton.jit
