@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,12 @@ def export(embedder: Embedder, path: str | Path) -> float:
     path = checks.path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"an export is written as .onnx or .pt2, got {path}")
-    if path.suffix == ".onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            optional(package, "export")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (5, *embedder.shape), generator=generator, dtype=torch.uint8)
     network = copy.deepcopy(embedder.network).to("cpu", memory_format=torch.contiguous_format)
     module = _Pixels(network).eval()
-    try:
-        content, embed = (_onnx if path.suffix == ".onnx" else _program)(module, images, about(embedder))
-    except RuntimeError as error:
-        raise ValueError(f"torch cannot export this network as {path.suffix}: {error}") from error
+    make = _onnx if path.suffix == ".onnx" else _program
+    content, embed = make(module, images, about(embedder))
     with torch.no_grad():
         wanted = module(images)
         found = torch.cat((embed(images[:1]), embed(images[1:])))  # of any number
@@ -72,41 +68,34 @@ def export(embedder: Embedder, path: str | Path) -> float:
 
 def about(embedder: Embedder) -> dict[str, str]:
     """Say what an exported file takes and gives."""
-    seen, found = embedder.preprocessing, {}
-    if seen is None:
-        found["input"] = "images: uint8 (N, 1, 32, 32), grey, as the data set has them"
-    else:
+    seen, (channels, side, _) = embedder.preprocessing, embedder.shape
+    notes = {"input": f"images: uint8 (N, {channels}, {side}, {side}), grey, as the data set has them"}
+    if seen is not None:
+        notes["input"] = f"images: uint8 (N, {channels}, {side}, {side}), RGB from 0 to 255, upright"
         square = "take the middle square" if seen.keep_aspect else "stretch to a square"
-        stored, side = seen.stored_size, seen.image_size
-        found["input"] = f"images: uint8 (N, 3, {side}, {side}), RGB from 0 to 255, upright"
-        then = f"then take its middle {side} x {side}"
-        found["resize"] = f"{square} of {stored} x {stored} pixels (Lanczos), {then}"
-        found |= {"image_size": str(side), "stored_size": str(stored), "keep_aspect": str(seen.keep_aspect)}
-    found["output"] = f"embeddings: float32 (N, {embedder.dim}), to compare by Euclidean distance"
-    found |= {"dim": str(embedder.dim), "head": embedder.network.normalize}
-    return found | {"embedder": embedder.fingerprint}
+        stored = f"{seen.stored_size} x {seen.stored_size} pixels (Lanczos)"
+        notes["resize"] = f"{square} of {stored}, then take its middle {side} x {side}"
+        notes |= {name: str(value) for name, value in asdict(seen).items()}
+    notes["output"] = f"embeddings: float32 (N, {embedder.dim}), to compare by Euclidean distance"
+    notes |= {"dim": str(embedder.dim), "head": embedder.network.normalize}
+    return notes | {"embedder": embedder.fingerprint}
 
 
 def _onnx(module: nn.Module, images: Tensor, notes: dict[str, str]) -> tuple[bytes, Any]:
+    for package in ("onnx", "onnxscript"):  # which torch needs
+        optional(package, "export")
+    runtime = optional("onnxruntime", "export")
+    names = {"input_names": ["images"], "output_names": ["embeddings"]}
+    shapes = {"images": {0: "batch"}}
     program = torch.onnx.export(
-        module,
-        (images,),
-        input_names=["images"],
-        output_names=["embeddings"],
-        dynamic_shapes={"images": {0: "batch"}},
-        dynamo=True,
-        verbose=False,
+        module, (images,), **names, dynamic_shapes=shapes, dynamo=True, verbose=False
     )
     model = program.model_proto
     for key, value in notes.items():
         model.metadata_props.add(key=key, value=value)
     content = model.SerializeToString()
-    session = optional("onnxruntime", "export").InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    def embed(part: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["embeddings"], {"images": part.numpy()})[0])
-
-    return content, embed
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, lambda part: torch.from_numpy(session.run(None, {"images": part.numpy()})[0])
 
 
 def _program(module: nn.Module, images: Tensor, notes: dict[str, str]) -> tuple[bytes, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mdrlib.datasets.images import optional
+from mdrlib.datasets.preprocessing import optional
 from mdrlib.models.bn_inception import POOLING, AverageMaxPool, BNInception
 
 BN_INCEPTION_WEIGHTS = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
@@ -68,10 +68,9 @@ def build_backbone(name: str, pretrained: bool = False, pooling: str = "average"
 
 
 def freeze_stages(backbone: nn.Module, stages: int) -> None:
-    """Exclude the stem and the first stages of a backbone from training, which saves their backward pass.
+    """Exclude the stem and the first stages of an EfficientNet of timm (7) or a ResNet (4) from training.
 
-    EfficientNets of timm have 7 stages, ResNets 4. Their batch-norm layers keep learning statistics unless
-    the network freezes batch norm. ValueError for other networks, and for more stages than there are.
+    Their batch-norm layers keep learning statistics unless the network freezes batch norm.
     """
     network = getattr(backbone, "network", None)
     if hasattr(network, "conv_stem") and hasattr(network, "blocks"):
@@ -106,21 +105,15 @@ def _efficientnet_lite0(pretrained: bool, pooling: str) -> Backbone:
     found = {key: value for key, value in found.items() if not key.startswith("_fc.")}  # the classifier
     own = backbone.network.state_dict()
     # Only the ends of the names are the same, such as "running_mean".
-    theirs, ours = (
-        [(key.rpartition(".")[2], value.shape) for key, value in state.items()] for state in (found, own)
-    )
+    theirs, ours = ([(k.rpartition(".")[2], v.shape) for k, v in of.items()] for of in (found, own))
     if theirs != ours:
-        both = f"{len(found)} tensors that are not the {len(own)} of timm's network, in order"
-        raise ValueError(f"{path} has {both}: install the versions of both that requirements.txt pins")
+        raise ValueError(f"{path} does not fit timm's network: install the versions in requirements.txt")
     backbone.network.load_state_dict(dict(zip(own, found.values(), strict=True)))
     return backbone
 
 
 def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise ImportError(f'backbone {name!r} needs torchvision: pip install "mdrlib[vision]"') from error
+    models = optional("torchvision", "vision").models
     if name not in models.list_models(module=models):
         known = '"small", "tiny", "efficientnet_lite0", "bn_inception", "timm:<name>" or one of torchvision'
         raise ValueError(f"backbone must be {known}, got {name!r}")
@@ -148,7 +141,7 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
         places = "avgpool", "classifier.0", "classifier.3"  # other pools belong to squeeze-and-excitation
         pools = [n for n, m in layers if n in places and getattr(m, "output_size", 0) in (1, (1, 1))]
         if not pools:
-            raise ValueError(f'pooling "average+max" needs an average pooling layer; {name} has none')
+            raise ValueError(f'pooling "average+max" needs global average pooling; {name} has none')
         network.set_submodule(pools[0], AverageMaxPool())
     features = getattr(classifier, "in_features", None) or classifier.in_channels
     preset = weights.transforms()
@@ -156,10 +149,7 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
 
 
 def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f'backbone "timm:{name}" needs timm: pip install "mdrlib[timm]"') from error
+    timm = optional("timm", "timm")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except OSError as error:

@@ -79,13 +79,13 @@ class BNInception(nn.Module):
             name = f"inception_{block}"
             branches = [self._layers(x, f"{name}_1x1")] if single else []
             branches.append(self._layers(x, f"{name}_3x3_reduce", f"{name}_3x3"))
-            double = ("reduce", "1", "2")
-            branches.append(self._layers(x, *(f"{name}_double_3x3_{part}" for part in double)))
-            if not projection:
-                branches.append(_halve(x))
-            else:
+            double = f"{name}_double_3x3"
+            branches.append(self._layers(x, f"{double}_reduce", f"{double}_1", f"{double}_2"))
+            if projection:
                 pooled = (avg_pool2d if pooling == "average" else max_pool2d)(x, 3, stride=1, padding=1)
                 branches.append(self._layers(pooled, f"{name}_pool_proj"))
+            else:
+                branches.append(_halve(x))
             x = cat(branches, 1)
         return x
 

