@@ -32,9 +32,9 @@ class _Pixels(nn.Module):
 def export(embedder: Embedder, path: str | Path) -> float:
     """Write an embedder to a file that needs neither mdrlib nor timm, if it gives the same embeddings.
 
-    The file takes "images", uint8 (N, C, H, W), RGB from 0 to 255, of any number N, and gives "embeddings"
-    (N, D). Scaling to [0, 1] and the backbone's normalization are inside, resizing is not: `about` says how
-    to do it, and is in the file, as metadata of ONNX or as about.json.
+    The file takes "images", uint8 (N, C, H, W), of any number N, and gives "embeddings" (N, D). Scaling to
+    [0, 1] and the backbone's normalization are inside, resizing is not: `about`, which is in the file as
+    metadata of ONNX or as about.json, says how to do it.
 
     Args:
         path: Ends in ".onnx" or ".pt2" (read by `torch.export.load`).
@@ -60,8 +60,8 @@ def export(embedder: Embedder, path: str | Path) -> float:
         found = torch.cat((embed(images[:1]), embed(images[1:])))  # of any number
     difference = ((found - wanted).abs().max() / wanted.abs().max().clamp_min(1)).item()
     if not difference <= TOLERANCE:
-        advice = f"at most {TOLERANCE:g} is allowed, so nothing was written"
-        raise ValueError(f"the exported network differs by {difference:.1e} on random images; {advice}")
+        allowed = f"at most {TOLERANCE:g} is allowed, so nothing was written"
+        raise ValueError(f"the exported network differs by {difference:.1e} on random images; {allowed}")
     write_atomically(path, lambda file: file.write(content))
     return difference
 
@@ -77,8 +77,8 @@ def about(embedder: Embedder) -> dict[str, str]:
         notes["resize"] = f"{square} of {stored}, then take its middle {side} x {side}"
         notes |= {name: str(value) for name, value in asdict(seen).items()}
     notes["output"] = f"embeddings: float32 (N, {embedder.dim}), to compare by Euclidean distance"
-    notes |= {"dim": str(embedder.dim), "head": embedder.network.normalize}
-    return notes | {"embedder": embedder.fingerprint}
+    more = {"dim": str(embedder.dim), "head": embedder.network.normalize, "embedder": embedder.fingerprint}
+    return notes | more
 
 
 def _onnx(module: nn.Module, images: Tensor, notes: dict[str, str]) -> tuple[bytes, Any]:
@@ -87,9 +87,7 @@ def _onnx(module: nn.Module, images: Tensor, notes: dict[str, str]) -> tuple[byt
     runtime = optional("onnxruntime", "export")
     names = {"input_names": ["images"], "output_names": ["embeddings"]}
     shapes = {"images": {0: "batch"}}
-    program = torch.onnx.export(
-        module, (images,), **names, dynamic_shapes=shapes, dynamo=True, verbose=False
-    )
+    program = torch.onnx.export(module, (images,), **names, dynamic_shapes=shapes, dynamo=True, verbose=False)
     model = program.model_proto
     for key, value in notes.items():
         model.metadata_props.add(key=key, value=value)

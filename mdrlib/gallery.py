@@ -50,16 +50,14 @@ class Gallery:
         return len(self.paths)
 
     def add(
-        self,
-        paths: str | Path | Sequence[str | Path],
-        classes: Sequence[str | None] | None = None,
+        self, paths: str | Path | Sequence[str | Path], classes: Sequence[str | None] | None = None
     ) -> None:
         """Embed photographs and keep them; after an error the gallery is as it was.
 
         Args:
-            paths: Files, in a list; or one folder, of which all images are added, at any depth. A folder that
-                holds images is their class, named by its path (without the split, where the folders at the
-                top are train and test, say); images at the top have none.
+            paths: Files, in a list; or a folder, of which all images are added, at any depth. The path of the
+                folder that holds an image is its class, less a split such as test at its start; images at the
+                top have none.
             classes: The class of each file in the list, or None for those without one.
 
         Raises:
@@ -96,7 +94,7 @@ class Gallery:
 
         Raises:
             ValueError: The gallery is empty, or k is below 1.
-            OSError: Queries cannot be read.
+            OSError: Queries cannot be read; the message lists them.
         """
         k = checks.whole(k, "k", 1)
         if not self.paths:
@@ -127,11 +125,7 @@ class Gallery:
 
     @classmethod
     def load(cls, path: str | Path, embedder: Embedder, index: str | None = None) -> "Gallery":
-        """Read a gallery that `save` wrote; nothing in the file is executed.
-
-        Raises:
-            ValueError: It was made by another embedder, or the file is damaged.
-        """
+        """Read what `save` wrote; ValueError if another embedder made it, or the file is damaged."""
         content = checks.path(path).read_bytes()
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:

@@ -28,8 +28,8 @@ class Embedder:
 
     Args:
         network: Images float32 (N, C, H, W) in [0, 1] -> embeddings (N, D).
-        preprocessing: What evaluation makes of a photograph; None for a network of small drawings, which then
-            takes uint8 tensors (N, C, H, W) as they are and no files.
+        preprocessing: What evaluation makes of a photograph; None for a network of drawings, which takes
+            uint8 tensors (N, C, H, W) as they are and no files.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
     """
 
@@ -41,14 +41,14 @@ class Embedder:
         layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
         self.network = network.to(self.device, memory_format=layout).eval().requires_grad_(False)
         self.preprocessing, self.dim = preprocessing, network.dim
-        size = (3, preprocessing.image_size) if preprocessing else (1, 32)
-        self.shape = (*size, size[1])  #: (C, H, W) of what the network sees.
+        side = preprocessing.image_size if preprocessing else 32
+        self.shape = (3 if preprocessing else 1, side, side)  #: (C, H, W) of what the network sees
         # The first pass is slow, and the network may refuse the size.
         embed(self.network, torch.zeros(1, *self.shape, dtype=torch.uint8))
         content = hashlib.sha256(f"{preprocessing} {network.normalize}".encode())
         for name, value in network.state_dict().items():
             content.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        self.fingerprint = content.hexdigest()[:16]  #: Of the weights and the preprocessing.
+        self.fingerprint = content.hexdigest()[:16]  #: of the weights and the preprocessing
 
     @classmethod
     def load(cls, run: str | Path, device: str = "auto") -> "Embedder":
@@ -79,8 +79,7 @@ class Embedder:
 
         Args:
             images: A path, an image of pillow, or a uint8 tensor or array (C, H, W) of any size, C = 1 or 3;
-                a sequence of them; or a tensor or array (N, C, H, W). A file, its image and its pixels give
-                the same embedding.
+                or several of them, also as (N, C, H, W). All three of one image give the same embedding.
             batch_size: Images that the network sees at a time.
 
         Returns:

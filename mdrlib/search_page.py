@@ -15,7 +15,6 @@ from mdrlib.gallery import Match
 
 EDGE = 160  # pixels of a thumbnail's longer side
 WIDE, HIGH = EDGE + 10, EDGE + 60  # pixels of a cell in a PNG
-LETTERS = 26  # of a line that fit into it
 Cell = tuple[Any, list[str]]  # a thumbnail and the lines below it
 
 PAGE = f"""<!doctype html>
@@ -33,12 +32,7 @@ figure {{ margin: 0; width: {EDGE}px; overflow-wrap: anywhere; }}
 
 
 def write(path: str | Path, queries: Sequence[str | Path], results: Sequence[Sequence[Match]]) -> None:
-    """Write the photographs of queries and of their matches to a page (.html) or a picture (.png).
-
-    Raises:
-        ValueError: The name of the file has another ending.
-        OSError: A photograph cannot be read any more.
-    """
+    """Write the photographs of queries and of their matches to a page (.html) or a picture (.png)."""
     path = checked(path)
     rows = []
     for query, matches in zip(queries, results, strict=True):
@@ -75,8 +69,8 @@ def _page(rows: Sequence[Sequence[Cell]]) -> bytes:
             image.save(stream, "JPEG", quality=85)
             source = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
             caption = "<br>".join(map(escape, words))
-            lines.append(f'<figure><img src="{source}" alt="{escape(words[-1])}">')
-            lines.append(f"<figcaption>{caption}</figcaption></figure>")
+            picture = f'<img src="{source}" alt="{escape(words[-1])}">'
+            lines.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
         lines.append("</section>")
     return "\n".join(lines).encode()
 
@@ -87,7 +81,7 @@ def _picture(rows: Sequence[Sequence[Cell]]) -> bytes:
     for top, row in enumerate(rows):
         for left, (image, words) in enumerate(row):
             sheet.paste(image, (left * WIDE, top * HIGH))
-            text = "\n".join(word[:LETTERS] for word in words)
+            text = "\n".join(word[:26] for word in words)  # what fits
             draw.multiline_text((left * WIDE, top * HIGH + EDGE + 2), text, fill="black", spacing=2)
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
