@@ -69,9 +69,9 @@ def export(embedder: Embedder, path: str | Path) -> float:
 def about(embedder: Embedder) -> dict[str, str]:
     """Say what an exported file takes and gives."""
     seen, (channels, side, _) = embedder.preprocessing, embedder.shape
-    notes = {"input": f"images: uint8 (N, {channels}, {side}, {side}), grey, as the data set has them"}
+    kind = "RGB from 0 to 255, upright" if seen else "grey, as the data set has them"
+    notes = {"input": f"images: uint8 (N, {channels}, {side}, {side}), {kind}"}
     if seen is not None:
-        notes["input"] = f"images: uint8 (N, {channels}, {side}, {side}), RGB from 0 to 255, upright"
         square = "take the middle square" if seen.keep_aspect else "stretch to a square"
         stored = f"{seen.stored_size} x {seen.stored_size} pixels (Lanczos)"
         notes["resize"] = f"{square} of {stored}, then take its middle {side} x {side}"
