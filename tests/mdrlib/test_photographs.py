@@ -50,11 +50,15 @@ def timeless(result):
     return [{key: value for key, value in row.items() if key not in timed} for row in result.history]
 
 
+def retrieval(result):
+    """The metrics of retrieval on test classes."""
+    return {k: v for k, v in result.metrics.items() if k.startswith(("recall@", "r_precision", "map@"))}
+
+
 @pytest.mark.parametrize("layout", ["cub", "cars", "sop"])
 def test_a_run_trains_and_its_metrics_are_of_its_embeddings(make_tree, tmp_path, layout):
     make_tree(layout)
     result = run(replace(CONFIG, dataset=layout, recall_at=[1, 3]), tmp_path / "run")
-    assert {"recall@1", "recall@3", "r_precision", "map@r"} == set(result.metrics)
     assert [row["iteration"] for row in result.history] == [0, 2, 4]
     for row in result.history[1:]:
         assert row["loss"] > 0 and 0 < row["images_per_second"] < row["loader_images_per_second"]
@@ -63,7 +67,7 @@ def test_a_run_trains_and_its_metrics_are_of_its_embeddings(make_tree, tmp_path,
     expected = embed(model, in_order(test))
     torch.testing.assert_close(found["embeddings"], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(found["labels"], test.labels)
-    assert result.metrics == evaluate(found["embeddings"], test.labels, ks=(1, 3))
+    assert retrieval(result) == evaluate(found["embeddings"], test.labels, ks=(1, 3))
     assert result.data["test"] == {"images": len(test), "fingerprint": test.fingerprint}
 
 
@@ -76,7 +80,7 @@ def test_in_shop_is_searched_from_query_to_gallery(make_tree, tmp_path, layout):
     assert torch.equal(found["labels"], query.labels)
     assert torch.equal(found["gallery_labels"], gallery.labels)
     given = (found["embeddings"], query.labels, found["gallery_embeddings"], gallery.labels)
-    assert result.metrics == evaluate(*given, ks=(1, 10, 20))
+    assert retrieval(result) == evaluate(*given, ks=(1, 10, 20))
     assert result.metrics["recall@10"] == 1, "there are 6 images in the gallery"
     d = torch.cdist(given[0].double(), given[2].double())
     assert torch.equal(found["neighbours"], d.argsort(1)[:, :10])
@@ -206,7 +210,8 @@ def test_a_run_starts_with_its_features_and_keeps_them_out_of_its_metrics(make_t
     }
     assert {name for name in first if name.startswith("features")} == names
     assert all("features_recall@1" not in row for row in later)
-    assert set(result.metrics) == {"recall@1", "r_precision", "map@r"}
+    assert set(retrieval(result)) == {"recall@1", "r_precision", "map@r"}
+    assert not any(name.startswith("features") for name in result.metrics)
     sets = [load(layout, split) for split in (("test",) if layout == "cub" else ("query", "gallery"))]
     features = [embed(model.backbone, in_order(part)) for part in sets]
     for kind in ("features", "features_l2"):

@@ -126,7 +126,8 @@ def test_it_runs_on_a_miniature_with_the_protocol_of_its_set(name, make_tree, tm
     result = run(Config.of(RECIPES[name] | SMALL), tmp_path / "run")
     assert [row["iteration"] for row in result.history] == [0, 2]
     recalls = {f"recall@{k}" for k in TABLE[dataset]["recall_at"]}
-    assert recalls | {"r_precision", "map@r"} == set(result.metrics)
+    found = {name for name in result.metrics if name.startswith("recall")}
+    assert found == recalls and {"r_precision", "map@r"} <= set(result.metrics)
     assert result.selected_by == "test"
     splits = {"train", "query", "gallery"} if dataset == "inshop" else {"train", "test"}
     assert set(result.data) == splits

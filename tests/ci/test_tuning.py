@@ -1,0 +1,38 @@
+"""ci/tuning.py: the best configuration of each arm, by held-out training classes alone."""
+
+import pytest
+import yaml
+
+import runs
+import tuning
+from mdrlib.results import Result
+
+
+@pytest.fixture
+def study(matrix_house):
+    path = matrix_house / "ci/ablations.yml"
+    spec = yaml.safe_load(path.read_text())
+    grid = {"method": ["triplet", "triplet+l2"], "lr": "draw"}
+    draws = {"count": 3, "lr": [1e-4, 1e-1]}
+    spec["studies"] = {"t": {"title": "", "seeds": 1, "grid": grid, "draws": draws}}
+    path.write_text(yaml.safe_dump(spec))
+    return matrix_house
+
+
+def result(config, *scores, test=0.9):
+    rows = [{"iteration": 10 * k, "validation_map@r": s, "map@r": test} for k, s in enumerate(scores)]
+    return Result(config.to_dict(), {}, "validation", 1.0, {}, None, {}, rows)
+
+
+def test_the_best_along_the_run_is_first_and_the_start_does_not_count(study):
+    cells = [cell.config for cell in runs.matrix(study, "t")]
+    plain = [config for config in cells if config.method == "triplet"]
+    scores = [(0.9, 0.2, 0.5, 0.1), (0.0, 0.4, 0.3, 0.2)]  # the third is not made yet
+    made = {c.identity(): result(c, *s) for c, s in zip(plain, scores, strict=False)}
+    made[plain[1].identity()] = result(plain[1], *scores[1], test=1.0)  # test classes choose nothing
+    found = tuning.trials(study, "t", made)
+    assert list(found) == ["method triplet", "method triplet+l2"]
+    best, second = found["method triplet"]
+    assert (best.score, best.iteration, best.drawn) == (0.5, 20, {"lr": plain[0].lr})
+    assert (second.score, second.iteration) == (0.4, 10) and found["method triplet+l2"] == []
+    assert f"50.0 at iteration   20  lr {plain[0].lr:g}" in tuning.table(found)
