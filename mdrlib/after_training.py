@@ -32,7 +32,7 @@ def search(words: Sequence[str]) -> None:
         gallery = Gallery(embedder)
         gallery.add(given.gallery)
     results = gallery.search(given.query, given.k)
-    wide = max(len(match.class_name or "-") for matches in results for match in matches)
+    wide = max([5, *(len(match.class_name or "-") for matches in results for match in matches)])
     for query, matches in zip(given.query, results, strict=True):
         print(f"{query} among {len(gallery):,} photographs")
         print(f"rank  distance  {'class':{wide}}  path")

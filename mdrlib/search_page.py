@@ -53,7 +53,7 @@ def checked(path: str | Path) -> Path:
 
 
 def _cell(path: str | Path, title: str, class_name: str | None = None) -> Cell:
-    image = open_image(path)
+    image = open_image(checks.path(path))
     image.thumbnail((EDGE, EDGE))
     words = [title, class_name, os.path.basename(path)]
     # Bytes of a file's name that are not UTF-8 become replacement characters.

@@ -38,6 +38,14 @@ def test_a_saved_gallery_is_searched_without_its_folder(photo_run, album, tmp_pa
     assert "milk/e.PNG" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_gallery_of_the_query_alone_has_no_matches(photo_run, album, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (album / "loose.jpg").rename(tmp_path / "one/a.jpg")
+    words = ["search", photo_run, tmp_path / "one", tmp_path / "one/a.jpg", "--out", tmp_path / "p.png"]
+    assert main(list(map(str, words))) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3 and (tmp_path / "p.png").exists()
+
+
 def test_embed_writes_what_others_can_index(photo_run, album, tmp_path, capsys):
     out = tmp_path / "embeddings.npz"
     assert main(["embed", str(photo_run), str(album), "--out", str(out)]) == 0
