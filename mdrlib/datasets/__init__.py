@@ -15,8 +15,8 @@ from mdrlib.datasets.sampling import PKBatchSampler
 
 __all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load", "split_names"]
 
+IN_MEMORY = {"digits": digits.read, "glyphs": glyphs.generate, "omniglot": omniglot.read}
 CLASS_SPLITS = range(11)
-IN_MEMORY = ("digits", "glyphs", "omniglot")  # drawings; the other sets are photographs on disk
 
 
 def load(
