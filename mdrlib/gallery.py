@@ -131,7 +131,7 @@ class Gallery:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 x, files, classes, made_by = (file[k] for k in ("embeddings", "files", "classes", "embedder"))
         except Exception as error:  # numpy and zipfile raise several kinds for a damaged file
-            raise ValueError(f"{path} is damaged or not a gallery of mdrlib ({error})") from error
+            raise ValueError(f"{path} is damaged or not a gallery: write it again") from error
         if made_by != embedder.fingerprint:
             both = f"the embedder {made_by} of {x.shape[-1]} dimensions, this is {embedder.fingerprint}"
             raise ValueError(f"{path} was made by {both} of {embedder.dim}: embed its photographs again")
