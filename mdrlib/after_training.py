@@ -4,11 +4,9 @@ import argparse
 import os
 from collections.abc import Sequence
 
-import numpy as np
-
 from mdrlib import checks, search_page
 from mdrlib.export import export as export_embedder
-from mdrlib.gallery import Gallery, embed_folder, images_below, save_arrays
+from mdrlib.gallery import Gallery
 from mdrlib.inference import Embedder
 
 RUN = "folder of a run, or its checkpoint.pt"
@@ -18,7 +16,7 @@ def search(words: Sequence[str]) -> None:
     """Print the nearest photographs of a gallery to each query, and write a page of them."""
     parser = argparse.ArgumentParser("mdrlib search", description="Find the photographs nearest to others")
     parser.add_argument("run", help=RUN)
-    parser.add_argument("gallery", help="folder of photographs, or a file that Gallery.save wrote")
+    parser.add_argument("gallery", help="folder of photographs, or a file of `mdrlib embed`")
     parser.add_argument("query", nargs="+", help="photographs to search for")
     parser.add_argument("-k", type=int, default=10, help="neighbours of each query (10)")
     parser.add_argument("--out", help="write the pictures to a page (.html) or a picture (.png)")
@@ -34,21 +32,20 @@ def search(words: Sequence[str]) -> None:
         gallery = Gallery(embedder)
         gallery.add(given.gallery)
     results = gallery.search(given.query, given.k)
-    wide = max(len(match.class_name or "-") for matches in results for match in matches)
+    wide = max([5, *(len(match.class_name or "-") for matches in results for match in matches)])
     for query, matches in zip(given.query, results, strict=True):
         print(f"{query} among {len(gallery):,} photographs")
         print(f"rank  distance  {'class':{wide}}  path")
-        for match in matches:
-            name = match.class_name or "-"
-            path = os.fsencode(match.path).decode("utf8", "replace")  # not every name can be printed
-            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {path}")
+        for rank, distance, path, name in matches:
+            line = f"{rank:4}  {distance:8.4f}  {name or '-':{wide}}  {path}"
+            print(os.fsencode(line).decode("utf8", "replace"))  # not every name can be printed
     if given.out is not None:
         search_page.write(given.out, given.query, results)
         print(given.out)
 
 
 def embed(words: Sequence[str]) -> None:
-    """Write the embeddings of a folder's photographs."""
+    """Write the embeddings of a folder's photographs, in which `search` can search too."""
     parser = argparse.ArgumentParser("mdrlib embed", description="Embed the photographs of a folder")
     parser.add_argument("run", help=RUN)
     parser.add_argument("folder", help="folder of photographs, at any depth")
@@ -56,12 +53,10 @@ def embed(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     if checks.path(given.out).suffix != ".npz":
         raise ValueError(f"embeddings are written as .npz, got {given.out}")
-    embedder, folder = Embedder.load(given.run), checks.path(given.folder)
-    found = images_below(folder)
-    x = embed_folder(embedder, folder, list(found)).numpy()
-    classes = np.array([name or "" for name in found.values()], dtype=str)
-    save_arrays(given.out, embeddings=x, files=np.array(list(found), dtype=str), classes=classes)
-    print(f"{given.out}: embeddings {x.shape} float32, files and classes ({len(x)},)")
+    gallery = Gallery(Embedder.load(given.run))
+    gallery.add(checks.path(given.folder).absolute())
+    gallery.save(given.out)
+    print(f"{given.out}: embeddings {tuple(gallery.embeddings.shape)} float32, files and classes")
 
 
 def export(words: Sequence[str]) -> None:

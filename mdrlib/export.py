@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ class _Pixels(nn.Module):
 def export(embedder: Embedder, path: str | Path) -> float:
     """Write an embedder to a file that needs neither mdrlib nor timm, if it gives the same embeddings.
 
-    The file takes "images", uint8 (N, C, H, W), RGB from 0 to 255, of any number N, and gives "embeddings"
-    (N, D). Scaling to [0, 1] and the backbone's normalization are inside, resizing is not: `about` says how
-    to do it, and is in the file, as metadata of ONNX or as about.json.
+    The file takes "images", uint8 (N, C, H, W), of any number N, and gives "embeddings" (N, D). Scaling to
+    [0, 1] and the backbone's normalization are inside, resizing is not: `about`, which is in the file as
+    metadata of ONNX or as about.json, says how to do it.
 
     Args:
         path: Ends in ".onnx" or ".pt2" (read by `torch.export.load`).
@@ -48,65 +49,51 @@ def export(embedder: Embedder, path: str | Path) -> float:
     path = checks.path(path)
     if path.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"an export is written as .onnx or .pt2, got {path}")
-    if path.suffix == ".onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            optional(package, "export")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (5, *embedder.shape), generator=generator, dtype=torch.uint8)
     network = copy.deepcopy(embedder.network).to("cpu", memory_format=torch.contiguous_format)
     module = _Pixels(network).eval()
-    try:
-        content, embed = (_onnx if path.suffix == ".onnx" else _program)(module, images, about(embedder))
-    except RuntimeError as error:
-        raise ValueError(f"torch cannot export this network as {path.suffix}: {error}") from error
+    make = _onnx if path.suffix == ".onnx" else _program
+    content, embed = make(module, images, about(embedder))
     with torch.no_grad():
         wanted = module(images)
         found = torch.cat((embed(images[:1]), embed(images[1:])))  # of any number
     difference = ((found - wanted).abs().max() / wanted.abs().max().clamp_min(1)).item()
     if not difference <= TOLERANCE:
-        advice = f"at most {TOLERANCE:g} is allowed, so nothing was written"
-        raise ValueError(f"the exported network differs by {difference:.1e} on random images; {advice}")
+        allowed = f"at most {TOLERANCE:g} is allowed, so nothing was written"
+        raise ValueError(f"the exported network differs by {difference:.1e} on random images; {allowed}")
     write_atomically(path, lambda file: file.write(content))
     return difference
 
 
 def about(embedder: Embedder) -> dict[str, str]:
     """Say what an exported file takes and gives."""
-    seen, found = embedder.preprocessing, {}
-    if seen is None:
-        found["input"] = "images: uint8 (N, 1, 32, 32), grey, as the data set has them"
-    else:
+    seen, (channels, side, _) = embedder.preprocessing, embedder.shape
+    kind = "RGB from 0 to 255, upright" if seen else "grey, as the data set has them"
+    notes = {"input": f"images: uint8 (N, {channels}, {side}, {side}), {kind}"}
+    if seen is not None:
         square = "take the middle square" if seen.keep_aspect else "stretch to a square"
-        stored, side = seen.stored_size, seen.image_size
-        found["input"] = f"images: uint8 (N, 3, {side}, {side}), RGB from 0 to 255, upright"
-        then = f"then take its middle {side} x {side}"
-        found["resize"] = f"{square} of {stored} x {stored} pixels (Lanczos), {then}"
-        found |= {"image_size": str(side), "stored_size": str(stored), "keep_aspect": str(seen.keep_aspect)}
-    found["output"] = f"embeddings: float32 (N, {embedder.dim}), to compare by Euclidean distance"
-    found |= {"dim": str(embedder.dim), "head": embedder.network.normalize}
-    return found | {"embedder": embedder.fingerprint}
+        stored = f"{seen.stored_size} x {seen.stored_size} pixels (Lanczos)"
+        notes["resize"] = f"{square} of {stored}, then take its middle {side} x {side}"
+        notes |= {name: str(value) for name, value in asdict(seen).items()}
+    notes["output"] = f"embeddings: float32 (N, {embedder.dim}), to compare by Euclidean distance"
+    more = {"dim": str(embedder.dim), "head": embedder.network.normalize, "embedder": embedder.fingerprint}
+    return notes | more
 
 
 def _onnx(module: nn.Module, images: Tensor, notes: dict[str, str]) -> tuple[bytes, Any]:
-    program = torch.onnx.export(
-        module,
-        (images,),
-        input_names=["images"],
-        output_names=["embeddings"],
-        dynamic_shapes={"images": {0: "batch"}},
-        dynamo=True,
-        verbose=False,
-    )
+    for package in ("onnx", "onnxscript"):  # which torch needs
+        optional(package, "export")
+    runtime = optional("onnxruntime", "export")
+    names = {"input_names": ["images"], "output_names": ["embeddings"]}
+    shapes = {"images": {0: "batch"}}
+    program = torch.onnx.export(module, (images,), **names, dynamic_shapes=shapes, dynamo=True, verbose=False)
     model = program.model_proto
     for key, value in notes.items():
         model.metadata_props.add(key=key, value=value)
     content = model.SerializeToString()
-    session = optional("onnxruntime", "export").InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    def embed(part: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["embeddings"], {"images": part.numpy()})[0])
-
-    return content, embed
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, lambda part: torch.from_numpy(session.run(None, {"images": part.numpy()})[0])
 
 
 def _program(module: nn.Module, images: Tensor, notes: dict[str, str]) -> tuple[bytes, Any]:

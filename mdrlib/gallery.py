@@ -1,10 +1,8 @@
-"""A gallery of photographs to search in, and its embeddings on disk."""
+"""A gallery of photographs to search in."""
 
-import contextlib
 import io
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mdrlib import checks, retrieval, sharded_search
 from mdrlib.checkpoint import write_atomically
 from mdrlib.datasets.folder import KINDS, listed, walk
-from mdrlib.datasets.images import cache_root, digest
 from mdrlib.inference import Embedder, is_one
+
+SPLITS = {"train", "val", "test", "query", "gallery"}  # folders that are no part of a class's name
 
 
 class Match(NamedTuple):
@@ -52,39 +50,33 @@ class Gallery:
         return len(self.paths)
 
     def add(
-        self,
-        paths: str | Path | Sequence[str | Path],
-        classes: Sequence[str | None] | None = None,
+        self, paths: str | Path | Sequence[str | Path], classes: Sequence[str | None] | None = None
     ) -> None:
         """Embed photographs and keep them; after an error the gallery is as it was.
 
         Args:
-            paths: Files, in a list; or one folder, of which all images are added, at any depth. A folder that
-                holds images is their class, named by its path; images at the top have none. Embeddings of
-                folders stay in the cache, by file name, time and size.
+            paths: Files, in a list; or a folder, of which all images are added, at any depth. The path of the
+                folder that holds an image is its class, less a split such as test at its start; images at the
+                top have none.
             classes: The class of each file in the list, or None for those without one.
 
         Raises:
-            ValueError: A path is there already, or the number of classes is another than that of the files.
+            ValueError: A file is there already, or the number of classes is another than that of the files.
             OSError: Images cannot be read; the message lists them.
         """
-        folder = checks.path(paths) if is_one(paths) else None
-        if folder is not None:
+        if is_one(paths):
             if classes is not None:
                 raise ValueError("classes go with a list of files: in a folder, folders are the classes")
-            found = images_below(folder)
-            files, classes = [str(folder / name) for name in found], list(found.values())
+            found = _images_below(checks.path(paths))
+            files, classes = list(found), list(found.values())
         else:
             files = [str(path) for path in paths]
             classes = [None] * len(files) if classes is None else list(classes)
         if len(classes) != len(files):
             raise ValueError(f"there are {len(classes)} classes for {len(files)} files: give one for each")
-        count = Counter(map(os.path.abspath, self.paths + files))
-        again = [path for path in count if count[path] > 1]
-        if again:
-            raise ValueError(f"{len(again)} photographs would be in the gallery twice: {listed(again)}")
-        x = self.embedder(files) if folder is None else embed_folder(self.embedder, folder, list(found))
-        self.embeddings = torch.cat((self.embeddings, x))
+        if again := sorted(set(files) & set(self.paths)):
+            raise ValueError(f"{len(again)} photographs are in the gallery already: {listed(again)}")
+        self.embeddings = torch.cat((self.embeddings, self.embedder(files)))
         self.paths += files
         self.classes += classes
         self._made = None
@@ -102,7 +94,7 @@ class Gallery:
 
         Raises:
             ValueError: The gallery is empty, or k is below 1.
-            OSError: Queries cannot be read.
+            OSError: Queries cannot be read; the message lists them.
         """
         k = checks.whole(k, "k", 1)
         if not self.paths:
@@ -112,109 +104,57 @@ class Gallery:
         if self.index is not None and self._made is None:
             self._made = sharded_search.build(self.embeddings, self.index)
         count = min(k + 1, len(self))  # one more than k, as a query may find itself
-        found = retrieval.search(x, self.embeddings, count, self._made)
-        results = [
-            self._matches(one, *(part.tolist() for part in row), k)
-            for one, *row in zip(queries, *found, strict=True)
-        ]
+        distances, indices = retrieval.search(x, self.embeddings, count, self._made)
+        results = []
+        for one, *row in zip(queries, distances.tolist(), indices.tolist(), strict=True):
+            own = os.path.realpath(checks.path(one)) if isinstance(one, str | PathLike) else None
+            near = [(d, i) for d, i in zip(*row, strict=True) if os.path.realpath(self.paths[i]) != own]
+            found = enumerate(near[:k], 1)
+            results.append([Match(rank, d, self.paths[i], self.classes[i]) for rank, (d, i) in found])
         return results[0] if is_one(query) else results
 
-    def _matches(self, query: Any, distances: list[float], indices: list[int], k: int) -> list[Match]:
-        own = os.path.realpath(checks.path(query)) if isinstance(query, str | PathLike) else None
-        matches: list[Match] = []
-        for distance, i in zip(distances, indices, strict=True):
-            if len(matches) < k and (own is None or os.path.realpath(self.paths[i]) != own):
-                matches.append(Match(len(matches) + 1, distance, self.paths[i], self.classes[i]))
-        return matches
-
     def save(self, path: str | Path) -> None:
-        """Write the gallery to a file .npz, without its photographs; a killed process leaves the old one."""
-        save_arrays(
-            path,
-            embeddings=self.embeddings.numpy(),
-            files=np.array(self.paths, dtype=str),
-            classes=np.array([name or "" for name in self.classes], dtype=str),
-            embedder=np.array(self.embedder.fingerprint),
-        )
+        """Write a file .npz of "embeddings" (N, D), "files" and "classes" (N,), and of the "embedder"."""
+        arrays = {
+            "embeddings": self.embeddings.numpy(),
+            "files": np.array(self.paths, dtype=str),
+            "classes": np.array([name or "" for name in self.classes], dtype=str),
+            "embedder": np.array(self.embedder.fingerprint),
+        }
+        write_atomically(path, lambda file: np.savez(file, **arrays))
 
     @classmethod
     def load(cls, path: str | Path, embedder: Embedder, index: str | None = None) -> "Gallery":
-        """Read a gallery that `save` wrote; nothing in the file is executed.
-
-        Raises:
-            ValueError: It was made by another embedder, or the file is damaged.
-        """
-        path = checks.path(path)
-        arrays = _arrays(path, "embeddings", "files", "classes", "embedder")
-        if arrays["embedder"] != embedder.fingerprint:
-            theirs = f"the embedder {arrays['embedder']} of {arrays['embeddings'].shape[-1]} dimensions"
-            own = f"{embedder.fingerprint} of {embedder.dim}"
-            raise ValueError(f"{path} was made by {theirs}, this is {own}: embed its photographs again")
+        """Read what `save` wrote; ValueError if another embedder made it, or the file is damaged."""
+        content = checks.path(path).read_bytes()
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                x, files, classes, made_by = (file[k] for k in ("embeddings", "files", "classes", "embedder"))
+        except Exception as error:  # numpy and zipfile raise several kinds for a damaged file
+            raise ValueError(f"{path} is damaged or not a gallery: write it again") from error
+        if made_by != embedder.fingerprint:
+            both = f"the embedder {made_by} of {x.shape[-1]} dimensions, this is {embedder.fingerprint}"
+            raise ValueError(f"{path} was made by {both} of {embedder.dim}: embed its photographs again")
         gallery = cls(embedder, index)
-        gallery.embeddings = torch.from_numpy(arrays["embeddings"])
-        gallery.paths = arrays["files"].tolist()
-        gallery.classes = [name or None for name in arrays["classes"].tolist()]
+        gallery.embeddings, gallery.paths = torch.from_numpy(x), files.tolist()
+        gallery.classes = [name or None for name in classes.tolist()]
         return gallery
 
 
-def images_below(folder: Path) -> dict[str, str | None]:
-    """List the images below a folder by their paths from it, with the folders that hold them as classes."""
+def _images_below(folder: Path) -> dict[str, str | None]:
+    """List the images below a folder by their paths, with their classes."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise NotADirectoryError(f"{folder} {what}: give a folder of photographs, or a list of files")
     listing = walk(folder)
     if not listing.images:
-        kinds = ", ".join(KINDS)
-        raise ValueError(f"{folder} holds no images: give a folder with files {kinds}, at any depth")
+        raise ValueError(f"{folder} holds no images: give a folder with files {', '.join(KINDS)}")
     if listing.problems:  # such as a folder that may not be read
         print(f"mdrlib: left out of {folder}: {listed(listing.problems)}", file=sys.stderr)
-    every = sorted(listing.images.items())
-    return {name: here or None for here, names in every for name in names}
-
-
-def embed_folder(embedder: Embedder, folder: Path, names: Sequence[str]) -> Tensor:
-    """Embed the images `names` of a folder; embeddings of unchanged files come from the cache.
-
-    Returns:
-        Embeddings (N, D), in the order of `names`.
-    """
-    kept = cache_root() / f"embeddings-{embedder.fingerprint}-{digest(str(folder.resolve()))}.npz"
-    files = [folder / name for name in names]
-    # Before the files are read, which may be replaced meanwhile. A link may lead nowhere.
-    stats = [file.stat() if file.exists() else file.lstat() for file in files]
-    keys = [(name, s.st_mtime_ns, s.st_size) for name, s in zip(names, stats, strict=True)]
-    rows: dict[tuple, Tensor] = {}
-    with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
-        old = _arrays(kept, "embeddings", "files", "stamps")
-        stamps = zip(old["files"].tolist(), *old["stamps"].T.tolist(), strict=True)
-        rows = dict(zip(stamps, torch.from_numpy(old["embeddings"]), strict=True))
-    lacking = [i for i, key in enumerate(keys) if key not in rows]
-    if lacking:
-        found = embedder([files[i] for i in lacking])
-        rows |= {keys[i]: x for i, x in zip(lacking, found, strict=True)}
-    x = torch.stack([rows[key] for key in keys])
-    if lacking:
-        stamps = np.array([key[1:] for key in keys])
-        try:
-            save_arrays(kept, embeddings=x.numpy(), files=np.array(names, dtype=str), stamps=stamps)
-        except OSError as error:  # costs time, not the search
-            print(f"mdrlib: {kept} cannot keep embeddings ({error}); set XDG_CACHE_HOME", file=sys.stderr)
-    return x
-
-
-def save_arrays(path: str | Path, **arrays: np.ndarray) -> None:
-    """Write arrays to a file .npz atomically."""
-    write_atomically(checks.path(path), lambda file: np.savez(file, **arrays))
-
-
-def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Read the arrays `names` of a file; ValueError for a damaged one."""
-    content = path.read_bytes()
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names}
-        if len({len(array) for array in arrays.values() if array.ndim}) != 1:
-            raise ValueError("its arrays differ in length")
-        return arrays
-    except Exception as error:  # numpy and zipfile raise several kinds for a damaged file
-        raise ValueError(f"{path} is damaged or not a gallery of mdrlib ({error}); make it again") from error
+    found: dict[str, str | None] = {}
+    several = len({here.partition("/")[0].lower() for here in listing.images} & SPLITS) > 1
+    for here, files in sorted(listing.images.items()):
+        split, _, rest = here.partition("/")
+        name = rest if several and split.lower() in SPLITS else here
+        found |= {str(folder / file): name or None for file in files}
+    return found

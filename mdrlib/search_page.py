@@ -17,42 +17,29 @@ EDGE = 160  # pixels of a thumbnail's longer side
 WIDE, HIGH = EDGE + 10, EDGE + 60  # pixels of a cell in a PNG
 Cell = tuple[Any, list[str]]  # a thumbnail and the lines below it
 
-# Canvas and CanvasText are the browser's own colours, of light and of dark pages.
-PAGE = """<!doctype html>
+PAGE = f"""<!doctype html>
 <html lang="en">
-<head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width">
 <title>Search results</title>
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ background: Canvas; color: CanvasText; font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; }}
-section {{ display: flex; flex-wrap: wrap; gap: 1rem; margin-bottom: 2rem; }}
-figure {{ margin: 0; width: {edge}px; overflow-wrap: anywhere; }}
+:root {{ color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }}
+section {{ display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem; }}
+figure {{ margin: 0; width: {EDGE}px; overflow-wrap: anywhere; }}
 </style>
-</head>
-<body>
-<main>
 <h1>Search results</h1>
-{sections}
-</main>
-</body>
-</html>
 """
 
 
 def write(path: str | Path, queries: Sequence[str | Path], results: Sequence[Sequence[Match]]) -> None:
-    """Write the photographs of queries and of their matches to a page (.html) or a picture (.png).
-
-    Raises:
-        ValueError: The name of the file has another ending.
-        OSError: A photograph cannot be read any more.
-    """
+    """Write the photographs of queries and of their matches to a page (.html) or a picture (.png)."""
     path = checked(path)
-    rows = [
-        [_cell(query, "query"), *(_cell(m.path, f"{m.rank}. distance {m.distance:.4f}", m) for m in matches)]
-        for query, matches in zip(queries, results, strict=True)
-    ]
+    rows = []
+    for query, matches in zip(queries, results, strict=True):
+        cells = [_cell(query, "query")]
+        for match in matches:
+            cells.append(_cell(match.path, f"{match.rank}. distance {match.distance:.4f}", match.class_name))
+        rows.append(cells)
     content = _page(rows) if path.suffix == ".html" else _picture(rows)
     write_atomically(path, lambda file: file.write(content))
 
@@ -65,38 +52,37 @@ def checked(path: str | Path) -> Path:
     return path
 
 
-def _cell(path: str | Path, title: str, match: Match | None = None) -> Cell:
-    image = open_image(path)
+def _cell(path: str | Path, title: str, class_name: str | None = None) -> Cell:
+    image = open_image(checks.path(path))
     image.thumbnail((EDGE, EDGE))
-    words = [title, match.class_name if match else None, os.path.basename(path)]
+    words = [title, class_name, os.path.basename(path)]
     # Bytes of a file's name that are not UTF-8 become replacement characters.
     return image, [os.fsencode(word).decode("utf8", "replace") for word in words if word]
 
 
 def _page(rows: Sequence[Sequence[Cell]]) -> bytes:
-    sections = []
+    lines = [PAGE]
     for row in rows:
-        figures = []
+        lines.append("<section>")
         for image, words in row:
             stream = io.BytesIO()
             image.save(stream, "JPEG", quality=85)
             source = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
             caption = "<br>".join(map(escape, words))
             picture = f'<img src="{source}" alt="{escape(words[-1])}">'
-            figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
-        sections.append(f"<section>{''.join(figures)}</section>")
-    return PAGE.format(edge=EDGE, sections="\n".join(sections)).encode()
+            lines.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
+        lines.append("</section>")
+    return "\n".join(lines).encode()
 
 
 def _picture(rows: Sequence[Sequence[Cell]]) -> bytes:
-    pillow, drawing = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
-    sheet = pillow.new("RGB", (WIDE * max(map(len, rows)), HIGH * len(rows)), "white")
+    sheet = optional("PIL.Image", "data").new("RGB", (WIDE * max(map(len, rows)), HIGH * len(rows)), "white")
+    draw = optional("PIL.ImageDraw", "data").Draw(sheet)
     for top, row in enumerate(rows):
         for left, (image, words) in enumerate(row):
-            cell = pillow.new("RGB", (EDGE, HIGH), "white")  # where long words end
-            cell.paste(image)
-            drawing.Draw(cell).multiline_text((0, EDGE + 2), "\n".join(words), fill="black", spacing=2)
-            sheet.paste(cell, (left * WIDE, top * HIGH))
+            sheet.paste(image, (left * WIDE, top * HIGH))
+            text = "\n".join(word[:26] for word in words)  # what fits
+            draw.multiline_text((left * WIDE, top * HIGH + EDGE + 2), text, fill="black", spacing=2)
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
     return stream.getvalue()

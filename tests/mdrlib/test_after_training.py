@@ -38,18 +38,40 @@ def test_a_saved_gallery_is_searched_without_its_folder(photo_run, album, tmp_pa
     assert "milk/e.PNG" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_gallery_of_the_query_alone_has_no_matches(photo_run, album, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (album / "loose.jpg").rename(tmp_path / "one/a.jpg")
+    words = ["search", photo_run, tmp_path / "one", tmp_path / "one/a.jpg", "--out", tmp_path / "p.png"]
+    assert main(list(map(str, words))) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3 and (tmp_path / "p.png").exists()
+
+
 def test_embed_writes_what_others_can_index(photo_run, album, tmp_path, capsys):
     out = tmp_path / "embeddings.npz"
     assert main(["embed", str(photo_run), str(album), "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: embeddings (8, 8) float32, files and classes (8,)\n"
+    assert capsys.readouterr().out == f"{out}: embeddings (8, 8) float32, files and classes\n"
     with np.load(out, allow_pickle=False) as file:
-        assert set(file.files) == {"embeddings", "files", "classes"}
         files, classes, x = (file[name] for name in ("files", "classes", "embeddings"))
     assert x.dtype == np.float32 and files.dtype.kind == classes.dtype.kind == "U"
-    assert set(files) == {path.relative_to(album).as_posix() for path in album.rglob("*.*")}
+    assert set(files) == {str(path) for path in album.rglob("*.*")}
     class_of = dict(zip(files, classes, strict=True))
-    assert class_of["milk/fresh/a.jpg"] == "milk/fresh" and class_of["loose.jpg"] == ""
+    assert class_of[str(album / "milk/fresh/a.jpg")] == "milk/fresh"
+    assert class_of[str(album / "loose.jpg")] == ""
     np.testing.assert_allclose(x, Embedder.load(photo_run)([album / name for name in files]), atol=1e-6)
+
+
+def test_what_embed_wrote_is_searched_from_anywhere_without_embedding_it_again(
+    photo_run, album, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(album.parent)
+    assert main(["embed", str(photo_run), "album", "--out", "e.npz"]) == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    words = ["search", str(photo_run), "../e.npz", "../album/milk/e.PNG", "-k", "7", "--out", "page.html"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert str(album / "loose.jpg") in said and f"  {album / 'milk/e.PNG'}" not in said
+    assert (tmp_path / "other/page.html").read_text().count("<img ") == 8
 
 
 @pytest.mark.slow

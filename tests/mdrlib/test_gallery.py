@@ -26,18 +26,6 @@ def gallery(embedder, album):
     return gallery
 
 
-class Counting:
-    """An embedder that counts what it embeds."""
-
-    def __init__(self, embedder):
-        self.embedder, self.seen = embedder, []
-        self.dim, self.fingerprint = embedder.dim, embedder.fingerprint
-
-    def __call__(self, images):
-        self.seen += [os.path.basename(image) for image in images]
-        return self.embedder(images)
-
-
 def test_a_folder_gives_each_photograph_the_class_of_its_folder(gallery, album):
     found = dict(zip(gallery.paths, gallery.classes, strict=True))
     assert found == {
@@ -50,6 +38,25 @@ def test_a_folder_gives_each_photograph_the_class_of_its_folder(gallery, album):
         str(album / "loose.jpg"): None,
         str(album / "other.jpeg"): None,
     }
+
+
+@pytest.mark.parametrize(
+    "top, names",
+    [
+        (["train", "Test"], {"a", "a/b", None}),
+        (["query", "gallery"], {"a", "a/b", None}),
+        (["train", "val", "toys"], {"a", "a/b", None, "toys/a", "toys/a/b", "toys"}),
+        (["train", "planes"], {"train/a", "train/a/b", "train", "planes/a", "planes/a/b", "planes"}),
+    ],
+)
+def test_splits_at_the_top_are_no_part_of_a_class(embedder, album, tmp_path, top, names):
+    for split in top:
+        for place in ("", "a", "a/b"):
+            (tmp_path / "photos" / split / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(album / "loose.jpg", tmp_path / "photos" / split / place)
+    gallery = Gallery(embedder)
+    gallery.add(tmp_path / "photos")
+    assert set(gallery.classes) == names and len(gallery) == 3 * len(top)
 
 
 @pytest.mark.parametrize("index", [None, "HNSW32", "Flat"])
@@ -122,21 +129,19 @@ def test_a_gallery_of_another_embedder_is_refused(gallery, photo_config, tmp_pat
         Gallery.load(tmp_path / "g.npz", other)
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip file", "cut", "arrays", "lengths"])
+@pytest.mark.parametrize("content", [b"", b"no zip file", "cut", "arrays"])
 def test_a_damaged_file_is_refused_by_name(gallery, embedder, tmp_path, content):
     path = tmp_path / "g.npz"
     gallery.save(path)
     if content == "cut":
         content = path.read_bytes()[:-100]
-    arrays = {"embeddings": np.zeros((2, 8)), "files": np.array(["a"]), "classes": np.array(["", ""])}
     if content == "arrays":
-        np.savez(path, **arrays)
-    elif content == "lengths":
-        np.savez(path, **arrays, embedder=np.array(embedder.fingerprint))
+        np.savez(path, embeddings=np.zeros((1, 8)), files=np.array(["a"]), classes=np.array([""]))
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match="g.npz is damaged or not a gallery"):
+    with pytest.raises(ValueError, match="g.npz is damaged or not a gallery") as refusal:
         Gallery.load(path, embedder)
+    assert "pickle" not in str(refusal.value)  # numpy's advice to execute it
 
 
 def test_what_is_unreadable_leaves_the_gallery_as_it_was(gallery, album):
@@ -158,9 +163,9 @@ def test_a_link_that_leads_nowhere_is_listed_too(embedder, album):
 
 
 def test_twice_the_same_file_is_refused(gallery, album):
-    with pytest.raises(ValueError, match="1 photographs would be in the gallery twice: .*loose.jpg"):
-        gallery.add([album / "milk/../loose.jpg"])
-    with pytest.raises(ValueError, match="8 photographs would be in the gallery twice"):
+    with pytest.raises(ValueError, match="1 photographs are in the gallery already: .*loose.jpg"):
+        gallery.add([album / "loose.jpg"])
+    with pytest.raises(ValueError, match="8 photographs are in the gallery already"):
         gallery.add(album)
     with pytest.raises(ValueError, match="2 classes for 1 files"):
         gallery.add([album / "x.jpg"], ["a", "b"])
@@ -185,38 +190,6 @@ def test_what_is_no_folder_of_images_is_refused(embedder, tmp_path, album):
     with pytest.raises(ValueError, match="empty holds no images: give a folder with files .jpg"):
         gallery.add(tmp_path / "empty")
     assert len(gallery) == 0
-
-
-def test_embeddings_of_a_folder_are_kept_until_a_file_changes(embedder, album):
-    first, second, third, fourth = (Counting(embedder) for _ in range(4))
-    galleries = []
-    for counting in (first, second):
-        galleries.append(Gallery(counting))
-        galleries[-1].add(album)
-    assert len(first.seen) == 8 and second.seen == []
-    assert torch.equal(galleries[0].embeddings, galleries[1].embeddings)
-
-    noise = np.random.default_rng(50).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(album / "milk/fresh/a.jpg")
-    Image.fromarray(noise).save(album / "new.png")
-    (album / "loose.jpg").unlink()
-    changed = Gallery(third)
-    changed.add(album)
-    assert sorted(third.seen) == ["a.jpg", "new.png"] and str(album / "loose.jpg") not in changed.paths
-    torch.testing.assert_close(changed.embeddings, embedder(changed.paths))
-
-    (kept,) = (album.parent / "cache/mdrlib").glob("embeddings-*.npz")
-    kept.write_bytes(kept.read_bytes()[:200])  # a damaged cache costs time
-    Gallery(fourth).add(album)
-    assert len(fourth.seen) == 8
-
-
-def test_a_cache_that_cannot_be_written_costs_time_alone(embedder, album, monkeypatch, capsys):
-    (album.parent / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(album.parent / "file"))
-    gallery = Gallery(embedder)
-    gallery.add(album)
-    assert len(gallery) == 8 and "cannot keep embeddings" in capsys.readouterr().err
 
 
 GROCERY = Path(os.environ.get("MDR_DATA_ROOT", "")) / "grocery"

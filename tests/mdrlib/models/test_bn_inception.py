@@ -110,7 +110,7 @@ def test_gradients_reach_every_parameter_and_frozen_batch_norm_stays():
 def test_the_sum_of_both_poolings(network):
     x = 128 * fill((1, 3, 64, 96), 0.013, 0.5)
     maps = network.maps(x)
-    both = BNInception("average+max").eval()
+    both = build_embedder("bn_inception", pooling="average+max").backbone.network.eval()
     both.load_state_dict(network.state_dict())
     values = maps.numpy()
     np.testing.assert_allclose(both(x), values.mean((2, 3)) + values.max((2, 3)), rtol=1e-5, atol=1e-6)
