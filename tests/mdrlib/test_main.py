@@ -189,9 +189,12 @@ def test_ctrl_c_ends_all_in_one_line_and_the_same_call_goes_on(config, tmp_path,
     words = [sys.executable, "-m", "mdrlib", "run", config, "--out", out, f"seed={seeds}", "backbone=tiny"]
     words = [*map(str, words), "iterations=60", "evaluate_every=5"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    shell = subprocess.Popen(
-        words, cwd=ROOT, env=os.environ | {"MDR_PROGRESS": "off"}, start_new_session=True, **pipes
-    )
+    env = os.environ | {"MDR_PROGRESS": "off"}
+
+    def hear() -> None:  # what a shell starts in the background ignores Ctrl-C, and so would this
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    shell = subprocess.Popen(words, cwd=ROOT, env=env, start_new_session=True, preexec_fn=hear, **pipes)
     while len(list(out.rglob("checkpoint.pt"))) < len(seeds.split(",")):
         assert shell.poll() is None
         time.sleep(0.05)
@@ -205,9 +208,7 @@ def test_ctrl_c_ends_all_in_one_line_and_the_same_call_goes_on(config, tmp_path,
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not list(out.rglob("result.json"))
-    done = subprocess.run(
-        [*words, "--jobs", "2"], cwd=ROOT, env=os.environ | {"MDR_PROGRESS": "off"}, **pipes
-    )
+    done = subprocess.run([*words, "--jobs", "2"], cwd=ROOT, env=env, **pipes)
     assert done.returncode == 0 and done.stderr == ""
     assert len(list(out.rglob("result.json"))) == len(seeds.split(","))
 
