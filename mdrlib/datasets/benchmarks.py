@@ -23,9 +23,13 @@ MINIATURE = 0.1  # a smaller share of a published set is a miniature, a larger o
 IMAGE = r"(?!/|\S*\.\./)([^\s\\\0/]+)/[^\s\\\0]+\.(?i:jpe?g|png)"
 PARTITION = "list_eval_partition.txt"
 COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
+REPOSITORY = "https://github.com/marcusklasson/GroceryStoreDataset"
 GROCERY = f"GroceryStoreDataset-{COMMIT}"
+GROCERY_MEMBERS = r"classes\.csv|(?:train|val|test)(?:\.txt|/.+\.jpg)"
 CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MEMBERS = r"images\.txt|image_class_labels\.txt|images/.+"
+SOP = r"Ebay_(?:train|test)\.txt|\w+_final/.+"
+CARS = r"([1-9]|[1-9]\d|1[0-8]\d|19[0-6])"  # a class
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,6 @@ class Archive:
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
     url: str | None = None  #: None if it has to be fetched by hand
     members: str | None = None  #: a regular expression of what to take from it; None if it is not unpacked
-    inside: str | None = None  #: the folder of the members in it; None for one named as the set's, or none
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,12 @@ def read_cars(folder: Path) -> tuple[Path, Rows]:
     # "/" is "-" in the folder of Ram C/V Cargo Van.
     classes = [name.replace("/", "-") for _, (name,) in matches(names, (r"(.*\S)", "the name of a class"))]
     expected = "a file, four corners and a class 1-196 that names.csv has"
-    wanted = (r"([^,\\/\0]+\.(?i:jpe?g|png)),\d+,\d+,\d+,\d+,(\d+)", expected)
+    wanted = (rf"([^,\\/\0]+\.(?i:jpe?g|png)),\d+,\d+,\d+,\d+,{CARS}", expected)
     rows = []  # the folders train and test are of another task: both halves have all classes
     for path in tables:
         images = f"car_data/car_data/{path.stem.removeprefix('anno_')}"
         for line, (file, number) in matches(path, wanted):
-            if not 1 <= int(number) <= min(196, len(classes)):
+            if int(number) > len(classes):
                 refuse(path, line, expected, number)
             name = classes[int(number) - 1]
             rows.append(Row(f"{images}/{name}/{file}", int(number), name))
@@ -136,21 +139,13 @@ def _cars_mat(path: Path) -> list[Row]:
     scipy = optional("scipy.io", "data")
     try:
         content = scipy.loadmat(data, simplify_cells=True)
-        found = [(record["relative_im_path"], record["class"]) for record in content["annotations"]]
-        names = [str(name) for name in content.get("class_names", [])]
+        lines = [f"{record['relative_im_path']} {record['class']}" for record in content["annotations"]]
+        names = dict(enumerate(map(str, content.get("class_names", ())), 1))
     except Exception as error:  # scipy raises many kinds for a damaged file
         expected = "a MATLAB file with annotations of relative_im_path and class"
         raise ValueError(f"{path}: expected {expected}, found {checks.shown(error)}") from error
-    rows = []
-    for line, (file, number) in enumerate(found, 1):
-        if not re.fullmatch(IMAGE, str(file)) or str(number) not in map(str, range(1, 197)):
-            expected = "a path car_ims/<name>.jpg and a class 1-196"
-            raise ValueError(
-                f"{path}, annotation {line}: expected {expected}, found {checks.shown((file, number))}"
-            )
-        number = int(number)
-        rows.append(Row(str(file), number, names[number - 1] if number <= len(names) else f"{number:03d}"))
-    return rows
+    found = matches(path, (rf"({IMAGE}) {CARS}", "a path car_ims/<name>.jpg and a class 1-196"), lines=lines)
+    return [Row(file, int(number), names.get(int(number), number.zfill(3))) for _, (file, _, number) in found]
 
 
 def _halves(rows: list[Row], first: int) -> Rows:
@@ -212,13 +207,16 @@ def read_grocery(folder: Path) -> tuple[Path, Rows]:
     return folder, rows
 
 
-def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
+def matches(
+    path: Path, *wanted: tuple[str, str], lines: list[str] | None = None
+) -> list[tuple[int, tuple[str, ...]]]:
     r"""Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
 
     Each of these is a pattern, where a space stands for any white space and \d+ for a number of at most nine
     digits, and what it is in words.
     """
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
+    if lines is None:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     lines += [""] * (len(wanted) - 1 - len(lines))
     found = []
     for number, text in enumerate(lines, 1):
@@ -258,13 +256,7 @@ BENCHMARKS = {
         title="Stanford Online Products",
         folder="Stanford_Online_Products",
         sizes={"train": (59551, 11318), "test": (60502, 11316)},
-        archives=(
-            Archive(
-                "Stanford_Online_Products.zip",
-                "7f73d41a2f44250d4779881525aea32e",
-                members=r"Ebay_(?:train|test)\.txt|\w+_final/.+",
-            ),
-        ),
+        archives=(Archive("Stanford_Online_Products.zip", "7f73d41a2f44250d4779881525aea32e", members=SOP),),
         read=read_sop,
     ),
     "inshop": Benchmark(
@@ -278,14 +270,7 @@ BENCHMARKS = {
         title="the Grocery Store Dataset",
         folder="grocery",
         sizes={"train": (3237, 44), "query": (985, 37), "gallery": (1199, 37)},
-        archives=(
-            Archive(
-                f"{GROCERY}.zip",
-                url=f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{COMMIT}.zip",
-                members=r"classes\.csv|(?:train|val|test)\.txt|(?:train|val|test)/.+\.jpg",
-                inside=f"{GROCERY}/dataset",
-            ),
-        ),
+        archives=(Archive(f"{GROCERY}.zip", None, f"{REPOSITORY}/archive/{COMMIT}.zip", GROCERY_MEMBERS),),
         read=read_grocery,
     ),
 }

@@ -1,6 +1,5 @@
 """Bring data sets to their place: download, check and unpack what they are published as."""
 
-import contextlib
 import errno
 import hashlib
 import http.client
@@ -55,7 +54,7 @@ def prepare(name: str, root: str | Path | None = None) -> bool:
         for archive in archives:
             path = fetch(archive, folder)
             if path and archive.members:
-                unpack(path, path.parent, rf"(?:{archive.inside or folder.name}/)?({archive.members})")
+                unpack(path, path.parent, rf"(?:[^/]+/){{0,2}}?({archive.members})")
         _, kind, words = state(name, root)
     print(f"{name}: {kind} ({words}) in {folder}")
     if kind in ("complete", "miniature"):

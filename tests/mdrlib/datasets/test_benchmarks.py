@@ -171,7 +171,7 @@ def test_a_mat_of_another_kind_is_refused(make_tree):
     for at, value in (*((5, number) for number in numbers), *((0, file) for file in files)):
         bad = tuple(value if k == at else field for k, field in enumerate(good))
         savemat(path, {"annotations": np.array([[good, bad]], dtype=columns)})
-        with pytest.raises(ValueError, match=f"{path}, annotation 2: expected a path"):
+        with pytest.raises(ValueError, match=f"{path}, line 2: expected a path"):
             load("cars", "train")
 
 

@@ -399,7 +399,8 @@ def test_an_interrupt_leaves_the_annotation_out(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         move(source, target)
 
-    for stop in ("1.jpg", "0_list.txt"):
+    for name in ("1.jpg", "0_list.txt"):
+        stop = name
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, "replace", interrupted)
             unpack(path, folder, "set/(.+)")
