@@ -13,8 +13,8 @@ from torch.nn import functional as F
 ALPHABETS, CHARACTERS, WRITERS = 10, 12, 20  # alphabets in each split, characters in each, drawings of each
 SIZE = 32
 
-# How hard the set is: what characters share, and how drawings of one differ. Half the height of a character
-# is 1, angles are radians; those of one number are standard deviations, pairs are ranges.
+# How hard the set is. Half the height of a character is 1, angles are radians; pairs are ranges, HABIT and
+# DRAWING with one number are standard deviations.
 FAVOURITES = 8  # curves of the pool that an alphabet uses
 LEADING = 4  # of these, which the first stroke of a character may be
 STROKES = (2, 4)  # in a character
@@ -67,10 +67,7 @@ REACH = 2  # pixels, more than any pen's radius
 
 
 def generate(split: str) -> dict[str, Any]:
-    """Draw a split as arguments of `ImageSet`: (2400, 1, 32, 32), strokes bright on black.
-
-    "train" and "test" have different alphabets, of the same pool of curves and by the same writers.
-    """
+    """Draw a split as arguments of `ImageSet`: (2400, 1, 32, 32), strokes bright on black."""
     first = {"train": 0, "test": ALPHABETS}[split]
     curves, kind, present = _characters(_Random(1 + first))
     habits, random = _Random(0), _Random(2 + first)
@@ -145,7 +142,7 @@ def _slant(amount: Tensor, stretch: Tensor) -> Tensor:
 
 def _characters(random: _Random) -> tuple[Tensor, Tensor, Tensor]:
     """Return the characters' curves (C, S, 4, 2), which of POOL they are, and which strokes are present."""
-    shape = (ALPHABETS, CHARACTERS, STROKES[1])
+    shape = ALPHABETS, CHARACTERS, STROKES[1]
     favourites = random.uniform(0, 1, ALPHABETS, len(POOL)).topk(FAVOURITES).indices
     roundness = random.uniform(0.5, 1.3, ALPHABETS, 1, 1).expand(shape)
     joining = random.uniform(0.4, 1.0, ALPHABETS, 1, 1)  # share of strokes that touch the one before

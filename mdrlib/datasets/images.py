@@ -17,19 +17,17 @@ from torch.utils.data import Dataset
 from mdrlib.datasets.preprocessing import Preprocessing, open_image, optional
 from mdrlib.datasets.transforms import to_float
 
-__all__ = ["ImageFiles", "ImageSet", "StoredImages", "cache_folder", "open_image", "optional"]
-
 VERSION = 4  # of the cache; raise it when its files or the pixels in them change
 RESERVE = 2**30  # bytes of a disk that the cache leaves free
 
 
 class _Split(Dataset):
     def _check(self, count: int, content: bytes) -> None:
-        labels, classes = self.labels, torch.arange(len(self.classes))
-        if labels.shape != (count,) or labels.dtype != torch.int64 or not labels.unique().equal(classes):
-            wanted = f"int64 ({count},) and use each of 0..{len(classes) - 1}"
-            raise ValueError(f"labels must be {wanted}, got {labels.dtype} {tuple(labels.shape)}")
-        self.fingerprint = hashlib.sha256(content + labels.numpy().tobytes()).hexdigest()[:16]
+        y, classes = self.labels, torch.arange(len(self.classes))
+        if len(y) != count or y.dtype != torch.int64 or not y.unique().equal(classes):
+            wanted = f"int64 ({count},) with each of 0..{len(classes) - 1}"
+            raise ValueError(f"labels must be {wanted}, got {y.dtype} {tuple(y.shape)}")
+        self.fingerprint = hashlib.sha256(content + y.numpy().tobytes()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,13 +91,12 @@ class StoredImages:
     """
 
     def __init__(self, files: ImageFiles, preprocessing: Preprocessing, cache: bool) -> None:
-        self.paths = [str(path) for path in files.paths]
-        self.names = [digest(file) for file in files.files]
+        self.paths, self.names = files.paths, [digest(file) for file in files.files]
         self.preprocessing = preprocessing
         self.kept = cache_folder(files, preprocessing) if cache else None
 
     def __getitem__(self, index: int) -> Any:
-        path = Path(self.paths[index])
+        path = self.paths[index]
         if self.kept is None or not path.exists():
             return self.preprocessing.store(open_image(path))
         status = path.stat()  # before the image is read, which may be replaced meanwhile
@@ -109,7 +106,8 @@ class StoredImages:
             return optional("PIL.Image", "data").frombytes("RGB", (edge, edge), kept.read_bytes())
         image = self.preprocessing.store(open_image(path))
         with contextlib.suppress(OSError):  # a full disk costs time, not the run
-            kept.write_bytes(image.tobytes())
+            if shutil.disk_usage(self.kept).free > RESERVE:
+                kept.write_bytes(image.tobytes())
         return image
 
 
@@ -126,20 +124,17 @@ def cache_root() -> Path:
 
 
 def cache_folder(files: ImageFiles, preprocessing: Preprocessing) -> Path | None:
-    """Return the folder of stored squares below `cache_root`; None, with a message, if they do not fit."""
+    """Return the folder of stored squares below `cache_root`; None, with a message, if that cannot be."""
     root, edge = cache_root(), preprocessing.stored_size
     shape = f"{edge}-middle" if preprocessing.keep_aspect else edge
     folder = root / f"{files.name}-{digest(str(files.folder.resolve()))}-{shape}-v{VERSION}"
     try:
-        new = not folder.exists()
-        kept = {} if new else {name.partition("-")[0] for name in os.listdir(folder)}
-        size = sum(digest(file) not in kept for file in files.files) * 3 * edge * edge
-        root.mkdir(parents=True, exist_ok=True)
-        if size and size > shutil.disk_usage(root).free - RESERVE:
-            raise OSError(f"{size / 1e9:.1f} GB do not fit")
-        folder.mkdir(exist_ok=True)
-        if new:
-            print(f"mdrlib: {folder} keeps resized images, now up to {size / 1e9:.1f} GB", file=sys.stderr)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            size = len(files) * 3 * edge**2 / 1e9
+            print(f"mdrlib: {folder} keeps resized images, now up to {size:.1f} GB", file=sys.stderr)
+        if shutil.disk_usage(root).free <= RESERVE:
+            raise OSError("less than 1 GB of the disk is free")
     except OSError as error:
         print(f"mdrlib: {root} cannot keep resized images ({error}); set XDG_CACHE_HOME", file=sys.stderr)
         return None

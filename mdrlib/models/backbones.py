@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mdrlib.datasets.images import optional
+from mdrlib.datasets.preprocessing import optional
 from mdrlib.models.bn_inception import POOLING, AverageMaxPool, BNInception
 
 BN_INCEPTION_WEIGHTS = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"

@@ -133,7 +133,7 @@ def test_everything_that_is_wrong_is_said_at_once(make):
         "c/1.jpg cannot be read as an image (unknown or damaged format",
         "c/empty.png cannot be read as an image (unknown or damaged format",
         "d/lost.jpg cannot be read as an image (No such file or directory)",
-        "e/depth.tif cannot be read as an image (it holds floating-point numbers",
+        "e/depth.tif cannot be read as an image (it holds numbers whose range is not known",
         "e/loop is a link to a folder that is listed already",
         "nothing/at all is an empty folder",
     ):

@@ -62,7 +62,7 @@ def test_the_fingerprint_is_of_images_and_labels():
     "parts, message",
     [
         ({"labels": PARTS["labels"][:5]}, "labels must be int64"),
-        ({"labels": PARTS["labels"] + 1}, "labels must be int64 .* use each of 0..2"),
+        ({"labels": PARTS["labels"] + 1}, "labels must be int64 .* with each of 0..2"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(parts, message):

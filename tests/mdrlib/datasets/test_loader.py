@@ -267,12 +267,13 @@ import sys, tempfile, torch
 from pathlib import Path
 from mdrlib.datasets import ImageFiles
 from mdrlib.datasets.loader import Photographs
+from mdrlib.datasets.preprocessing import Preprocessing
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     names = [f"{k}.jpg" for k in range(8)]
     files = ImageFiles("toy", "train", folder, names, torch.arange(8), names)
-    read = Photographs(files, torch.arange(8), 28, 1, False, torch.device("cpu"), 4)
+    read = Photographs(files, torch.arange(8), Preprocessing(28), 1, False, torch.device("cpu"), 4)
     print(sum(len(part) for part in read), tempfile.gettempdir())
 """
 
