@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from mdrlib.checkpoint import write_atomically
 from mdrlib.datasets.class_splits import Row, Rows
-from mdrlib.datasets.images import VERSION, cache_root, digest
+from mdrlib.datasets.images import VERSION, cache_root, digest, stamp
 from mdrlib.datasets.preprocessing import optional, orientation, to_rgb
 
 KINDS = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .heic .heif".split()
@@ -168,29 +168,21 @@ def survey(folder: Path, files: Sequence[str]) -> dict[str, Seen]:
 
     What was seen of a file is kept in the cache, until its size or time changes.
     """
-    kept = cache_root() / f"seen-{digest(str(folder.resolve()))}-v{VERSION}.json"
-    known: dict[str, tuple[str, Seen]] = {}
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # none, or damaged
-        known = {
-            file: (state, Seen(*about)) for file, (state, *about) in json.loads(kept.read_text()).items()
-        }
-
-    def state(file: str) -> str:
-        with contextlib.suppress(OSError):
-            status = os.stat(folder / file)
-            return f"{status.st_mtime_ns}-{status.st_size}"
-        return "missing"
-
-    states = {file: state(file) for file in files}  # before they are read, and may be replaced
-    new = [file for file in files if known.get(file, [None])[0] != states[file]]
+    kept, known = cache_root() / f"seen-{digest(str(folder.resolve()))}-v{VERSION}.json", {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none, or damaged
+        known = dict(json.loads(kept.read_text()))
+    keys = {
+        file: f"{stamp(folder / file)} {file}" for file in files
+    }  # before they are read, and may be replaced
+    new = [file for file in files if keys[file] not in known]
     quiet = os.environ.get("MDR_PROGRESS", "bar") != "bar"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = pool.map(look, (folder / file for file in new))
         bar = tqdm(looks, f"reading {folder.name}", len(new), delay=2, disable=quiet, unit=" images")
-        known |= {file: (states[file], about) for file, about in zip(new, bar, strict=True)}
-    seen = {file: known[file][1] for file in files}
+        known |= {keys[file]: about for file, about in zip(new, bar, strict=True)}
+    seen = {file: Seen(*known[key]) for file, key in keys.items()}
     if new:
-        good = {file: [states[file], *about] for file, about in seen.items() if not about.error}
+        good = {keys[file]: about for file, about in seen.items() if not about.error}
         with contextlib.suppress(OSError):  # costs time, not the run
             write_atomically(kept, lambda file: file.write(json.dumps(good).encode()))
     return seen

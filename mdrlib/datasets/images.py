@@ -97,10 +97,10 @@ class StoredImages:
 
     def __getitem__(self, index: int) -> Any:
         path = self.paths[index]
-        if self.kept is None or not path.exists():
+        if self.kept is None or not (state := stamp(path)):
             return self.preprocessing.store(open_image(path))
-        status = path.stat()  # before the image is read, which may be replaced meanwhile
-        kept = self.kept / f"{self.names[index]}-{status.st_mtime_ns}-{status.st_size}"
+        # The state is taken before the image is read, which may be replaced meanwhile.
+        kept = self.kept / f"{self.names[index]}-{state}"
         edge = self.preprocessing.stored_size
         with contextlib.suppress(OSError, ValueError):  # it does not exist, or has too few bytes
             return optional("PIL.Image", "data").frombytes("RGB", (edge, edge), kept.read_bytes())
@@ -109,6 +109,14 @@ class StoredImages:
             if shutil.disk_usage(self.kept).free > RESERVE:
                 kept.write_bytes(image.tobytes())
         return image
+
+
+def stamp(path: Path) -> str:
+    """Return time and size of a file, which change with it; "" if there is none."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return f"{status.st_mtime_ns}-{status.st_size}"
+    return ""
 
 
 def digest(text: str) -> str:

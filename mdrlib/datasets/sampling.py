@@ -15,8 +15,8 @@ class PKBatchSampler(Sampler[list[int]]):
     """Draw batches of batch_size indices: batch_size / per_class classes, per_class images of each.
 
     Images repeat only where a class has fewer than per_class. If batch_size is no multiple of per_class, one
-    more class fills the batch, as in the authors' 256 with 3 per class. Each loop is another epoch, even if the
-    one before was left early. Batch t, counted over all epochs, depends on (labels, seed, t) alone.
+    more class fills the batch, as in the authors' 256 with 3 per class. Each loop is another epoch. Batch t,
+    counted over all epochs, depends on (labels, seed, t) alone.
 
     Args:
         labels: (N,) integers.
