@@ -156,15 +156,9 @@ def verify(path: Path, checksum: str) -> None:
 def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
     """Put the wanted members of a tar or zip into `folder`, where they replace files of the same names.
 
-    All of the archive is read first. If it is damaged, or a wanted member is no plain file or leaves the
-    folder, nothing changes. Files at the top, the annotation, come last.
-
-    Args:
-        members: A regular expression of whole names; its first group is the path below `folder`.
-
-    Raises:
-        ValueError: The archive is damaged or unsafe.
-        OSError: The disk is full, or a file cannot be written.
+    All of the archive is read first: a ValueError that it is damaged or unsafe, or an OSError such as a full
+    disk, changes nothing. `members` is a regular expression of whole names, its first group the path below
+    `folder`. Files at the top, the annotation, come last.
     """
     print(f"unpacking {archive}")
     staging = temporary(folder / "unpacked")
@@ -190,7 +184,7 @@ def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
             os.replace(path, target)
     except Exception as error:  # zipfile and tarfile raise many kinds
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that of a wrong offset
-            raise OSError(f"{archive} could not be unpacked: {error}") from error
+            raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{archive} is damaged or unsafe ({why}); delete it and get it again") from error
     finally:

@@ -112,20 +112,20 @@ def walk(folder: Path) -> Listing:
 def _listed(folder: Path, class_split: int) -> tuple[Listing, Rows, list[str]]:
     """Give each image its split and class; return all that is wrong so far too."""
     layout, listing = _layout(folder), walk(folder)
-    problems, stray = [*listing.problems], Counter()
+    problems = [*listing.problems]
     found: dict[str, list[tuple[str, str]]] = {}  # class -> split and path of each image
     for here, files in listing.images.items():
         split, _, rest = here.partition("/") if layout else ("", "", here)
         # Names are Unicode in composed form, as which macOS may not store them.
         name = unicodedata.normalize("NFC", os.fsencode(rest).decode("utf8", "replace"))
         if layout and split.lower() not in layout:
-            stray[split] += len(files)
+            problems.append(
+                f"{here or 'the top'} holds {len(files):,} images, in none of {', '.join(layout)}"
+            )
         elif not rest:
             problems.append(f"{len(files):,} images, such as {files[0]}, are in no folder of a class")
         else:
             found.setdefault(name, []).extend((split.lower(), file) for file in files)
-    for split, count in stray.items():
-        problems.append(f"{split or 'the top'} holds {count:,} images and is none of {', '.join(layout)}")
     rows: Rows = {split: [] for split in layout or ("train", "test")}
     for number, name in enumerate(sorted(found)):
         half = "train" if number < len(found) // 2 else "test"

@@ -1,7 +1,6 @@
-"""Generated handwriting with a true hierarchy, alphabet > character > writer, which needs no download.
+"""Generated handwriting: alphabet > character > writer. A character is two to four strokes, Bezier curves.
 
-Each character is two to four pen strokes, cubic Bezier curves from a pool that all alphabets share, each with
-its own favourites and style. In the helpers, curves are (..., 4, 2); 2 is x to the right and y down.
+In the helpers, curves are (..., 4, 2); 2 is x to the right and y down.
 """
 
 from typing import Any
@@ -212,8 +211,7 @@ def _box(points: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 def _render(points: Tensor, pen: Tensor) -> Tensor:
     """Return images (N, 1, SIZE, SIZE) uint8 of pens of radius (N,) at points (N, P, 2), in pixels."""
-    # With points rounded to 1/UNIT pixel all squared distances are integers below 2^24, which float32 holds
-    # exactly: neither the machine nor the number of threads changes an image.
+    # With points rounded to 1/UNIT pixel all squared distances are integers below 2^24, exact in float32.
     near = torch.arange(-REACH, REACH + 1)  # rows and columns around a point's own that it can reach
     width = SIZE + 2 * REACH  # a border for what reaches beyond the image
     images = []

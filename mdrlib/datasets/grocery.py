@@ -16,7 +16,6 @@ from mdrlib.datasets.class_splits import Rows
 from mdrlib.datasets.folder import listed, survey, unreadable
 from mdrlib.datasets.preprocessing import open_image, optional
 
-IMAGES = 5421
 TOLERANCE = 14  # bits
 
 
@@ -39,7 +38,7 @@ def verify(folder: Path, rows: Rows) -> None:
 
 
 def mark(path: Path) -> np.ndarray:
-    """Return which of the horizontal neighbours in a 9 x 8 grey miniature is brighter, bool (64,)."""
+    """Return the mark of an image, bool (64,)."""
     box = optional("PIL.Image", "data").Resampling.BOX
     grey = np.asarray(open_image(path).convert("L").resize((9, 8), box))
     return (grey[:, 1:] > grey[:, :-1]).flatten()
@@ -48,4 +47,4 @@ def mark(path: Path) -> np.ndarray:
 def published() -> np.ndarray:
     """Return the marks of the published images in the order of their sorted paths, bool (5421, 64)."""
     text = Path(__file__).with_suffix(".txt").read_text()
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8)).reshape(IMAGES, 64).astype(bool)
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8)).reshape(-1, 64).astype(bool)

@@ -22,12 +22,8 @@ RESERVE = 2**30  # bytes of a disk that the cache leaves free
 
 
 class _Split(Dataset):
-    def _check(self, count: int, content: bytes) -> None:
-        y, classes = self.labels, torch.arange(len(self.classes))
-        if len(y) != count or y.dtype != torch.int64 or not y.unique().equal(classes):
-            wanted = f"int64 ({count},) with each of 0..{len(classes) - 1}"
-            raise ValueError(f"labels must be {wanted}, got {y.dtype} {tuple(y.shape)}")
-        self.fingerprint = hashlib.sha256(content + y.numpy().tobytes()).hexdigest()[:16]
+    def _identify(self, content: bytes) -> None:
+        self.fingerprint = hashlib.sha256(content + self.labels.numpy().tobytes()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +48,7 @@ class ImageSet(_Split):
     fingerprint: str = field(init=False)  #: 16 hex digits, by which results name their data
 
     def __post_init__(self) -> None:
-        self._check(len(self.images), self.images.numpy().tobytes())
+        self._identify(self.images.numpy().tobytes())
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return to_float(self.images[index]), int(self.labels[index])
@@ -75,7 +71,7 @@ class ImageFiles(_Split):
     fingerprint: str = field(init=False)  #: 16 hex digits of `files`, `contents` and labels, not of pixels
 
     def __post_init__(self) -> None:
-        self._check(len(self.files), "\n".join(self.files + self.contents).encode("utf8", "surrogateescape"))
+        self._identify("\n".join(self.files + self.contents).encode("utf8", "surrogateescape"))
         self.paths = [self.folder / file for file in self.files]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -86,8 +82,8 @@ class ImageFiles(_Split):
 class StoredImages:
     """The squares that `preprocessing` stores of the photographs of `files`, kept on disk if `cache` is true.
 
-    A file of pixels (stored_size, stored_size, 3) uint8 is named by path, time and size of its source: a
-    replaced photograph is decoded again. Splits of one folder share what is kept.
+    A file of pixels (stored_size, stored_size, 3) uint8 is named by path, time and size of its source, so that
+    a replaced photograph is decoded again. Splits of one folder share what is kept.
     """
 
     def __init__(self, files: ImageFiles, preprocessing: Preprocessing, cache: bool) -> None:
@@ -101,9 +97,9 @@ class StoredImages:
             return self.preprocessing.store(open_image(path))
         # The state is taken before the image is read, which may be replaced meanwhile.
         kept = self.kept / f"{self.names[index]}-{state}"
-        edge = self.preprocessing.stored_size
+        size = self.preprocessing.stored_size, self.preprocessing.stored_size
         with contextlib.suppress(OSError, ValueError):  # it does not exist, or has too few bytes
-            return optional("PIL.Image", "data").frombytes("RGB", (edge, edge), kept.read_bytes())
+            return optional("PIL.Image", "data").frombytes("RGB", size, kept.read_bytes())
         image = self.preprocessing.store(open_image(path))
         with contextlib.suppress(OSError):  # a full disk costs time, not the run
             if shutil.disk_usage(self.kept).free > RESERVE:
@@ -141,8 +137,6 @@ def cache_folder(files: ImageFiles, preprocessing: Preprocessing) -> Path | None
             folder.mkdir(parents=True)
             size = len(files) * 3 * edge**2 / 1e9
             print(f"mdrlib: {folder} keeps resized images, now up to {size:.1f} GB", file=sys.stderr)
-        if shutil.disk_usage(root).free <= RESERVE:
-            raise OSError("less than 1 GB of the disk is free")
     except OSError as error:
         print(f"mdrlib: {root} cannot keep resized images ({error}); set XDG_CACHE_HOME", file=sys.stderr)
         return None

@@ -162,7 +162,7 @@ def test_a_long_list_is_cut(make):
             two_each("train/a", "train/b", "test/c"),
             "the classes are too few: 3 in all, 2 for training and 1 for testing",
         ),
-        (two_each("train/a", "test/c", "test/d", "val/e"), "val holds 2 images and is none of train, test"),
+        (two_each("train/a", "test/c", "test/d", "val/e"), "val/e holds 2 images, in none of train, test"),
         (
             two_each("train/a", "train/b", "query/c", "query/d", "gallery/c", "gallery/e"),
             "class d is in query and not in gallery",

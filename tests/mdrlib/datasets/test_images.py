@@ -69,19 +69,6 @@ def test_the_fingerprint_is_of_relative_paths_and_labels(make_tree, tmp_path):
     assert pickle.loads(pickle.dumps(data)).fingerprint == data.fingerprint
 
 
-@pytest.mark.parametrize(
-    "labels, message",
-    [
-        (torch.tensor([0, 1, 1]), r"labels must be int64 \(2,\)"),
-        (torch.tensor([0.0, 1.0]), "labels must be int64"),
-        (torch.tensor([0, 2]), "labels must be int64 .* with each of 0..1"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused(tmp_path, labels, message):
-    with pytest.raises(ValueError, match=message):
-        ImageFiles("toy", "train", tmp_path, ["a.jpg", "b.jpg"], labels, ["a", "b"])
-
-
 def noise(path, seed, size=(30, 21), mode="RGB"):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
     Image.fromarray(pixels).convert(mode).save(path, quality=90)
@@ -193,18 +180,14 @@ def test_the_cache_folder_follows_the_environment(files, tmp_path, monkeypatch):
         assert cache_folder(files, SQUARE).parent == tmp_path / ".cache" / "mdrlib"
 
 
-def test_a_full_disk_is_seen_before_it_is_full(files, monkeypatch, capsys):
-    free = images.RESERVE
+def test_a_disk_is_not_filled(files, monkeypatch):
+    free = images.RESERVE + 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free))
-    assert cache_folder(files, SQUARE) is None
-    err = capsys.readouterr().err
-    assert "cannot keep resized images (less than 1 GB of the disk is free)" in err
-    np.testing.assert_array_equal(pixels(StoredImages(files, SQUARE, True)[2]), wanted(files.paths[2]))
-    free += 1
     resized = StoredImages(files, SQUARE, True)
     resized[0]
     free -= 1
-    np.testing.assert_array_equal(pixels(resized[1]), wanted(files.paths[1]))
+    for _ in range(2):
+        np.testing.assert_array_equal(pixels(resized[1]), wanted(files.paths[1]))
     assert len(list(resized.kept.iterdir())) == 1, "nothing more is kept"
 
 
