@@ -82,8 +82,8 @@ class ImageFiles(_Split):
 class StoredImages:
     """The squares that `preprocessing` stores of the photographs of `files`, kept on disk if `cache` is true.
 
-    A file of pixels (stored_size, stored_size, 3) uint8 is named by path, time and size of its source, so that
-    a replaced photograph is decoded again. Splits of one folder share what is kept.
+    A file of pixels (stored_size, stored_size, 3) uint8 is named by path, time and size of its source: a
+    replaced photograph is decoded again. Splits of one folder share what is kept.
     """
 
     def __init__(self, files: ImageFiles, preprocessing: Preprocessing, cache: bool) -> None:
