@@ -1,7 +1,6 @@
 """Image sets for zero-shot retrieval, in memory or on disk, and the batches drawn from them."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,13 +27,10 @@ def load(
         name: In memory: "glyphs" (generated), "digits" (from scikit-learn) or "omniglot" (downloaded if
             missing). On disk: "cub", "cars", "sop", "inshop" or "grocery", see `python -m mdrlib data`; or
             "folder", your own photographs, see `mdrlib.datasets.folder.read`.
-        split: "train" or "test"; of "inshop", "grocery" and folders laid out so "train", "query" or
-            "gallery".
-        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/. Of "folder" the folder of
+        split: One of `split_names`.
+        root: The folder of data sets, by default $MDR_DATA_ROOT, else data/. Of "folder" the folder of
             photographs, which may lie below that folder.
-        class_split: 0 for the set's own split. 1 to 10 for five random halvings of all classes (of the coarse
-            classes where the set has them): 2k - 1 trains on one half, 2k on the other. See
-            `mdrlib.datasets.class_splits.halve`.
+        class_split: 0 for the set's own split, 1 to 10 for random ones: see `mdrlib.datasets.class_splits`.
 
     Raises:
         ValueError: The name or split is unknown, or the data are damaged or incomplete.
@@ -56,7 +52,7 @@ def load(
 
 
 def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
-    """Return the names of the splits of a data set, "train" first; see `load`."""
+    """Return ("train", "test") or ("train", "query", "gallery"), the splits of a data set; see `load`."""
     if name == "folder":
         if root is None:
             raise ValueError('"folder" is a folder of your photographs: set root, or data_root of the Config')
@@ -76,32 +72,27 @@ def _place(root: str | Path) -> Path:
 
 
 def _files(name: str, split: str, place: Path, rows: Rows, contents: dict[str, str]) -> ImageFiles:
-    names = {row.number: row.name for row in rows[split]}
+    classes = {row.number: row for row in rows[split]}
     # Classes that only the gallery has come last: a label means the same for queries and gallery.
     asked = {row.number for row in rows.get("query", ())}
-    numbers = sorted(names, key=lambda number: (number not in asked, number))
-    position = {number: label for label, number in enumerate(numbers)}
-    labels = torch.tensor([position[row.number] for row in rows[split]], dtype=torch.int64)
-    coarse = {row.number: row.group for row in rows[split]}
-    groups, group_names = None, []
-    if None not in coarse.values():
-        named = {row.group: row.group_name for found in rows.values() for row in found}
-        groups = torch.tensor([sorted(named).index(coarse[number]) for number in numbers])
-        group_names = [named[group] for group in sorted(named)]
-    classes, files = [names[number] for number in numbers], [row.path for row in rows[split]]
+    classes = [
+        classes[number] for number in sorted(classes, key=lambda number: (number not in asked, number))
+    ]
+    position = {row.number: label for label, row in enumerate(classes)}
+    labels = torch.tensor([position[row.number] for row in rows[split]])
+    named = {row.group: row.group_name for found in rows.values() for row in found if row.group is not None}
+    order = sorted(named)
+    groups = torch.tensor([order.index(row.group) for row in classes]) if named else None
+    files, names = [row.path for row in rows[split]], [row.name for row in classes]
     seen = [contents[file] for file in files] if contents else []
-    return ImageFiles(name, split, place, files, labels, classes, groups, group_names, seen)
+    return ImageFiles(name, split, place, files, labels, names, groups, [named[g] for g in order], seen)
 
 
 def _in_memory(name: str, split: str, root: str | Path | None, class_split: int) -> ImageSet:
-    def read(part: str) -> dict[str, Any]:
-        if name == "omniglot":
-            return omniglot.read(part, data_root(root) / name)
-        return glyphs.generate(part) if name == "glyphs" else digits.read(part)
-
+    place = [data_root(root) / name] if name == "omniglot" else []
     if not class_split:
-        return ImageSet(name, split, **read(split))
-    one, other = read("train"), read("test")
+        return ImageSet(name, split, **IN_MEMORY[name](split, *place))
+    one, other = (IN_MEMORY[name](part, *place) for part in ("train", "test"))
     labels = torch.cat([one["labels"], other["labels"] + len(one["classes"])])
     units, coarse = labels, [*one.get("group_names", ()), *other.get("group_names", ())]
     if coarse:

@@ -23,9 +23,12 @@ MINIATURE = 0.1  # a smaller share of a published set is a miniature, a larger o
 IMAGE = r"(?!/|\S*\.\./)([^\s\\\0/]+)/[^\s\\\0]+\.(?i:jpe?g|png)"
 PARTITION = "list_eval_partition.txt"
 COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
+REPOSITORY = "https://github.com/marcusklasson/GroceryStoreDataset"
 GROCERY = f"GroceryStoreDataset-{COMMIT}"
+GROCERY_MEMBERS = r"classes\.csv|(?:train|val|test)(?:\.txt|/.+\.jpg)"
 CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MEMBERS = r"images\.txt|image_class_labels\.txt|images/.+"
+SOP = r"Ebay_(?:train|test)\.txt|\w+_final/.+"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,6 @@ class Archive:
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
     url: str | None = None  #: None if it has to be fetched by hand
     members: str | None = None  #: a regular expression of what to take from it; None if it is not unpacked
-    inside: str | None = None  #: the folder of the members in it; None for one named as the set's, or none
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,7 @@ class Benchmark:
 
 
 def read(name: str, root: Path) -> tuple[Path, Rows, dict[str, str]]:
-    """Return a benchmark's folder of images, its rows, checked, and the sha256 of each file where it is read.
-
-    A miniature is announced on stderr.
-    """
+    """Return a benchmark's folder of images, its checked rows, and of grocery the sha256 of each file."""
     benchmark = BENCHMARKS[name]
     folder = root / benchmark.folder
     try:
@@ -83,8 +82,7 @@ def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
             raise ValueError(f"{folder} has no image of {split}: get the annotation again")
     seen = {key for row in rows["train"] for key in (row.number, row.name)}
     for split in list(rows)[1:]:
-        shared = [row.name for row in rows[split] if row.number in seen or row.name in seen]
-        if shared:
+        if shared := [row.name for row in rows[split] if {row.number, row.name} & seen]:
             raise ValueError(f"{folder}: class {shared[0]} must not be in both train and {split}")
     sizes = {split: (len(found), len({row.number for row in found})) for split, found in rows.items()}
     images, published = (sum(n for n, _ in each.values()) for each in (sizes, benchmark.sizes))
@@ -111,46 +109,19 @@ def read_cub(folder: Path) -> tuple[Path, Rows]:
 
 
 def read_cars(folder: Path) -> tuple[Path, Rows]:
-    """Read cars_annos.mat, or else names.csv and anno_{train,test}.csv: classes 1-98 are for training."""
-    mat = folder / "cars_annos.mat"
-    names, *tables = (folder / name for name in ("names.csv", "anno_train.csv", "anno_test.csv"))
-    if mat.is_file() or not names.is_file():
-        return folder, _halves(_cars_mat(mat), 98)
-    # "/" is "-" in the folder of Ram C/V Cargo Van.
-    classes = [name.replace("/", "-") for _, (name,) in matches(names, (r"(.*\S)", "the name of a class"))]
-    expected = "a file, four corners and a class 1-196 that names.csv has"
-    wanted = (r"([^,\\/\0]+\.(?i:jpe?g|png)),\d+,\d+,\d+,\d+,(\d+)", expected)
-    rows = []  # the folders train and test are of another task: both halves have all classes
-    for path in tables:
-        images = f"car_data/car_data/{path.stem.removeprefix('anno_')}"
-        for line, (file, number) in matches(path, wanted):
-            if not 1 <= int(number) <= min(196, len(classes)):
-                refuse(path, line, expected, number)
-            name = classes[int(number) - 1]
-            rows.append(Row(f"{images}/{name}/{file}", int(number), name))
-    return folder, _halves(rows, 98)
-
-
-def _cars_mat(path: Path) -> list[Row]:
-    data = io.BytesIO(path.read_bytes())
-    scipy = optional("scipy.io", "data")
+    """Read cars_annos.mat: classes 1-98 are for training."""
+    path = folder / "cars_annos.mat"
+    data, scipy = io.BytesIO(path.read_bytes()), optional("scipy.io", "data")
     try:
         content = scipy.loadmat(data, simplify_cells=True)
-        found = [(record["relative_im_path"], record["class"]) for record in content["annotations"]]
-        names = [str(name) for name in content.get("class_names", [])]
+        lines = [f"{record['relative_im_path']} {record['class']}" for record in content["annotations"]]
+        names = dict(enumerate(map(str, content.get("class_names", ())), 1))
     except Exception as error:  # scipy raises many kinds for a damaged file
         expected = "a MATLAB file with annotations of relative_im_path and class"
         raise ValueError(f"{path}: expected {expected}, found {checks.shown(error)}") from error
-    rows = []
-    for line, (file, number) in enumerate(found, 1):
-        if not re.fullmatch(IMAGE, str(file)) or str(number) not in map(str, range(1, 197)):
-            expected = "a path car_ims/<name>.jpg and a class 1-196"
-            raise ValueError(
-                f"{path}, annotation {line}: expected {expected}, found {checks.shown((file, number))}"
-            )
-        number = int(number)
-        rows.append(Row(str(file), number, names[number - 1] if number <= len(names) else f"{number:03d}"))
-    return rows
+    wanted = (rf"({IMAGE}) ([1-9]|[1-9]\d|1[0-8]\d|19[0-6])", "a path car_ims/<name>.jpg and a class 1-196")
+    found = [(file, int(number)) for _, (file, _, number) in matches(path, wanted, lines=lines)]
+    return folder, _halves([Row(file, n, names.get(n, f"{n:03d}")) for file, n in found], 98)
 
 
 def _halves(rows: list[Row], first: int) -> Rows:
@@ -212,13 +183,15 @@ def read_grocery(folder: Path) -> tuple[Path, Rows]:
     return folder, rows
 
 
-def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
+def matches(
+    path: Path, *wanted: tuple[str, str], lines: list[str] | None = None
+) -> list[tuple[int, tuple[str, ...]]]:
     r"""Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
 
-    Each of these is a pattern, where a space stands for any white space and \d+ for a number of at most nine
-    digits, and what it is in words.
+    Each is a pattern, with a space for any white space and \d+ for at most nine digits, and it in words.
     """
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
+    if lines is None:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     lines += [""] * (len(wanted) - 1 - len(lines))
     found = []
     for number, text in enumerate(lines, 1):
@@ -258,13 +231,7 @@ BENCHMARKS = {
         title="Stanford Online Products",
         folder="Stanford_Online_Products",
         sizes={"train": (59551, 11318), "test": (60502, 11316)},
-        archives=(
-            Archive(
-                "Stanford_Online_Products.zip",
-                "7f73d41a2f44250d4779881525aea32e",
-                members=r"Ebay_(?:train|test)\.txt|\w+_final/.+",
-            ),
-        ),
+        archives=(Archive("Stanford_Online_Products.zip", "7f73d41a2f44250d4779881525aea32e", members=SOP),),
         read=read_sop,
     ),
     "inshop": Benchmark(
@@ -278,14 +245,7 @@ BENCHMARKS = {
         title="the Grocery Store Dataset",
         folder="grocery",
         sizes={"train": (3237, 44), "query": (985, 37), "gallery": (1199, 37)},
-        archives=(
-            Archive(
-                f"{GROCERY}.zip",
-                url=f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{COMMIT}.zip",
-                members=r"classes\.csv|(?:train|val|test)\.txt|(?:train|val|test)/.+\.jpg",
-                inside=f"{GROCERY}/dataset",
-            ),
-        ),
+        archives=(Archive(f"{GROCERY}.zip", None, f"{REPOSITORY}/archive/{COMMIT}.zip", GROCERY_MEMBERS),),
         read=read_grocery,
     ),
 }

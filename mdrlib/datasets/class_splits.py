@@ -17,6 +17,11 @@ class Row(NamedTuple):
     group_name: str = ""
     role: str = ""  #: the split of the image if its class is not for training; "" if the set does not say
 
+    @property
+    def unit(self) -> int:
+        """The number of what is not divided: the coarse class, or else the class."""
+        return self.number if self.group is None else self.group
+
 
 Rows = dict[str, list[Row]]  # of each split, "train" first
 
@@ -24,8 +29,8 @@ Rows = dict[str, list[Row]]  # of each split, "train" first
 def training_half(units: Iterable[int], class_split: int) -> set[int]:
     """Return the classes, or coarse classes, that are for training in class_split 1 to 10.
 
-    Class splits 2k - 1 and 2k take the first half (rounded down) and the second half of the same random order
-    of the sorted `units`, which depends on their number and on k alone.
+    Class splits 2k - 1 and 2k take the first half (rounded down) and the second half of one random order of
+    the sorted `units`, which depends on their number and on k alone.
     """
     ordered = sorted(set(units))
     generator = torch.Generator().manual_seed((class_split + 1) // 2)
@@ -40,20 +45,16 @@ def halve(rows: Rows, class_split: int) -> Rows:
     The images of the other classes keep their split, or have the one of their `role`. Where a set does not
     say which images of a class are queries, they take turns, beginning with the gallery.
     """
-    every = [(split, row) for split, found in rows.items() for row in found]
-    chosen = training_half((_unit(row) for _, row in every), class_split)
+    chosen = training_half((row.unit for found in rows.values() for row in found), class_split)
     tests, turns = list(rows)[1:], Counter()
     halves: Rows = {split: [] for split in rows}
-    for split, row in every:
-        if _unit(row) in chosen:
-            halves["train"].append(row)
-        elif split in tests or row.role:
-            halves[row.role or split].append(row)
-        else:
-            halves[tests[-1 - turns[row.number] % len(tests)]].append(row)
-            turns[row.number] += 1
+    for split, found in rows.items():
+        for row in found:
+            if row.unit in chosen:
+                halves["train"].append(row)
+            elif split in tests or row.role:
+                halves[row.role or split].append(row)
+            else:
+                halves[tests[-1 - turns[row.number] % len(tests)]].append(row)
+                turns[row.number] += 1
     return halves
-
-
-def _unit(row: Row) -> int:
-    return row.number if row.group is None else row.group

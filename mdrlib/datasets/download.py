@@ -1,6 +1,5 @@
 """Bring data sets to their place: download, check and unpack what they are published as."""
 
-import contextlib
 import errno
 import hashlib
 import http.client
@@ -44,36 +43,37 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def prepare(name: str, root: str | Path | None = None) -> bool:
-    """Download, check and unpack a set of NAMES; return whether it is complete or a miniature.
+    """Download, check and unpack a set of NAMES, and print its state; return False if it is incomplete.
 
     Keeps what exists, continues a broken download, and prints what has to be fetched by hand.
     """
+    archives = OMNIGLOT.values() if name == "omniglot" else BENCHMARKS[name].archives
     folder, kind, words = state(name, root)
-    folder.mkdir(parents=True, exist_ok=True)
     if kind in ("absent", "incomplete"):
-        for archive in OMNIGLOT.values() if name == "omniglot" else BENCHMARKS[name].archives:
+        folder.mkdir(parents=True, exist_ok=True)
+        for archive in archives:
             path = fetch(archive, folder)
             if path and archive.members:
-                unpack(path, path.parent, rf"(?:{archive.inside or folder.name}/)?({archive.members})")
+                unpack(path, path.parent, rf"(?:[^/]+/){{0,2}}?({archive.members})")
         _, kind, words = state(name, root)
     print(f"{name}: {kind} ({words}) in {folder}")
     if kind in ("complete", "miniature"):
         return True
     print(f"Put the files of {BENCHMARKS[name].title} here, see data/README.md; repeat `mdrlib data {name}`:")
-    for archive in BENCHMARKS[name].archives:
+    for archive in archives:
         print(f"  {folder / archive.name} (md5 {archive.checksum or 'not published'})")
     return False
 
 
 def check(root: str | Path | None = None) -> bool:
     """Print the state, size and path of each data set on disk; return False if one is incomplete."""
-    fine = True
+    kinds = set()
     for name in NAMES:
         folder, kind, words = state(name, root)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         print(f"{name:9} {kind:10} {size / 1e6:10,.1f} MB  {folder} ({words})")
-        fine = fine and kind != "incomplete"
-    return fine
+        kinds.add(kind)
+    return "incomplete" not in kinds
 
 
 def state(name: str, root: str | Path | None = None) -> tuple[Path, str, str]:
@@ -114,28 +114,11 @@ def fetch(archive: Archive, folder: Path) -> Path | None:
 def download(url: str, path: Path, checksum: str | None) -> None:
     """Download `url` to `path`, which appears only when it is whole and has the md5 or sha256 `checksum`.
 
-    What has arrived is kept in `path`.part, where the next call continues. MDR_PROGRESS=off hides the bar.
+    What has arrived is kept, and the next call continues there. MDR_PROGRESS=off hides the bar.
     """
-    part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    own = temporary(path)  # no other process writes there
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(part, own)
-    try:
-        _receive(url, own, path)
-        if checksum:
-            verify(own, checksum)
-        os.replace(own, path)
-    except ValueError as error:
-        own.unlink()
-        raise OSError(f"{url} gave a wrong file: {error}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(own, part)
-
-
-def _receive(url: str, own: Path, path: Path) -> None:
-    have = own.stat().st_size if own.exists() else 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary(path)
+    have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     quiet = os.environ.get("MDR_PROGRESS", "bar") != "bar"
     try:
@@ -144,14 +127,21 @@ def _receive(url: str, own: Path, path: Path) -> None:
                 have = 0
             size = have + int(response.headers["Content-Length"] or 0)
             bar = tqdm.wrapattr(response, "read", size, initial=have, desc=path.name, disable=quiet)
-            with open(own, "ab" if have else "wb") as file, bar as stream:
+            with open(part, "ab" if have else "wb") as file, bar as stream:
                 shutil.copyfileobj(stream, file)
-            if (come := own.stat().st_size) < size:
+            if (come := part.stat().st_size) < size:
                 raise OSError(f"it broke off after {come:,} of {size:,} bytes")
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "code", None) != 416:  # 416: nothing comes after what we have
             hint = f"run it again to continue, put the file at {path}, or set MDR_DATA_ROOT"
             raise OSError(f"{url} could not be read ({error}); {hint}") from error
+    try:
+        if checksum:
+            verify(part, checksum)
+    except ValueError as error:
+        part.unlink()
+        raise OSError(f"{url} gave a wrong file: {error}") from error
+    os.replace(part, path)
 
 
 def verify(path: Path, checksum: str) -> None:
@@ -166,92 +156,58 @@ def verify(path: Path, checksum: str) -> None:
 def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
     """Put the wanted members of a tar or zip into `folder`, where they replace files of the same names.
 
-    Other files there stay. Files at the top come last: the annotation. All of the archive is read first: if
-    it is damaged, or a wanted member is no plain file or leaves the folder, nothing changes.
-
-    Args:
-        members: A regular expression of whole names; its first group is the path below `folder`.
-
-    Raises:
-        ValueError: The archive is damaged or unsafe.
-        OSError: The disk is full, or a file cannot be written.
+    All of the archive is read first: a ValueError that it is damaged or unsafe, or an OSError such as a full
+    disk, changes nothing. `members` is a regular expression of whole names, its first group the path below
+    `folder`. Files at the top, the annotation, come last.
     """
     print(f"unpacking {archive}")
     staging = temporary(folder / "unpacked")
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     staging.mkdir(parents=True)
     try:
-        left = shutil.disk_usage(folder).free
-        for name, size, content in _contents(archive):
+        for name, content in _contents(archive):
             match = re.fullmatch(members, name.removeprefix("./"))
             if match is None:
                 continue
             if content is None or {"", "..", "."} & {*re.split(r"[/\\]", match[1])} or ":" in match[1]:
                 raise ValueError(f"{checks.shown(name)} is no plain file in the folder")
-            left -= size
-            if left < 0:
-                raise OSError(errno.ENOSPC, f"its members need {-left:,} bytes more than the disk has")
             target = staging / match[1]
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(target, "wb") as file:
                 shutil.copyfileobj(content, file, PIECE)
-        if not any(staging.iterdir()):
+        found = [path for path in staging.rglob("*") if path.is_file()]
+        if not found:
             raise ValueError("it has none of the wanted files")
-        _move(staging, folder)
+        for path in sorted(found, key=lambda path: -len(path.parts)):
+            target = folder / path.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
     except Exception as error:  # zipfile and tarfile raise many kinds
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that of a wrong offset
-            raise OSError(f"{archive} could not be unpacked: {error}") from error
+            raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{archive} is damaged or unsafe ({why}); delete it and get it again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _contents(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
-    """Yield name, size and content of the files, None for links and the like; read and check everything."""
-    with open(archive, "rb") as file:
-        start = file.read(2)
-    if start == b"PK":
+def _contents(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Yield name and content of the files, None for links and the like; read and check everything."""
+    if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for info in file.infolist():
                 with file.open(info) as content:  # which compares the names at both places of the archive
                     if not info.is_dir():
-                        yield info.filename, info.file_size, content
+                        yield info.filename, content
         return
-    try:
-        tar = tarfile.open(archive, tarinfo=_Header)
-    except tarfile.ReadError as error:
-        raise tarfile.ReadError("it begins neither as a zip nor as a tar") from error
-    with tar as file:
+    with tarfile.open(archive) as file:
         for info in file:
             if info.size < 0 or info.issparse():
-                raise tarfile.ReadError(f"{info.name} has a size of {info.size} or holes")
+                raise tarfile.ReadError(f"{info.name} has holes or a size below 0")
             if not info.isdir():
-                yield info.name, info.size, file.extractfile(info) if info.isreg() else None
+                yield info.name, file.extractfile(info) if info.isreg() else None
+        file.fileobj.seek(file.offset)
+        if file.fileobj.read(512) != bytes(512):  # tarfile takes a damaged header for the end, which is zeros
+            raise tarfile.ReadError("a header is damaged")
         while file.fileobj.read(PIECE):  # what compression checks at its end
             pass
-
-
-class _Header(tarfile.TarInfo):
-    """A header of a tar. A damaged one is an error; tarfile takes it for the end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
-        try:
-            header = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"a header is damaged: {error}") from error
-        if not header.isfile() and not 0 <= header.size <= PIECE:
-            raise tarfile.ReadError(f"{header.name} has {header.size} bytes")
-        return header
-
-
-def _move(source: Path, target: Path) -> None:
-    """Move what a folder holds into another one: folders before files, onto files of the same names."""
-    for entry in sorted(source.iterdir(), key=Path.is_file):
-        if entry.is_dir() and (target / entry.name).is_dir():
-            _move(entry, target / entry.name)
-        else:
-            os.replace(entry, target / entry.name)

@@ -18,13 +18,12 @@ from tqdm.auto import tqdm
 
 from mdrlib.checkpoint import write_atomically
 from mdrlib.datasets.class_splits import Row, Rows
-from mdrlib.datasets.images import VERSION, cache_root, digest
+from mdrlib.datasets.images import VERSION, cache_root, digest, stamp
 from mdrlib.datasets.preprocessing import optional, orientation, to_rgb
 
 KINDS = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .heic .heif".split()
 LAYOUTS = (("train", "query", "gallery"), ("train", "test"))  # folders at the top that are splits
-# What systems and editors leave behind, and names that begin with a point.
-HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini")
+HIDDEN = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini")  # begin what systems leave
 SHOWN = 20  # problems that an error lists
 
 
@@ -57,9 +56,7 @@ def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
     Raises:
         ValueError: The folder cannot be used; the message lists everything that is wrong with it.
     """
-    splits(folder)  # checks that it is one
-    listing = walk(folder)
-    rows, problems = _rows(listing, _layout(folder), class_split)
+    listing, rows, problems = _listed(folder, class_split)
     seen = survey(folder, list(chain(*listing.images.values())))
     if problems := problems + unreadable(seen):
         raise ValueError(f"{folder} cannot be used: {listed(problems)}; see `mdrlib data check {folder}`")
@@ -68,13 +65,13 @@ def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
 
 def splits(folder: Path) -> tuple[str, ...]:
     """Return the names of a folder's splits: those of its folders, or "train" and "test"."""
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise NotADirectoryError(f"{folder} {what}: give the folder that holds a folder of images per class")
     return _layout(folder) or ("train", "test")
 
 
 def _layout(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise NotADirectoryError(f"{folder} {what}: give the folder that holds a folder of images per class")
     top = {entry.name.lower() for entry in os.scandir(folder) if entry.is_dir()}
     return next((names for names in LAYOUTS if top.issuperset(names)), ())
 
@@ -87,54 +84,54 @@ def listed(problems: Sequence[str]) -> str:
 
 def walk(folder: Path) -> Listing:
     """List the images below a folder by the folders that hold them, as sorted paths with "/"."""
-    listing, known, waiting = Listing({}, Counter(), []), set(), [""]
-    while waiting:
-        here = waiting.pop()
-        try:
-            status = (folder / here).stat()
-            entries = sorted(os.scandir(folder / here), key=lambda entry: entry.name)
-        except OSError as error:
-            listing.problems.append(f"{here or folder}: {error.strerror}")
-            continue
-        if (status.st_dev, status.st_ino) in known:
+    listing, known = Listing({}, Counter(), []), set()
+
+    def refuse(error: OSError) -> None:
+        listing.problems.append(f"{error.filename}: {error.strerror}")
+
+    for top, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(top).relative_to(folder).as_posix().removeprefix(".")
+        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        files = sorted(name for name in files if not name.startswith(HIDDEN))
+        if os.path.realpath(top) in known:
             listing.problems.append(f"{here} is a link to a folder that is listed already: remove it")
+            folders.clear()
             continue
-        known.add((status.st_dev, status.st_ino))
-        entries = [entry for entry in entries if not entry.name.startswith((".", *HIDDEN))]
-        if not entries:
+        known.add(os.path.realpath(top))
+        if not folders and not files:
             listing.problems.append(f"{here or folder} is an empty folder")
-        waiting += [f"{here}/{entry.name}".lstrip("/") for entry in reversed(entries) if entry.is_dir()]
-        for entry in entries:
-            suffix = Path(entry.name).suffix.lower()
-            if suffix in KINDS and not entry.is_dir() and (entry.is_file() or entry.is_symlink()):
-                listing.images.setdefault(here, []).append(f"{here}/{entry.name}".lstrip("/"))
-            elif not entry.is_dir():
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if suffix in KINDS:
+                listing.images.setdefault(here, []).append(f"{here}/{name}".lstrip("/"))
+            else:
                 listing.others[suffix or "without suffix"] += 1
     return listing
 
 
-def _rows(listing: Listing, layout: tuple[str, ...], class_split: int) -> tuple[Rows, list[str]]:
+def _listed(folder: Path, class_split: int) -> tuple[Listing, Rows, list[str]]:
     """Give each image its split and class; return all that is wrong so far too."""
-    problems, stray = [*listing.problems], Counter()
+    layout, listing = _layout(folder), walk(folder)
+    problems = [*listing.problems]
     found: dict[str, list[tuple[str, str]]] = {}  # class -> split and path of each image
     for here, files in listing.images.items():
         split, _, rest = here.partition("/") if layout else ("", "", here)
         # Names are Unicode in composed form, as which macOS may not store them.
         name = unicodedata.normalize("NFC", os.fsencode(rest).decode("utf8", "replace"))
         if layout and split.lower() not in layout:
-            stray[split] += len(files)
+            problems.append(
+                f"{here or 'the top'} holds {len(files):,} images, in none of {', '.join(layout)}"
+            )
         elif not rest:
             problems.append(f"{len(files):,} images, such as {files[0]}, are in no folder of a class")
         else:
             found.setdefault(name, []).extend((split.lower(), file) for file in files)
-    for split, count in stray.items():
-        problems.append(f"{split or 'the top'} holds {count:,} images and is none of {', '.join(layout)}")
     rows: Rows = {split: [] for split in layout or ("train", "test")}
     for number, name in enumerate(sorted(found)):
         half = "train" if number < len(found) // 2 else "test"
         for split, path in found[name]:
             rows[split or half].append(Row(path, number, name))
-    return rows, problems + _useless(rows, class_split)
+    return listing, rows, problems + _useless(rows, class_split)
 
 
 def _useless(rows: Rows, class_split: int) -> list[str]:
@@ -166,35 +163,26 @@ def unreadable(seen: dict[str, Seen]) -> list[str]:
     return [f"{file} {about.error}" for file, about in seen.items() if about.error]
 
 
-def survey(folder: Path, files: Sequence[str], fresh: bool = False) -> dict[str, Seen]:
+def survey(folder: Path, files: Sequence[str]) -> dict[str, Seen]:
     """Read and decode images by threads; say what is known of each, also of those that cannot be read.
 
-    What was seen of a file is kept in the cache, until its size or time changes. `fresh` reads all again.
+    What was seen of a file is kept in the cache, until its size or time changes.
     """
-    kept = cache_root() / f"seen-{digest(str(folder.resolve()))}-v{VERSION}.json"
-    known: dict[str, tuple[str, Seen]] = {}
-    if not fresh:
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # none, or damaged
-            read = json.loads(kept.read_text())
-            known = {file: (state, Seen(*about)) for file, (state, *about) in read.items()}
-
-    def state(file: str) -> str:
-        try:
-            status = os.stat(folder / file)
-            return f"{status.st_mtime_ns}-{status.st_size}"
-        except OSError:
-            return "missing"
-
-    states = {file: state(file) for file in files}  # before they are read, and may be replaced
-    new = [file for file in files if file not in known or known[file][0] != states[file]]
+    kept, known = cache_root() / f"seen-{digest(str(folder.resolve()))}-v{VERSION}.json", {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none, or damaged
+        known = dict(json.loads(kept.read_text()))
+    keys = {
+        file: f"{stamp(folder / file)} {file}" for file in files
+    }  # before they are read, and may be replaced
+    new = [file for file in files if keys[file] not in known]
     quiet = os.environ.get("MDR_PROGRESS", "bar") != "bar"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = pool.map(look, (folder / file for file in new))
         bar = tqdm(looks, f"reading {folder.name}", len(new), delay=2, disable=quiet, unit=" images")
-        seen = dict(zip(new, bar, strict=True))
-    seen = {file: seen[file] if file in seen else known[file][1] for file in files}
+        known |= {keys[file]: about for file, about in zip(new, bar, strict=True)}
+    seen = {file: Seen(*known[key]) for file, key in keys.items()}
     if new:
-        good = {file: [states[file], *about] for file, about in seen.items() if not about.error}
+        good = {keys[file]: about for file, about in seen.items() if not about.error}
         with contextlib.suppress(OSError):  # costs time, not the run
             write_atomically(kept, lambda file: file.write(json.dumps(good).encode()))
     return seen
@@ -222,15 +210,13 @@ def report(folder: Path, rows: Rows | None = None) -> bool:
 
     Without the rows of a published set, `read` says what its splits and classes are.
     """
-    splits(folder)  # checks that it is one
-    listing = walk(folder)
-    rows, problems = _rows(listing, _layout(folder), 0) if rows is None else (rows, [])
-    seen = survey(folder, list(chain(*listing.images.values())), fresh=True)
-    problems = problems + unreadable(seen)
+    listing, own, problems = _listed(folder, 0)
+    seen = survey(folder, list(chain(*listing.images.values())))
+    problems = (problems if rows is None else []) + unreadable(seen)
     good = [about for about in seen.values() if not about.error]
     turned = [file for file, about in seen.items() if about.turned]
     lines = [f"{folder}: {len(seen):,} images, {len(seen) - len(good):,} of them unreadable"]
-    for split, found in rows.items():
+    for split, found in (rows or own).items():
         each = sorted(Counter(row.number for row in found).values()) or [0]
         classes = f"{len(found):,} images, {len({row.number for row in found}):,} classes"
         lines.append(f"{split}: {classes}, {each[0]:,} to {each[-1]:,} images each")

@@ -1,7 +1,6 @@
-"""Generated handwriting with a true hierarchy, alphabet > character > writer, which needs no download.
+"""Generated handwriting: alphabet > character > writer. A character is two to four strokes, Bezier curves.
 
-Each character is two to four pen strokes, cubic Bezier curves from a pool that all alphabets share, each with
-its own favourites and style. In the helpers, curves are (..., 4, 2); 2 is x to the right and y down.
+In the helpers, curves are (..., 4, 2); 2 is x to the right and y down.
 """
 
 from typing import Any
@@ -13,8 +12,8 @@ from torch.nn import functional as F
 ALPHABETS, CHARACTERS, WRITERS = 10, 12, 20  # alphabets in each split, characters in each, drawings of each
 SIZE = 32
 
-# How hard the set is: what characters share, and how drawings of one differ. Half the height of a character
-# is 1, angles are radians; those of one number are standard deviations, pairs are ranges.
+# How hard the set is. Half the height of a character is 1, angles are radians; pairs are ranges, HABIT and
+# DRAWING with one number are standard deviations.
 FAVOURITES = 8  # curves of the pool that an alphabet uses
 LEADING = 4  # of these, which the first stroke of a character may be
 STROKES = (2, 4)  # in a character
@@ -67,10 +66,7 @@ REACH = 2  # pixels, more than any pen's radius
 
 
 def generate(split: str) -> dict[str, Any]:
-    """Draw a split as arguments of `ImageSet`: (2400, 1, 32, 32), strokes bright on black.
-
-    "train" and "test" have different alphabets, of the same pool of curves and by the same writers.
-    """
+    """Draw a split as arguments of `ImageSet`: (2400, 1, 32, 32), strokes bright on black."""
     first = {"train": 0, "test": ALPHABETS}[split]
     curves, kind, present = _characters(_Random(1 + first))
     habits, random = _Random(0), _Random(2 + first)
@@ -145,7 +141,7 @@ def _slant(amount: Tensor, stretch: Tensor) -> Tensor:
 
 def _characters(random: _Random) -> tuple[Tensor, Tensor, Tensor]:
     """Return the characters' curves (C, S, 4, 2), which of POOL they are, and which strokes are present."""
-    shape = (ALPHABETS, CHARACTERS, STROKES[1])
+    shape = ALPHABETS, CHARACTERS, STROKES[1]
     favourites = random.uniform(0, 1, ALPHABETS, len(POOL)).topk(FAVOURITES).indices
     roundness = random.uniform(0.5, 1.3, ALPHABETS, 1, 1).expand(shape)
     joining = random.uniform(0.4, 1.0, ALPHABETS, 1, 1)  # share of strokes that touch the one before
@@ -215,8 +211,7 @@ def _box(points: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 def _render(points: Tensor, pen: Tensor) -> Tensor:
     """Return images (N, 1, SIZE, SIZE) uint8 of pens of radius (N,) at points (N, P, 2), in pixels."""
-    # With points rounded to 1/UNIT pixel all squared distances are integers below 2^24, which float32 holds
-    # exactly: neither the machine nor the number of threads changes an image.
+    # With points rounded to 1/UNIT pixel all squared distances are integers below 2^24, exact in float32.
     near = torch.arange(-REACH, REACH + 1)  # rows and columns around a point's own that it can reach
     width = SIZE + 2 * REACH  # a border for what reaches beyond the image
     images = []

@@ -17,19 +17,13 @@ from torch.utils.data import Dataset
 from mdrlib.datasets.preprocessing import Preprocessing, open_image, optional
 from mdrlib.datasets.transforms import to_float
 
-__all__ = ["ImageFiles", "ImageSet", "StoredImages", "cache_folder", "open_image", "optional"]
-
 VERSION = 4  # of the cache; raise it when its files or the pixels in them change
 RESERVE = 2**30  # bytes of a disk that the cache leaves free
 
 
 class _Split(Dataset):
-    def _check(self, count: int, content: bytes) -> None:
-        labels, classes = self.labels, torch.arange(len(self.classes))
-        if labels.shape != (count,) or labels.dtype != torch.int64 or not labels.unique().equal(classes):
-            wanted = f"int64 ({count},) and use each of 0..{len(classes) - 1}"
-            raise ValueError(f"labels must be {wanted}, got {labels.dtype} {tuple(labels.shape)}")
-        self.fingerprint = hashlib.sha256(content + labels.numpy().tobytes()).hexdigest()[:16]
+    def _identify(self, content: bytes) -> None:
+        self.fingerprint = hashlib.sha256(content + self.labels.numpy().tobytes()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +48,7 @@ class ImageSet(_Split):
     fingerprint: str = field(init=False)  #: 16 hex digits, by which results name their data
 
     def __post_init__(self) -> None:
-        self._check(len(self.images), self.images.numpy().tobytes())
+        self._identify(self.images.numpy().tobytes())
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return to_float(self.images[index]), int(self.labels[index])
@@ -77,7 +71,7 @@ class ImageFiles(_Split):
     fingerprint: str = field(init=False)  #: 16 hex digits of `files`, `contents` and labels, not of pixels
 
     def __post_init__(self) -> None:
-        self._check(len(self.files), "\n".join(self.files + self.contents).encode("utf8", "surrogateescape"))
+        self._identify("\n".join(self.files + self.contents).encode("utf8", "surrogateescape"))
         self.paths = [self.folder / file for file in self.files]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -93,24 +87,32 @@ class StoredImages:
     """
 
     def __init__(self, files: ImageFiles, preprocessing: Preprocessing, cache: bool) -> None:
-        self.paths = [str(path) for path in files.paths]
-        self.names = [digest(file) for file in files.files]
+        self.paths, self.names = files.paths, [digest(file) for file in files.files]
         self.preprocessing = preprocessing
         self.kept = cache_folder(files, preprocessing) if cache else None
 
     def __getitem__(self, index: int) -> Any:
-        path = Path(self.paths[index])
-        if self.kept is None or not path.exists():
+        path = self.paths[index]
+        if self.kept is None or not (state := stamp(path)):
             return self.preprocessing.store(open_image(path))
-        status = path.stat()  # before the image is read, which may be replaced meanwhile
-        kept = self.kept / f"{self.names[index]}-{status.st_mtime_ns}-{status.st_size}"
-        edge = self.preprocessing.stored_size
+        # The state is taken before the image is read, which may be replaced meanwhile.
+        kept = self.kept / f"{self.names[index]}-{state}"
+        size = self.preprocessing.stored_size, self.preprocessing.stored_size
         with contextlib.suppress(OSError, ValueError):  # it does not exist, or has too few bytes
-            return optional("PIL.Image", "data").frombytes("RGB", (edge, edge), kept.read_bytes())
+            return optional("PIL.Image", "data").frombytes("RGB", size, kept.read_bytes())
         image = self.preprocessing.store(open_image(path))
         with contextlib.suppress(OSError):  # a full disk costs time, not the run
-            kept.write_bytes(image.tobytes())
+            if shutil.disk_usage(self.kept).free > RESERVE:
+                kept.write_bytes(image.tobytes())
         return image
+
+
+def stamp(path: Path) -> str:
+    """Return time and size of a file, which change with it; "" if there is none."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return f"{status.st_mtime_ns}-{status.st_size}"
+    return ""
 
 
 def digest(text: str) -> str:
@@ -126,20 +128,15 @@ def cache_root() -> Path:
 
 
 def cache_folder(files: ImageFiles, preprocessing: Preprocessing) -> Path | None:
-    """Return the folder of stored squares below `cache_root`; None, with a message, if they do not fit."""
+    """Return the folder of stored squares below `cache_root`; None, with a message, if that cannot be."""
     root, edge = cache_root(), preprocessing.stored_size
     shape = f"{edge}-middle" if preprocessing.keep_aspect else edge
     folder = root / f"{files.name}-{digest(str(files.folder.resolve()))}-{shape}-v{VERSION}"
     try:
-        new = not folder.exists()
-        kept = {} if new else {name.partition("-")[0] for name in os.listdir(folder)}
-        size = sum(digest(file) not in kept for file in files.files) * 3 * edge * edge
-        root.mkdir(parents=True, exist_ok=True)
-        if size and size > shutil.disk_usage(root).free - RESERVE:
-            raise OSError(f"{size / 1e9:.1f} GB do not fit")
-        folder.mkdir(exist_ok=True)
-        if new:
-            print(f"mdrlib: {folder} keeps resized images, now up to {size / 1e9:.1f} GB", file=sys.stderr)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            size = len(files) * 3 * edge**2 / 1e9
+            print(f"mdrlib: {folder} keeps resized images, now up to {size:.1f} GB", file=sys.stderr)
     except OSError as error:
         print(f"mdrlib: {root} cannot keep resized images ({error}); set XDG_CACHE_HOME", file=sys.stderr)
         return None

@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from mdrlib.datasets.images import ImageFiles, StoredImages, optional
-from mdrlib.datasets.preprocessing import Preprocessing
+from mdrlib.datasets.images import ImageFiles, StoredImages
+from mdrlib.datasets.preprocessing import Preprocessing, optional
 from mdrlib.datasets.sampling import PKBatchSampler
 from mdrlib.datasets.transforms import random_affine, to_float
 
@@ -42,34 +42,33 @@ def in_memory(
     Yields:
         Images (B / world_size, C, H, W) float32 in [0, 1] of this rank, labels (B,) of all ranks.
     """
-    rank, world_size = sampler.place()
+    rank, b = sampler.place()[0], sampler.batch_size
     for t in range(start, len(sampler)):
-        chosen = sampler.batch(t)
-        index = torch.tensor(chosen)
+        whole = sampler.whole(t)
+        index = torch.tensor(whole[rank * b : (rank + 1) * b])
         if images.is_cuda:  # from pinned memory, or the CPU waits for the copy
             index = index.pin_memory().to(images.device, non_blocking=True)
         batch = to_float(images[index])
         if augment:
-            b = len(batch)
-            batch = random_affine(batch, generator, first=rank * b, of=world_size * b)
-        yield batch, labels[chosen if world_size == 1 else sampler.whole(t)]
+            batch = random_affine(batch, generator, first=rank * b, of=len(whole))
+        yield batch, labels[whole]
 
 
 @dataclass(frozen=True)
 class Photographs:
     """Photographs on disk. Iterating gives batches uint8 (b, 3, image_size, image_size), in order.
 
-    Worker processes are started, not forked, so a script has to iterate below `if __name__ == "__main__":`.
+    With workers a script has to iterate below `if __name__ == "__main__":`, as they are not forked.
     """
 
     files: ImageFiles
     indices: Tensor  #: (N,) which of `files`
     preprocessing: Preprocessing
-    workers: int  #: processes that read, see `default_workers`; 0 reads in this one
-    cache: bool  #: whether to keep stored squares on disk, so that each photograph is decoded once
+    workers: int  #: processes that read; 0 reads in this one
+    cache: bool  #: whether to keep stored squares on disk
     device: torch.device  #: where batches of training go
     batch_size: int = 128  #: of the batches in order
-    scale: tuple[float, ...] = (0.16, 1.0)  #: of random crops of the stored square: share of its area
+    scale: tuple[float, ...] = (0.16, 1.0)  #: of random crops: share of the stored square's area
     ratio: tuple[float, ...] = (0.75, 1.33)  #: of random crops: width over height
 
     def __len__(self) -> int:
@@ -93,10 +92,9 @@ class Photographs:
     ) -> Batches:
         """Iterate over batches as `in_memory` does; the sampler draws positions in `indices`.
 
-        With `augment` each stored square is cropped to a random part of `scale` and `ratio`, which becomes
-        image_size x image_size, and mirrored half the time: the authors' recipe. The changes of image j of
-        batch t depend on (seed, t, j) alone, j counted over all ranks. `spent` receives the seconds that each
-        batch took.
+        `augment` is the authors' recipe: a random crop of each stored square becomes image_size x image_size,
+        and is mirrored half the time, as (seed, t, j) say for image j, counted over all ranks, of batch t.
+        `spent` receives the seconds that each batch took.
         """
         first = sampler.place()[0] * sampler.batch_size
         orders = ((t, first, self.indices[sampler.batch(t)].tolist()) for t in range(start, len(sampler)))
@@ -106,7 +104,7 @@ class Photographs:
             yield to_float(images.to(self.device, non_blocking=True)), labels[sampler.whole(t)]
 
     def _read(self, orders: Iterable[Order], seed: int | None) -> Iterator[tuple[Tensor, float]]:
-        loader = DataLoader(
+        for item in DataLoader(
             _Batches(self, seed),
             batch_size=None,  # an item is a batch
             sampler=orders,
@@ -115,8 +113,7 @@ class Photographs:
             multiprocessing_context=_context() if self.workers else None,
             worker_init_fn=_end_with_parent,
             generator=torch.Generator(),  # a DataLoader draws a seed, from torch's global generator otherwise
-        )
-        for item in loader:
+        ):
             if isinstance(item, OSError):
                 raise item
             yield item
@@ -165,7 +162,7 @@ class _Batches:
 
 def _context() -> Any:
     """Return how to start processes: forking this one would copy locks that its other threads hold."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+    if os.name != "posix":
         return multiprocessing.get_context("spawn")
     usual = tempfile.gettempdir()
     if len(os.fsencode(usual)) > 60:  # sockets in it would have longer paths than systems allow

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from mdrlib.datasets.download import OMNIGLOT, fetch
-from mdrlib.datasets.images import optional
+from mdrlib.datasets.preprocessing import optional
 
 LEFT_OUT = {"train": (), "test": ("Greek", "Latin")}  # alphabets that the other archive has too
 SIZE = 32
-# images_background_small1/Greek/character01/0394_12.png: character, alphabet, drawer from 1
+# images_background_small1/Greek/character01/0394_12.png: class, alphabet, writer from 1
 DRAWING = re.compile(r"[^/]+/(([^/]+)/character\d+)/\d+_(\d+)\.png")
 
 
@@ -21,8 +21,7 @@ def read(split: str, folder: Path) -> dict[str, Any]:
     """Return the drawings of a split as arguments of `ImageSet`: (N, 1, 32, 32), strokes bright on black.
 
     train: 136 characters of five alphabets, 2,720 drawings. test: 106 of three, 2,120. `writers` are 0..19
-    within an alphabet. The archive is downloaded into `folder` unless it is there. Source: B. Lake et al.,
-    "Human-level concept learning through probabilistic program induction", Science 350, 2015.
+    within an alphabet. The archive is downloaded into `folder` unless it is there: see data/README.md.
     """
     pillow = optional("PIL.Image", "data")
     with zipfile.ZipFile(fetch(OMNIGLOT[split], folder)) as file:
@@ -31,7 +30,6 @@ def read(split: str, folder: Path) -> dict[str, Any]:
         images = np.empty((len(drawings), 1, SIZE, SIZE), np.uint8)
         for image, match in zip(images, drawings, strict=True):
             with file.open(match[0]) as png, pillow.open(png) as drawing:
-                # Pillow widens the filter by the factor of reduction: the strokes are anti-aliased.
                 small = drawing.convert("L").resize((SIZE, SIZE), pillow.Resampling.BILINEAR)
             image[0] = 255 - np.asarray(small)  # ink is black in the archive
     classes, labels = np.unique([match[1] for match in drawings], return_inverse=True)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STORED, SEEN = 256, 224  # the authors' recipe: the network sees 224 x 224 of images of 256 x 256
 # What turns an image upright, by its EXIF orientation.
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270"}
 TURNS |= {7: "TRANSVERSE", 8: "ROTATE_90"}
@@ -27,19 +26,19 @@ def optional(module: str, extra: str) -> Any:
 class Preprocessing:
     """What evaluation makes of a photograph: a stored square, of which the network sees the middle.
 
-    The filter is Lanczos, as in utils/common.py of github.com/kakaoenterprise/AAAI2021_MDR.
+    Sizes and filter (Lanczos) are those of utils/common.py of github.com/kakaoenterprise/AAAI2021_MDR.
     """
 
     image_size: int = 224  #: pixels of the side that the network sees
-    stored_size: int = 0  #: pixels of the stored square's side; 0 for 256 / 224 of image_size
+    stored_size: int = 0  #: of the stored square; 0 for 256 / 224 of image_size
     keep_aspect: bool = False  #: False stretches a photograph to the square, True takes its middle square
 
     def __post_init__(self) -> None:
         if not self.stored_size:
-            object.__setattr__(self, "stored_size", round(self.image_size * STORED / SEEN))
+            object.__setattr__(self, "stored_size", round(self.image_size * 256 / 224))
         if self.stored_size < self.image_size:
-            given = f"got {self.stored_size} and {self.image_size}"
-            raise ValueError(f"stored_size must be 0 or at least image_size, {given}")
+            given = f"{self.stored_size} and {self.image_size}"
+            raise ValueError(f"stored_size must be 0 or at least image_size, got {given}")
 
     @classmethod
     def of(cls, config: Any) -> "Preprocessing":
@@ -54,8 +53,8 @@ class Preprocessing:
     def store(self, image: Any) -> Any:
         """Return the stored square of an RGB image of pillow, stored_size x stored_size."""
         width, height = image.size
-        left, top, edge = (width - min(image.size)) / 2, (height - min(image.size)) / 2, min(image.size)
-        box = (left, top, left + edge, top + edge) if self.keep_aspect else None
+        left, top = max(width - height, 0) / 2, max(height - width, 0) / 2
+        box = (left, top, width - left, height - top) if self.keep_aspect else None
         lanczos = optional("PIL.Image", "data").Resampling.LANCZOS
         return image.resize((self.stored_size, self.stored_size), lanczos, box)
 
@@ -91,8 +90,7 @@ def to_rgb(image: Any) -> Any:
         grey = 255 - grey if white else grey
         upright = pillow.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     elif image.mode[0] in "IF":
-        kind = "whole numbers of 32 bits" if image.mode[0] == "I" else "floating-point numbers"
-        raise ValueError(f"it holds {kind}, whose range is not known: save it with 8 or 16 bits")
+        raise ValueError("it holds numbers whose range is not known: save it with 8 or 16 bits")
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         white = pillow.new("RGBA", upright.size, "white")

@@ -14,18 +14,14 @@ from mdrlib import distributed
 class PKBatchSampler(Sampler[list[int]]):
     """Draw batches of batch_size indices: batch_size / per_class classes, per_class images of each.
 
-    The classes of a batch are distinct, and so are the images of a class unless it has fewer than per_class:
-    then they repeat. If batch_size is no multiple of per_class, one more class fills the batch, as in the
-    authors' 256 with 3 per class. Each loop is another epoch, even if the one before was left early. Batch t,
+    Images repeat only where a class has fewer than per_class. If batch_size is no multiple of per_class, one
+    more class fills the batch, as in the authors' 256 with 3 per class. Each loop is another epoch. Batch t,
     counted over all epochs, depends on (labels, seed, t) alone.
 
     Args:
-        labels: (N,) integers, the class of each image.
-        batch_size: Of all ranks. Each draws a contiguous share of batch_size / world_size indices, in whole
-            classes; the attribute `batch_size` is the size of the share.
-        per_class: Images of a class.
+        labels: (N,) integers.
+        batch_size: Of all ranks; the attribute `batch_size` is the share of one, in whole classes.
         iterations: Batches in an epoch; by default N / batch_size, rounded up.
-        seed: Of all draws.
         rank, world_size: By default those of torch.distributed when a batch is drawn. Pass 0 and 1 where
             something else divides batches among processes, as accelerate does.
 
@@ -49,19 +45,17 @@ class PKBatchSampler(Sampler[list[int]]):
         self.iterations = math.ceil(len(labels) / batch_size) if iterations is None else iterations
         self.first = self.used = 0  # over all epochs: the batch that the next loop begins with; those used
         self.place()  # refuses ranks that cannot share a batch
-        order = torch.argsort(labels, stable=True).numpy()
-        sizes = torch.unique(labels, return_counts=True)[1].numpy()
         self.wanted = math.ceil(batch_size / per_class)  # classes in a batch
-        if len(sizes) < self.wanted:
+        sizes = labels.unique(return_counts=True)[1].tolist()
+        self.members = [part.numpy() for part in labels.argsort(stable=True).split(sizes)]  # of each class
+        if len(self.members) < self.wanted:
             needs = f"{batch_size} images with {per_class} per class need {self.wanted} classes"
-            raise ValueError(f"{needs}, there are {len(sizes)}: take a smaller batch_size")
-        self.members = np.split(order, np.cumsum(sizes)[:-1])  # of each class, the indices of its images
+            raise ValueError(f"{needs}, there are {len(self.members)}: take a smaller batch_size")
 
     def __len__(self) -> int:
         return self.iterations
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A DataLoader makes iterators that it asks for nothing: they do not get here and are no epoch.
         if self.iterations:
             self.used = self.first
             self.first += self.iterations - self.first % self.iterations

@@ -29,7 +29,7 @@ def random_affine(
     Args:
         images: (N, C, H, W) floating point.
         generator: On the device of the images or on the CPU.
-        degrees: Rotation, uniform in [-degrees, degrees], as is `shear`.
+        degrees, shear: Uniform in [-degrees, degrees].
         translate: Share of the image's size, likewise, in both directions.
         scale: The lowest and highest factor, uniform on a logarithmic scale, for height and width apart.
         first: The number of the first image among `of` in the whole batch, in which each changes alike.

@@ -99,7 +99,7 @@ def test_a_broken_download_continues(server, tmp_path, checksum):
         OSError, match="/file could not be read .*broke off after 300,000 of 1,024,000 bytes.*run it again"
     ):
         download.download(f"{server.url}/file", path, checksum)
-    assert names(path.parent) == ["file.tgz.part"]
+    assert names(path.parent) == [temporary(path).name]
     with pytest.raises(OSError, match="broke off after 600,000 of 1,024,000"):
         download.download(f"{server.url}/file", path, checksum)
     server.limit = None
@@ -135,23 +135,24 @@ def test_a_killed_download_continues(server, tmp_path):
 def test_a_connection_that_breaks_without_a_length_keeps_what_came(server, tmp_path):
     with pytest.raises(OSError, match="/chunked could not be read"):
         download.download(f"{server.url}/chunked", tmp_path / "a", MD5)
-    assert (tmp_path / "a.part").read_bytes() == CONTENT[: (tmp_path / "a.part").stat().st_size]
+    came = temporary(tmp_path / "a").read_bytes()
+    assert came == CONTENT[: len(came)]
     download.download(f"{server.url}/file", tmp_path / "a", MD5)
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
 def test_a_server_without_ranges_sends_everything_again(server, tmp_path):
-    (tmp_path / "a.part").write_bytes(CONTENT[:5000])
+    temporary(tmp_path / "a").write_bytes(CONTENT[:5000])
     download.download(f"{server.url}/rangeless", tmp_path / "a", MD5)
     assert (tmp_path / "a").read_bytes() == CONTENT and names(tmp_path) == ["a"]
 
 
 def test_a_part_that_is_whole_is_taken_and_one_that_is_wrong_is_deleted(server, tmp_path):
-    (tmp_path / "a.part").write_bytes(CONTENT)
+    temporary(tmp_path / "a").write_bytes(CONTENT)
     download.download(f"{server.url}/file", tmp_path / "a", MD5)
     assert (tmp_path / "a").read_bytes() == CONTENT and names(tmp_path) == ["a"]
     for wrong in (CONTENT + b"more", bytes(len(CONTENT)), b"a beginning of another file"):
-        (tmp_path / "b.part").write_bytes(wrong)
+        temporary(tmp_path / "b").write_bytes(wrong)
         with pytest.raises(OSError, match=f"/file gave a wrong file: .* its md5 is .*, expected {MD5}"):
             download.download(f"{server.url}/file", tmp_path / "b", MD5)
         assert names(tmp_path) == ["a"]
@@ -177,7 +178,7 @@ def test_a_silent_server_and_a_missing_one_are_errors(server, tmp_path, monkeypa
 
 
 def test_progress_is_shown_from_where_it_broke_off(server, tmp_path, monkeypatch, capsys):
-    (tmp_path / "file.part").write_bytes(CONTENT[: len(CONTENT) // 2])
+    temporary(tmp_path / "file").write_bytes(CONTENT[: len(CONTENT) // 2])
     monkeypatch.setenv("MDR_PROGRESS", "bar")
     download.download(f"{server.url}/file", tmp_path / "file", MD5)
     out, err = capsys.readouterr()
@@ -359,28 +360,21 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path, mode):
     assert names(tmp_path / "set") == []
 
 
-def test_members_that_no_disk_holds_are_refused(tmp_path, monkeypatch):
-    """A terabyte of holes, a terabyte that is not there, members larger than what is free."""
+def test_members_that_no_disk_holds_are_refused(tmp_path):
+    """A terabyte of holes, and one that is not there."""
     sparse = tarfile.TarInfo("set/holes.jpg")
     sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**40)}
     sparse.size = 512
     path = tmp_path / "archive"
     with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as file:
         file.addfile(sparse, io.BytesIO(b"0\n".ljust(512, b"\0")))
-    with pytest.raises(ValueError, match=f"holes.jpg has a size of {2**40} or holes"):
+    with pytest.raises(ValueError, match="holes.jpg has holes or a size below 0"):
         unpack(path, tmp_path / "set")
     large = tarfile.TarInfo("set/large.jpg")
     large.size = 2**50
     path.write_bytes(large.tobuf())
-    with pytest.raises(
-        OSError, match="archive could not be unpacked: .*its members need .* more than the disk"
-    ):
+    with pytest.raises(ValueError, match="archive is damaged or unsafe"):
         unpack(path, tmp_path / "set")
-    for make in (tar, zipped):
-        make(path, GOOD)
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="need 1 bytes more than the disk"):
-            patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(99, 89, 11))
-            unpack(path, tmp_path / "set")
     assert names(tmp_path / "set") == []
 
 
@@ -394,7 +388,7 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, make, damage):
     assert names(tmp_path) == ["archive"]
 
 
-def test_an_interrupt_leaves_nothing_or_leaves_the_annotation_out(tmp_path, monkeypatch):
+def test_an_interrupt_leaves_the_annotation_out(tmp_path, monkeypatch):
     folder = tmp_path / "set"
     folder.mkdir()
     path = zipped(tmp_path / "set.zip", [("set/0_list.txt", b"list"), *GOOD[:2]])
@@ -405,12 +399,12 @@ def test_an_interrupt_leaves_nothing_or_leaves_the_annotation_out(tmp_path, monk
             raise KeyboardInterrupt
         move(source, target)
 
-    for name, left in (("a", []), ("0_list.txt", ["a"])):
+    for name in ("1.jpg", "0_list.txt"):
         stop = name
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, "replace", interrupted)
             unpack(path, folder, "set/(.+)")
-        assert names(folder) == left
+        assert names(folder) == ["a"]
     # A process that was killed leaves its staging folder, which the next one removes; another one works.
     dead, alive = (temporary_of(folder / "unpacked", process) for process in (ended(), os.getppid()))
     for staging in (dead, alive):

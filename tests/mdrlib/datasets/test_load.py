@@ -58,18 +58,6 @@ def test_the_fingerprint_is_of_images_and_labels():
     assert data.fingerprint == hashlib.sha256(content).hexdigest()[:16]
 
 
-@pytest.mark.parametrize(
-    "parts, message",
-    [
-        ({"labels": PARTS["labels"][:5]}, "labels must be int64"),
-        ({"labels": PARTS["labels"] + 1}, "labels must be int64 .* use each of 0..2"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused(parts, message):
-    with pytest.raises(ValueError, match=message):
-        ImageSet("toy", "train", **PARTS | parts)
-
-
 def test_optional_packages_are_named_when_they_are_needed(make_tree):
     make_tree("cub"), make_tree("cars")
     blocked = ["PIL", "sklearn", "torchvision", "matplotlib", "scipy", "scipy.io"]
