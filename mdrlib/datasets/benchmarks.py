@@ -29,6 +29,7 @@ GROCERY_MEMBERS = r"classes\.csv|(?:train|val|test)(?:\.txt|/.+\.jpg)"
 CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MEMBERS = r"images\.txt|image_class_labels\.txt|images/.+"
 SOP = r"Ebay_(?:train|test)\.txt|\w+_final/.+"
+CARS = r"([1-9]|[1-9]\d|1[0-8]\d|19[0-6])"  # a class
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class Benchmark:
 
 
 def read(name: str, root: Path) -> tuple[Path, Rows, dict[str, str]]:
-    """Return a benchmark's folder of images, its checked rows, and of grocery the sha256 of each file."""
+    """Return a benchmark's folder of images, its rows, checked, and the sha256 of each file where it is read.
+
+    A miniature is announced on stderr.
+    """
     benchmark = BENCHMARKS[name]
     folder = root / benchmark.folder
     try:
@@ -82,7 +86,8 @@ def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
             raise ValueError(f"{folder} has no image of {split}: get the annotation again")
     seen = {key for row in rows["train"] for key in (row.number, row.name)}
     for split in list(rows)[1:]:
-        if shared := [row.name for row in rows[split] if {row.number, row.name} & seen]:
+        shared = [row.name for row in rows[split] if row.number in seen or row.name in seen]
+        if shared:
             raise ValueError(f"{folder}: class {shared[0]} must not be in both train and {split}")
     sizes = {split: (len(found), len({row.number for row in found})) for split, found in rows.items()}
     images, published = (sum(n for n, _ in each.values()) for each in (sizes, benchmark.sizes))
@@ -109,9 +114,29 @@ def read_cub(folder: Path) -> tuple[Path, Rows]:
 
 
 def read_cars(folder: Path) -> tuple[Path, Rows]:
-    """Read cars_annos.mat: classes 1-98 are for training."""
-    path = folder / "cars_annos.mat"
-    data, scipy = io.BytesIO(path.read_bytes()), optional("scipy.io", "data")
+    """Read cars_annos.mat, or else names.csv and anno_{train,test}.csv: classes 1-98 are for training."""
+    mat = folder / "cars_annos.mat"
+    names, *tables = (folder / name for name in ("names.csv", "anno_train.csv", "anno_test.csv"))
+    if mat.is_file() or not names.is_file():
+        return folder, _halves(_cars_mat(mat), 98)
+    # "/" is "-" in the folder of Ram C/V Cargo Van.
+    classes = [name.replace("/", "-") for _, (name,) in matches(names, (r"(.*\S)", "the name of a class"))]
+    expected = "a file, four corners and a class 1-196 that names.csv has"
+    wanted = (rf"([^,\\/\0]+\.(?i:jpe?g|png)),\d+,\d+,\d+,\d+,{CARS}", expected)
+    rows = []  # the folders train and test are of another task: both halves have all classes
+    for path in tables:
+        images = f"car_data/car_data/{path.stem.removeprefix('anno_')}"
+        for line, (file, number) in matches(path, wanted):
+            if int(number) > len(classes):
+                refuse(path, line, expected, number)
+            name = classes[int(number) - 1]
+            rows.append(Row(f"{images}/{name}/{file}", int(number), name))
+    return folder, _halves(rows, 98)
+
+
+def _cars_mat(path: Path) -> list[Row]:
+    data = io.BytesIO(path.read_bytes())
+    scipy = optional("scipy.io", "data")
     try:
         content = scipy.loadmat(data, simplify_cells=True)
         lines = [f"{record['relative_im_path']} {record['class']}" for record in content["annotations"]]
@@ -119,9 +144,8 @@ def read_cars(folder: Path) -> tuple[Path, Rows]:
     except Exception as error:  # scipy raises many kinds for a damaged file
         expected = "a MATLAB file with annotations of relative_im_path and class"
         raise ValueError(f"{path}: expected {expected}, found {checks.shown(error)}") from error
-    wanted = (rf"({IMAGE}) ([1-9]|[1-9]\d|1[0-8]\d|19[0-6])", "a path car_ims/<name>.jpg and a class 1-196")
-    found = [(file, int(number)) for _, (file, _, number) in matches(path, wanted, lines=lines)]
-    return folder, _halves([Row(file, n, names.get(n, f"{n:03d}")) for file, n in found], 98)
+    found = matches(path, (rf"({IMAGE}) {CARS}", "a path car_ims/<name>.jpg and a class 1-196"), lines=lines)
+    return [Row(file, int(number), names.get(int(number), number.zfill(3))) for _, (file, _, number) in found]
 
 
 def _halves(rows: list[Row], first: int) -> Rows:
@@ -188,7 +212,8 @@ def matches(
 ) -> list[tuple[int, tuple[str, ...]]]:
     r"""Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
 
-    Each is a pattern, with a space for any white space and \d+ for at most nine digits, and it in words.
+    Each of these is a pattern, where a space stands for any white space and \d+ for a number of at most nine
+    digits, and what it is in words.
     """
     if lines is None:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()

@@ -9,7 +9,7 @@ import torch
 from mdrlib.datasets import PKBatchSampler, load
 from mdrlib.datasets.benchmarks import BENCHMARKS, Row, check
 
-EVERY = ["cub", "cars", "sop", "inshop", "inshop apart"]
+EVERY = ["cub", "cars", "cars csv", "sop", "inshop", "inshop apart"]
 CLASSES = {"cub": (3, 2), "cars": (2, 3), "sop": (3, 2), "inshop": (2, 3)}  # of the tree: train, others
 
 
@@ -53,11 +53,13 @@ def test_cub_splits_by_class_in_halves(make_tree):
     assert names("cub", "test")[4] == "Bird_200_0000.jpg" and load("cub", "test").labels[4] == 1
 
 
-def test_cars_split_by_class_in_halves_whatever_the_flag_for_classification(make_tree):
-    make_tree("cars")
+@pytest.mark.parametrize("layout, ram", [("cars", "Car 174"), ("cars csv", "Ram C-V Cargo Van")])
+def test_cars_split_by_class_in_halves_whatever_the_flag_for_classification(make_tree, layout, ram):
+    make_tree(layout)
     assert load("cars", "train").classes == ["Car 2", "Car 98"]
-    assert load("cars", "test").classes == ["Car 99", "Car 174", "Car 196"]
-    assert load("cars", "test").labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert load("cars", "test").classes == ["Car 99", ram, "Car 196"]
+    labels = load("cars", "test").labels.tolist()
+    assert labels == ([0] * 4 + [1] * 4 + [2] * 4 if layout == "cars" else [0, 0, 1, 1, 2, 2] * 2)
 
 
 def test_cars_without_names_in_the_file_are_numbered(make_tree):
@@ -105,6 +107,10 @@ WRONG = [
     ("inshop", "list_eval_partition.txt", 9, "img/a/b.jpg id_00000001 val", 9, "train, query or gallery"),
     ("inshop", "list_eval_partition.txt", 9, "img/a/b.jpg id_1x train", 9, "an item id_<number>"),
     ("inshop", "list_eval_partition.txt", 9, "img/a/b id_00000001 train", 9, "a path img/"),
+    ("cars csv", "anno_train.csv", 3, "00003.jpg,1,2,3", 3, "a file, four corners and a class 1-196"),
+    ("cars csv", "anno_train.csv", 3, "00003.jpg,1,2,3,4,197", 3, "a class 1-196"),
+    ("cars csv", "anno_test.csv", 3, "../3.jpg,1,2,3,4,6", 3, "a file, four corners"),
+    ("cars csv", "names.csv", 5, "", 5, "the name of a class"),
     # Numbers that Python reads in no time, or that fit into no tensor; a line of a megabyte.
     ("cub", "images.txt", 3, "9" * 5000 + " 003.Bird_3/a.jpg", 3, "an image's id and its path"),
     ("cub", "image_class_labels.txt", 3, "3 " + "9" * 5000, 3, "an image's id and its class"),
@@ -113,6 +119,8 @@ WRONG = [
     ("sop", "Ebay_train.txt", 4, f"12 1 1 a/{'b' * 10**6}.JPG", 4, "three numbers and a path"),
     ("inshop", "list_eval_partition.txt", 1, "9" * 5000, 1, "the number of images"),
     ("inshop", "list_eval_partition.txt", 9, f"img/a/b.jpg id_{'1' * 5000} train", 9, "an item id_<number>"),
+    ("cars csv", "anno_train.csv", 3, f"00003.jpg,1,2,3,4,{'9' * 5000}", 3, "a class 1-196"),
+    ("cars csv", "names.csv", 5, "x" * 10**6, 5, "the name of a class"),
 ]
 
 
@@ -127,10 +135,10 @@ def test_a_wrong_annotation_is_refused(make_tree, layout, file, at, text, named,
     assert expected in str(caught.value) and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("layout", ["cub", "sop", "inshop"])
+@pytest.mark.parametrize("layout", ["cub", "sop", "inshop", "cars csv"])
 def test_an_annotation_without_images_is_refused(make_tree, layout):
     folder = make_tree(layout)
-    for path in (*folder.glob("image*.txt"), *folder.glob("Ebay_test.txt")):
+    for path in (*folder.glob("image*.txt"), *folder.glob("Ebay_test.txt"), *folder.glob("anno_*.csv")):
         path.write_text("image_id class_id super_class_id path\n" if layout == "sop" else "")
     for path in folder.glob("list_*.txt"):
         path.write_text("0\nimage_name item_id evaluation_status\n")
@@ -222,11 +230,26 @@ def test_whole_sets_have_the_published_sizes_and_none_may_lose_a_line(tmp_path, 
         load("sop", "train", tmp_path)
 
 
+def test_a_whole_cars_csv_has_the_published_sizes(tmp_path):
+    folder = tmp_path / BENCHMARKS["cars"].folder
+    folder.mkdir()
+    (folder / "names.csv").write_text("\n".join(f"Car {k}" for k in range(1, 197)))
+    lines = [f"{k:05d}.jpg,1,2,3,4,{1 + k % 98}" for k in range(8054)]
+    lines += [f"{k:05d}.jpg,1,2,3,4,{99 + k % 98}" for k in range(8054, 8054 + 8131)]
+    (folder / "anno_train.csv").write_text("\n".join(lines[::2]))
+    (folder / "anno_test.csv").write_text("\n".join(lines[1::2]))
+    assert len(load("cars", "train", tmp_path)) == 8054 and len(load("cars", "test", tmp_path)) == 8131
+    (folder / "anno_test.csv").write_text("")  # as some converters leave it: half the images
+    with pytest.raises(ValueError, match=r"'train': \(4027, .*expected .*'train': \(8054, 98\)"):
+        load("cars", "test", tmp_path)
+
+
 @pytest.mark.parametrize(
     "layout, file, message",
     [
         ("cub", "image_class_labels.txt", "image_class_labels.txt is missing"),
         ("sop", "Ebay_test.txt", "Ebay_test.txt is missing"),
+        ("cars csv", "names.csv", "cars_annos.mat is missing"),
         ("cars", "cars_annos.mat", "cars_annos.mat is missing"),
         ("inshop apart", "Eval/list_eval_partition.txt", "list_eval_partition.txt is missing"),
     ],
