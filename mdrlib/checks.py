@@ -147,7 +147,8 @@ def level_values(levels: Tensor | Iterable[float]) -> Tensor:
     """Return finite levels as a floating-point tensor (S,), S >= 1."""
     levels = levels if isinstance(levels, Tensor) else torch.tensor([float(s) for s in levels])
     levels = levels if levels.is_floating_point() else levels.float()
-    finite = transformed() or bool(torch.isfinite(levels).all())
+    unseen = transformed() or levels.device.type != "cpu"  # a GPU is not waited for
+    finite = unseen or bool(torch.isfinite(levels).all())
     if levels.ndim != 1 or levels.numel() == 0 or not finite:
         raise ValueError(f"levels must be one or more finite numbers such as (-3., 0., 3.), got {levels}")
     return levels
@@ -157,6 +158,6 @@ def scalar(value: float | Tensor, name: str, minimum: float | None = None) -> fl
     """Return a finite number, or tensor of one, not below `minimum`."""
     if not isinstance(value, Tensor):
         return real(value, name, minimum)
-    if not transformed():
+    if not (transformed() or value.is_cuda):  # a GPU is not waited for
         real(value, name, minimum)
     return value.detach().reshape(())

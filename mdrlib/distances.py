@@ -1,7 +1,10 @@
 """Euclidean distances between the vectors of a batch, and the normalization that replaces the L2 norm."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,9 +17,8 @@ from mdrlib import checks
 # distance is that of the difference of x and y, not centred: centring rounds them.
 CANCELLATION = 0.01
 HELD = 2**22  # numbers of such differences held at once: 16 MB in float32
-# N x M x D up to which all differences are computed: to count the near pairs, the CPU would wait for the GPU.
-ALL_PAIRS = {"cuda": 2**25}
 NOTHING_TO_DO = nullcontext()
+TRITON = find_spec("triton") is not None
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
@@ -53,7 +55,8 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
     """Return the Euclidean distances of every row of x to every row of y, or of x itself.
 
     The gradient at coincident points, where the distance has none, is 0. TF32 and autocast are off inside,
-    but products of the backward pass follow the process's settings.
+    but products of the backward pass follow the process's settings. On a GPU with triton all of it comes from
+    differences, in one kernel each way, and nothing waits.
 
     Args:
         x: (N, D), floating point; half precision is computed in float32.
@@ -68,6 +71,36 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
     x = checks.embeddings(x, "x", at_least=1, wait=False)
     if y is not None:
         y = checks.embeddings(y, "y", at_least=1, wait=False, dim=x.shape[1])
+    if kernels_run(x.device):
+        from mdrlib.differences import distances
+
+        return distances(x, y, squared)
+    return plain(x, y, squared)
+
+
+def kernels_run(device: torch.device) -> bool:
+    """Return whether `device` is a GPU for which Triton builds and launches kernels; if not, warn once."""
+    if device.type != "cuda" or not TRITON:
+        return False
+    return torch.compiler.is_compiling() or tried(device)  # torch.compile itself needs Triton there
+
+
+@cache
+def tried(device: torch.device) -> bool:
+    """Launch a kernel on a GPU; return whether that worked, after a warning if it did not."""
+    try:
+        from mdrlib.differences import distances
+
+        distances(torch.zeros(2, 2, device=device), None, False)
+    except Exception as error:  # without a C compiler, say: whatever it is, there is another way
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"Triton cannot run on {device}, so plain torch computes: {reason}", stacklevel=2)
+        return False
+    return True
+
+
+def plain(x: Tensor, y: Tensor | None, squared: bool) -> Tensor:
+    """Compute `pairwise_distances` of checked input from products, in plain torch."""
     with full_precision(x.device):
         sq = _squared(x, y)
         if squared:
@@ -91,17 +124,14 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
     close = sq < CANCELLATION * scale
     if y is None:
         close.fill_diagonal_(False)
-    if len(a) * b.numel() <= ALL_PAIRS.get(x.device.type, 0):
-        sq = torch.where(close, (x[:, None] - other).square().sum(2), sq)
-    else:
-        i, j = close.nonzero(as_tuple=True)
-        if len(i) > 64 * max(len(a), len(b)):
-            # Collapsed embeddings: gathering so many differences would need N x N x D numbers.
-            sq = torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist").square()
-        elif len(i):
-            step = max(1, HELD // x.shape[1])
-            near = by_chunks(lambda i, j: (x[i] - other[j]).square().sum(1), step, i, j)
-            sq = sq.index_put((i, j), torch.cat(near))
+    i, j = close.nonzero(as_tuple=True)
+    if len(i) > 64 * max(len(a), len(b)):
+        # Collapsed embeddings: gathering so many differences would need N x N x D numbers.
+        sq = torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist").square()
+    elif len(i):
+        step = max(1, HELD // x.shape[1])
+        near = by_chunks(lambda i, j: (x[i] - other[j]).square().sum(1), step, i, j)
+        sq = sq.index_put((i, j), torch.cat(near))
     if y is None:
         sq = sq.masked_fill(torch.eye(len(a), dtype=torch.bool, device=a.device), 0.0)
     return sq.clamp_min(0)

@@ -31,14 +31,30 @@ CHUNK = 2**22  # numbers held at once: 16 MB in float32
 def positive_pairs(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Check a batch; return detached embeddings, all (anchor, positive), and the negatives (N, N) bool."""
     x = checks.embeddings(embeddings, wait=False).detach()
-    labels = checks.labels(labels, len(x))
+    labels, anchor, positive = _pairs(labels, len(x))
+    if labels.device != x.device:
+        packed = _sent(torch.cat((labels, anchor, positive)), x.device)  # one copy
+        labels, anchor, positive = packed.split((len(x), len(anchor), len(positive)))
+    return x, anchor, positive, labels[:, None] != labels
+
+
+def _pairs(labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Check labels; return them as int64 with all (anchor, positive), on their own device."""
+    labels = checks.labels(labels, count).long()
     same = labels[:, None] == labels
-    anchor, positive = same.clone().fill_diagonal_(False).nonzero(as_tuple=True)
+    anchor, positive = same.fill_diagonal_(False).nonzero(as_tuple=True)
     if len(anchor) == 0:
-        raise ValueError(f"no class has two members among these {len(x)} labels: use PKBatchSampler")
-    if len(anchor) == len(x) * (len(x) - 1):
-        raise ValueError(f"all {len(x)} labels are equal: a triplet needs a negative of another class")
-    return x, anchor.to(x.device), positive.to(x.device), ~same.to(x.device)
+        raise ValueError(f"no class has two members among these {count} labels: use PKBatchSampler")
+    if len(anchor) == count * (count - 1):
+        raise ValueError(f"all {count} labels are equal: a triplet needs a negative of another class")
+    return labels, anchor, positive
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device; from pinned memory, or the CPU would wait for a GPU."""
+    if device.type == "cuda" and not values.is_cuda:
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
@@ -47,21 +63,26 @@ def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
         raise RuntimeError("draws of a generator cannot be repeated: keep the loss out of checkpoint")
     # The inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
     count = weights.shape[1]
-    cumulative = weights.double().cumsum(dim=1)
+    if weights.is_cuda:  # there cumsum has no fixed order
+        cumulative = weights.double() @ weights.new_ones(count, count, dtype=torch.float64).triu()
+    else:
+        cumulative = weights.double().cumsum(dim=1)
     cumulative = cumulative / cumulative[:, -1:] + torch.arange(len(weights), device=weights.device)[:, None]
     device = weights.device if generator is None else generator.device  # a generator draws on its own
     # The draw is float32: row + draw in float64 keeps all its digits. A column without weight spans nothing,
     # so the first sum beyond the draw is never its own.
-    where = rows + torch.rand(len(rows), generator=generator, device=device).to(weights.device).double()
+    drawn = _sent(torch.rand(len(rows), generator=generator, device=device), weights.device)
+    where = rows + drawn.double()
     found = torch.searchsorted(cumulative.flatten(), where, right=True) - rows * count
     return found.clamp(0, count - 1)  # only NaN needs it
 
 
 def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
     """Return every (anchor, positive, negative) of the batch."""
-    _, anchor, positive, negatives = positive_pairs(embeddings, labels)
-    pair, negative = negatives[anchor].nonzero(as_tuple=True)
-    return anchor[pair], positive[pair], negative
+    x = checks.embeddings(embeddings, wait=False)
+    labels, anchor, positive = _pairs(labels, len(x))
+    pair, negative = (labels[anchor, None] != labels).nonzero(as_tuple=True)
+    return tuple(_sent(part, x.device) for part in (anchor[pair], positive[pair], negative))
 
 
 def random_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:

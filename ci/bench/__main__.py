@@ -76,6 +76,9 @@ def main(words: list[str] | None = None) -> int:
     chosen = [name for name in given.only or SECTIONS if name in SECTIONS]
     if not chosen:
         return 0
+    out = given.out
+    if out is None and not given.quick and not given.only:
+        out = ROOT / f"data/results/bench-{'gpu' if given.device == 'cuda' else 'cpu'}.json"
     made: dict[str, Row] = {}
     for name in chosen:
         print(f"{name} on {given.device}", flush=True)
@@ -83,13 +86,11 @@ def main(words: list[str] | None = None) -> int:
         for found in made[name]["rows"]:
             print("  " + line(found), flush=True)
         print(f"  {made[name]['seconds']} s\n", flush=True)
-    out = given.out
-    if out is None and not given.quick and not given.only:
-        out = ROOT / f"data/results/bench-{'gpu' if given.device == 'cuda' else 'cpu'}.json"
-    if out is not None:
-        told = {"environment": environment(torch.device(given.device)), "git": git()}
-        write_json(out, {**told, "quick": given.quick, "full": given.full, "sections": made})
-        print(f"stored {out}")
+        # After each section: what was measured outlives an error, or the end of the time on a GPU.
+        if out is not None and (given.device == "cuda" or name == chosen[-1]):
+            told = {"environment": environment(torch.device(given.device)), "git": git()}
+            write_json(out, {**told, "quick": given.quick, "full": given.full, "sections": made})
+            print(f"stored {out}")
     if given.quick:
         return 0  # tiny sizes say nothing of a target
     verdicts = [row.get("met") for part in made.values() for row in part["rows"] if row.get("target")]

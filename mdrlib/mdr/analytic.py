@@ -24,6 +24,11 @@ from mdrlib import checks
 FIRST_ONLY = 'only MDR\'s backend="eager" has a second derivative (create_graph=True)'
 
 
+# A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
+# rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
+RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
+
+
 def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Any, std: Any) -> Tensor:
     """Return a backend's loss, differentiable once in pairs.x (N, D) and levels (S,).
 

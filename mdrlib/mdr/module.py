@@ -4,22 +4,17 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mdrlib import checks
-from mdrlib.distances import full_precision, pairwise_distances
-from mdrlib.mdr import eager, transforms
-
-# A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
-# rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
-RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
+from mdrlib.distances import full_precision, kernels_run, pairwise_distances
+from mdrlib.mdr import eager, transforms, triton_backend
+from mdrlib.mdr.analytic import ABSOLUTE_FLOOR, RELATIVE_FLOOR
 
 BACKENDS = {"eager": eager, **transforms.BY_HAND}
-TRITON = find_spec("triton") is not None
 REMEMBERED = 64  # most forward passes before a backward pass that computes them again
 PATIENCE = 100  # training calls after which levels should have moved
 
@@ -31,11 +26,18 @@ def _backend(name: str, x: Tensor) -> Any:
     if name == "auto":
         # CPU: tiled was the faster one at every size, from 64 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
-        name = "triton" if x.is_cuda and TRITON else "tiled"
+        name = "triton" if kernels_run(x.device) else "tiled"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {name!r}")
     by_hand = name in transforms.BY_HAND
     return transforms.Operators(name) if by_hand and checks.transformed() else BACKENDS[name]
+
+
+def _together(x: Tensor, other: Tensor, name: str) -> None:
+    """Require that `other` is on the device of the embeddings x."""
+    if other.device != x.device:
+        where = f"embeddings are on {x.device} and {name} on {other.device}"
+        raise ValueError(f"{where}: move the latter with .to({str(x.device)!r})")
 
 
 def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
@@ -43,6 +45,7 @@ def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
     if bank is None:
         return None
     bank = checks.embeddings(bank, "bank", at_least=0, wait=False, dim=x.shape[1])
+    _together(x, bank, "the bank")
     return bank.detach().to(x.dtype) if len(bank) else None
 
 
@@ -50,7 +53,9 @@ def _spread(mean: Number, std: Number, like: Tensor) -> tuple[Number, Number]:
     """Return mean and std, the latter raised: numbers as numbers, tensors in the dtype of `like`."""
     if isinstance(mean, float) and isinstance(std, float) and not checks.transformed():
         return mean, max(std, RELATIVE_FLOOR * mean, ABSOLUTE_FLOOR)
-    mean, std = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (mean, std))
+    mean, std = (
+        value.to(like) if isinstance(value, Tensor) else like.new_full((), value) for value in (mean, std)
+    )
     return mean, torch.maximum(std, RELATIVE_FLOOR * mean).clamp_min(ABSOLUTE_FLOOR)
 
 
@@ -138,6 +143,7 @@ class MDR(nn.Module):
         self.register_buffer("initialized", torch.zeros(()))  # 1 after a batch; a float can be averaged
         self._recent = deque(maxlen=REMEMBERED)  # mean and std of a batch, and those that its loss took
         self._table = None  # the same as a tensor, for one backward pass
+        self._asked = None, False  # the version of `initialized` that was looked at, and what it said
         self._calls, self._levels_before, self._warned = 0, None, False
 
     def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
@@ -147,13 +153,30 @@ class MDR(nn.Module):
         be paired with itself. Evaluation mode before any batch in training mode takes the statistics of x.
         """
         x = checks.embeddings(x, values=False)
+        _together(x, self.levels, "MDR")
         backend = _backend(self.backend, x)
         if self._calls < PATIENCE and self.training:
             self._watch_levels()
+        in_a_graph = torch.compiler.is_compiling() and backend == transforms.Operators("triton")
+        whole = (backend is triton_backend or in_a_graph) and triton_backend.is_small(x, bank)
+        if whole and self.training and not checks.recomputing():
+            return self._step(x)
         with full_precision(x.device):
             pairs = backend.pairs(x, _constants(bank, x))
             mean, std = _spread(*self._statistics(backend, pairs), x)
             return backend.loss(pairs, self.levels.to(x.dtype), mean, std)
+
+    def _step(self, x: Tensor) -> Tensor:
+        """Take statistics, running update and loss of a training batch in one operator."""
+        running = [self.running_mean, self.running_std, self.initialized]
+        settings = self.momentum, self.diagonal_in_stats, True
+        loss, state = triton_backend.step(x, self.levels.to(x.dtype), *running, *settings)
+        mean, std, initialized, *batch = state.unbind()
+        with torch.no_grad():
+            torch._foreach_copy_(running, [mean, std, initialized])  # one launch
+        if not checks.transformed():
+            self._recent.append((*batch, mean, std))
+        return loss
 
     def level_penalty(self) -> Tensor:
         """Return the sum of the squared levels, a scalar: the term that nu weighs."""
@@ -178,7 +201,7 @@ class MDR(nn.Module):
     def _statistics(self, backend: Any, pairs: Any) -> tuple[Number, Number]:
         """Return mean and standard deviation for the loss of these pairs."""
         running, transformed = (self.running_mean, self.running_std), checks.transformed()
-        if not (self.training or transformed) and self.initialized:
+        if not (self.training or transformed) and self._has_statistics():
             return running
         batch = backend.statistics(pairs, self.diagonal_in_stats)
         if self.training and checks.recomputing() and self._recent:
@@ -195,6 +218,13 @@ class MDR(nn.Module):
             warnings.warn(told, stacklevel=6)
             self._warned = True
         return batch
+
+    def _has_statistics(self) -> bool:
+        """Return whether a batch was seen; a GPU is asked, and waited for, only after a change."""
+        version = None if self.initialized.is_inference() else self.initialized._version
+        if version is None or version != self._asked[0]:
+            self._asked = version, bool(self.initialized)
+        return self._asked[1]
 
     def _update(self, mean: Number, std: Number) -> tuple[Number, Number]:
         """Update the running statistics by those of a batch, unless infinite or NaN, and return them."""

@@ -1,10 +1,11 @@
 """The device code of backend "triton": what happens to a strip of scalar products between two products.
 
-A strip holds the products a_r b_c of R points of the batch (left) with C points (right), row by row. A
-program reads a tile of it once and computes everything for its pairs: distance, nearest level, loss, weight.
-It writes each sum to its own slot, for torch.sum to add: no atomics, the same bits every time. Offsets into
-the strip and the points are 64-bit: at N = 65,536 they exceed 2^31. Where rounding spoils a distance (see
-distances.CANCELLATION) the tile computes it again from the points.
+A strip holds the products a_r b_c of R points of the batch (left) with C points (right), row by row, each
+padded to `stride` numbers, a multiple of ROWS, so that loads are wide whatever C is. A program reads a tile
+of it once and computes everything for its pairs: distance, nearest level, loss, weight. It writes each sum to
+its own slot, for torch.sum to add: no atomics, the same bits every time. Offsets into strip and points are
+64-bit: at N = 65,536 they exceed 2^31. Where rounding spoils a distance (see distances.CANCELLATION) the tile
+computes it again from the points.
 """
 
 import triton
@@ -12,24 +13,26 @@ import triton.language as tl
 
 from mdrlib import distances
 
-ROWS, COLUMNS = tl.constexpr(32), tl.constexpr(128)  # of a tile
+ROWS, COLUMNS = tl.constexpr(16), tl.constexpr(128)  # of a tile
 CANCELLATION = tl.constexpr(distances.CANCELLATION)
 
 
 @triton.jit
-def _tile(strip, left, right, left_norms, right_norms, rows, columns, dims, SELF: tl.constexpr):
+def _tile(strip, left, right, left_norms, right_norms, rows, columns, stride, dims, SELF: tl.constexpr):
     """Return the tile's rows, columns, offsets in the strip, which are pairs, which are near, distances."""
     r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     pair = (r < rows)[:, None] & (c < columns)[None, :]
     if SELF:  # right starts with left: the diagonal pairs a point with itself
         pair = pair & (r[:, None] != c[None, :])
-    offsets = r[:, None].to(tl.int64) * columns + c[None, :]
+    offsets = r[:, None].to(tl.int64) * stride + c[None, :]
+    # Bounds alone: with any other mask each number would be loaded by itself.
+    held = (r < rows)[:, None] & (c < stride)[None, :]
     scale = (
         tl.load(left_norms + r, mask=r < rows, other=0.0)[:, None]
         + tl.load(right_norms + c, mask=c < columns, other=0.0)[None, :]
     )
-    sq = scale - 2.0 * tl.load(strip + offsets, mask=pair, other=0.0)
+    sq = tl.where(pair, scale - 2.0 * tl.load(strip + offsets, mask=held, other=0.0), 0.0)
     near = pair & (sq <= scale * CANCELLATION)
     if tl.max(near.to(tl.int32)) > 0:
         exact = tl.zeros_like(sq)
@@ -45,11 +48,38 @@ def _tile(strip, left, right, left_norms, right_norms, rows, columns, dims, SELF
 
 
 @triton.jit
+def nearest_level(z, levels, LEVELS: tl.constexpr):
+    """Return r = z - nearest level and the level's index, the first of equally near ones."""
+    residual = z - tl.load(levels)
+    nearest = tl.zeros_like(z).to(tl.int32)
+    for k in tl.static_range(1, LEVELS):
+        gap = z - tl.load(levels + k)
+        nearer = tl.abs(gap) < tl.abs(residual)
+        nearest = tl.where(nearer, k, nearest)
+        residual = tl.where(nearer, gap, residual)
+    return residual, nearest
+
+
+@triton.jit
 def sums_kernel(
-    strip, left, right, left_norms, right_norms, shift, sums, rows, columns, dims, once, SELF: tl.constexpr
+    strip,
+    left,
+    right,
+    left_norms,
+    right_norms,
+    shift,
+    sums,
+    rows,
+    columns,
+    stride,
+    dims,
+    once,
+    SELF: tl.constexpr,
 ):
     """Sum d - shift and its square: sums (2, programs)."""
-    r, c, _, pair, _, d = _tile(strip, left, right, left_norms, right_norms, rows, columns, dims, SELF)
+    r, c, _, pair, _, d = _tile(
+        strip, left, right, left_norms, right_norms, rows, columns, stride, dims, SELF
+    )
     deviation = tl.where(pair, d - tl.load(shift), 0.0)
     weighted = tl.where(c < once, 1.0, 2.0)[None, :] * deviation
     program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
@@ -59,7 +89,7 @@ def sums_kernel(
 
 @triton.jit
 def loss_kernel(
-    strip,  # in: products; out: the weights W_ij = SHARE sign(r_ij) / d_ij, 0 for near pairs
+    strip,  # in: products
     left,
     right,
     left_norms,
@@ -70,28 +100,24 @@ def loss_kernel(
     sums,  # (1 + LEVELS, programs): of |r|, then of sign(r) by level
     row_sums,  # (column tiles, rows): of W
     column_sums,  # (row tiles, columns)
-    near_weights,  # (rows, columns): W of the near pairs, written in tiles that have one
+    weights,  # out: W_ij = SHARE sign(r_ij) / d_ij, 0 for near pairs; may be `strip`. If HALVES, 2 x bfloat16
+    near_weights,  # (rows, stride): W of the near pairs, written in tiles that have one
     near_tiles,  # (row tiles, column tiles): which have one
     rows,
     columns,
+    stride,
     dims,
     once,
     SHARE: tl.constexpr,
     WEIGHTS: tl.constexpr,
     LEVELS: tl.constexpr,
+    HALVES: tl.constexpr,
     SELF: tl.constexpr,
 ):
     r, c, offsets, pair, near, d = _tile(
-        strip, left, right, left_norms, right_norms, rows, columns, dims, SELF
+        strip, left, right, left_norms, right_norms, rows, columns, stride, dims, SELF
     )
-    z = (d - tl.load(mean)) / tl.load(std)
-    residual = z - tl.load(levels)
-    nearest = tl.zeros_like(z).to(tl.int32)
-    for k in tl.static_range(1, LEVELS):
-        gap = z - tl.load(levels + k)
-        nearer = tl.abs(gap) < tl.abs(residual)
-        nearest = tl.where(nearer, k, nearest)
-        residual = tl.where(nearer, gap, residual)
+    residual, nearest = nearest_level((d - tl.load(mean)) / tl.load(std), levels, LEVELS)
     residual = tl.where(pair, residual, 0.0)
     sign = tl.where(residual > 0, 1.0, tl.where(residual < 0, -1.0, 0.0)).to(d.dtype)
 
@@ -107,7 +133,13 @@ def loss_kernel(
         w = tl.where(d > 0, SHARE * sign / tl.where(d > 0, d, 1.0), 0.0)
         far = tl.where(near, 0.0, w)
         inside = (r < rows)[:, None] & (c < columns)[None, :]
-        tl.store(strip + offsets, far, mask=inside)
+        if HALVES:
+            high = far.to(tl.bfloat16)
+            tl.store(weights + offsets, high, mask=inside)
+            low = weights + rows.to(tl.int64) * stride
+            tl.store(low + offsets, (far - high.to(far.dtype)).to(tl.bfloat16), mask=inside)
+        else:
+            tl.store(weights + offsets, far, mask=inside)
         tl.store(row_sums + tl.program_id(0).to(tl.int64) * rows + r, tl.sum(far, 1), mask=r < rows)
         tl.store(column_sums + tl.program_id(1).to(tl.int64) * columns + c, tl.sum(far, 0), mask=c < columns)
         any_near = tl.max(near.to(tl.int32))
