@@ -169,16 +169,14 @@ def take(shards: list[Shard], indices: Tensor, like: Tensor) -> Tensor:
     return out
 
 
-def squares(
-    query: Tensor, rows: Tensor, shards: list[Shard], candidates: Tensor, dtype: torch.dtype = torch.float64
-) -> Tensor:
-    """Squared distances (P, C) of query[rows] (P, D) to the vectors `candidates` (P, C), by differences."""
-    sq = torch.empty(candidates.shape, dtype=dtype, device=query.device)
+def squares(query: Tensor, rows: Tensor, shards: list[Shard], candidates: Tensor) -> Tensor:
+    """Squared distances (P, C) float64 of query[rows] (P, D) to the vectors `candidates` (P, C)."""
+    sq = torch.empty(candidates.shape, dtype=torch.float64, device=query.device)
     held = CACHED if query.device.type == "cpu" else CHUNK
     step = max(1, held // (candidates.shape[1] * query.shape[1]))
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
-        vectors = take(shards, candidates[some].flatten(), query).to(dtype)
+        vectors = take(shards, candidates[some].flatten(), query).double()
         difference = vectors.view(*candidates[some].shape, -1).sub_(query[rows[some], None])
         sq[some] = difference.square_().sum(2)
     return sq
