@@ -27,8 +27,7 @@ class TripletLoss(nn.Module):
 
     Args:
         miner: A function of `mdrlib.miners`, or your own with the same signature.
-        generator: For miners that draw; None uses torch's default generator. Activation checkpointing needs
-            that one: it repeats no other draws, which is refused.
+        generator: For miners that draw; None uses torch's default one, as activation checkpointing requires.
     """
 
     def __init__(

@@ -23,10 +23,7 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
 
     Args:
         gallery: (G, D), or a list of shards (G_i, D): see `retrieval.search`.
-        index: A string for `faiss.index_factory`, such as "IVF4096,PQ32".
-
-    Raises:
-        ValueError: faiss refuses the string, or the gallery is too small for it.
+        index: A string for `faiss.index_factory`, such as "IVF4096,PQ32". What faiss refuses is a ValueError.
     """
     faiss = _faiss()
     # faiss ends the process for a graph of no neighbours, HNSW0, and for very long strings.
@@ -142,11 +139,9 @@ def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[
 
 
 def pieces(shards: list[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first index, vectors (N, D) like `like`): a lone tensor whole, other shards 64 MB at a time."""
-    first = 0
+    """Yield (first index, vectors (N, D) like `like`), 64 MB at a time."""
+    first, step = 0, max(1, CHUNK // shards[0].shape[1])
     for i, shard in enumerate(shards):
-        lone = len(shards) == 1 and isinstance(shard, Tensor)
-        step = len(shard) if lone else max(1, CHUNK // shard.shape[1])
         for start in range(0, len(shard), step):
             piece = checks.embeddings(_tensor(shard[start : start + step]), f"gallery[{i}]", at_least=1)
             yield first + start, piece.to(like).contiguous()
@@ -155,17 +150,15 @@ def pieces(shards: list[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 def take(shards: list[Shard], indices: Tensor, like: Tensor) -> Tensor:
     """Copy the vectors (P, D) at `indices` (P,) of the whole gallery, with dtype and device of `like`."""
-    if len(shards) == 1:
-        shard = shards[0]
-        if isinstance(shard, Tensor):  # index_select is faster than an index
-            return shard.index_select(0, indices.to(shard.device)).to(like)
-        return _tensor(shard[indices.numpy()]).to(like)
+    if len(shards) == 1 and isinstance(shards[0], Tensor):  # index_select is faster than an index
+        return shards[0].index_select(0, indices.to(shards[0].device)).to(like)
     ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
     out = torch.empty(len(indices), shards[0].shape[1], dtype=like.dtype, device=like.device)
     place = torch.bucketize(indices, ends, right=True)
     for i in place.unique().tolist():
         here = (place == i).nonzero()[:, 0]
-        out[here] = take(shards[i : i + 1], indices[here] - (ends[i] - len(shards[i])), like)
+        rows = indices[here] - (ends[i] - len(shards[i]))
+        out[here] = _tensor(shards[i][rows.numpy()]).to(like)
     return out
 
 

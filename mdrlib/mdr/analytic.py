@@ -21,9 +21,6 @@ from torch.autograd.function import FunctionCtx
 
 from mdrlib import checks
 
-FIRST_ONLY = 'only MDR\'s backend="eager" has a second derivative (create_graph=True)'
-
-
 # A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
 # rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-8
@@ -50,7 +47,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: autograd would take the gradient for a constant
-            raise RuntimeError(FIRST_ONLY)
+            raise RuntimeError('only MDR\'s backend="eager" has a second derivative (create_graph=True)')
         x, levels = ctx.saved_tensors
         x = None if x is None else x * upstream
         return None, None, x, None if levels is None else levels * upstream, None, None

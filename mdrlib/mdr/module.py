@@ -70,8 +70,8 @@ def mdr_loss(
     """Return the MDR loss for given statistics, the mean over all pairs of ``|z_ij - nearest level|``.
 
     The pairs are (i, j) of the batch, i != j, in both directions, and each embedding of the batch with each
-    of the bank, once: N(N-1) + N M. On one machine the same input gives the same bits. The loss is
-    differentiable in x and levels. On a GPU, NaN or infinite values make it NaN; elsewhere they are refused.
+    of the bank, once: N(N-1) + N M. The same input gives the same bits on one machine. Values that are not
+    finite are refused, on a GPU they make the loss NaN.
 
     Args:
         x: Embeddings (N, D), N >= 2; half precision is computed in float32.
@@ -95,16 +95,15 @@ class MDR(nn.Module):
     Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss, and give
     `mdr.parameters()` to the optimizer.
 
-    The running statistics follow a rule, that of batch norm: every call in training mode updates them once,
-    also under no_grad, for each part of an accumulated gradient, and for each pass of SAM or of a closure of
-    LBFGS. Activation checkpointing calls the module again within the backward pass: such a call updates
-    nothing and takes the statistics that its forward pass took, one of the last 64. So values and gradients
-    are those without checkpointing, bit for bit.
+    As in batch norm, every call in training mode updates the running statistics once: under no_grad too, for
+    each part of an accumulated gradient, and for each pass of SAM or of a closure of LBFGS. A call that
+    activation checkpointing repeats within the backward pass updates nothing and takes the statistics of its
+    forward pass, one of the last 64: values and gradients are those without checkpointing, bit for bit.
 
-    torch.compile takes the module as one graph, but not within a part that is checkpointed; torch.func and
-    torch.export take it in evaluation mode. None of them checks values. All use backend "eager", with every
-    distance from differences, except torch.compile for up to 1,024 embeddings on a GPU. On a CPU this takes
-    three to eight times as long as the module itself: `torch.compiler.disable(mdr)` leaves it as it is.
+    torch.compile takes the module as one graph, but not within a checkpointed part; torch.func and
+    torch.export take it in evaluation mode. Values are not checked then, and all distances come from
+    differences (backend "eager", but for up to 1,024 embeddings compiled for a GPU). On a CPU that takes
+    three to eight times as long as the module itself: `torch.compiler.disable(mdr)` keeps it as it is.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.
@@ -198,9 +197,9 @@ class MDR(nn.Module):
             if self._seen:
                 return running
         batch = backend.statistics(pairs, self.diagonal_in_stats)
-        if self.training and checks.recomputing() and self._recent:
-            return self._remembered(*batch)
         if self.training:
+            if checks.recomputing() and self._recent:
+                return self._remembered(*batch)
             used = self._update(*batch)
             self._remember(*batch, *used)
             return used
@@ -240,7 +239,7 @@ class MDR(nn.Module):
             self._recent.appendleft(entry)
 
     def _remembered(self, mean: Number, std: Number) -> tuple[Number, Number]:
-        """Return what the loss of this batch took in the forward pass that a backward pass computes again."""
+        """Return what the loss of this batch took in the forward pass that a backward pass repeats."""
         distances = [abs(float(m) - float(mean)) + abs(float(s) - float(std)) for m, s, *_ in self._recent]
         place = distances.index(min(distances))  # of equal batches the last one first, as in a backward pass
         found = self._recent[place]
@@ -250,8 +249,7 @@ class MDR(nn.Module):
 
     def _watch_levels(self) -> None:
         """Warn if nothing has moved learnable levels in the first calls in training."""
-        learning = torch.is_grad_enabled() and self.levels.requires_grad
-        if not learning or checks.transformed() or checks.recomputing():
+        if not (torch.is_grad_enabled() and self.levels.requires_grad) or checks.transformed():
             return
         if self._calls == 0:
             self._levels_before = self.levels.detach().clone()
