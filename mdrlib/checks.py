@@ -1,14 +1,13 @@
 """Checks of what public functions are given, in one place so that the errors read alike."""
 
 import math
-import operator
 import os
 import reprlib
 import sys
 from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,11 +97,11 @@ def whole(value: int, name: str, least: int) -> int:
     """Return an integer of Python, numpy or torch, at least `least`, as int; True and 3.0 are refused."""
     wanted = f"{name} must be a whole number of at least {least}, got {shown(value)}"
     value = _plain(value)
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(wanted)
-    if operator.index(value) < least:
+    if value < least:
         raise ValueError(wanted)
-    return operator.index(value)
+    return value
 
 
 def real(value: float, name: str, least: float = -math.inf, below: float = math.inf) -> float:
@@ -129,8 +128,7 @@ def level_values(levels: Tensor | Iterable[float]) -> Tensor:
     levels = levels if isinstance(levels, Tensor) else torch.tensor([float(s) for s in levels])
     levels = levels if levels.is_floating_point() else levels.float()
     unseen = transformed() or levels.device.type != "cpu"  # a GPU is not waited for
-    finite = unseen or bool(torch.isfinite(levels).all())
-    if levels.ndim != 1 or levels.numel() == 0 or not finite:
+    if levels.ndim != 1 or levels.numel() == 0 or not (unseen or levels.isfinite().all()):
         raise ValueError(f"levels must be one or more finite numbers such as (-3., 0., 3.), got {levels}")
     return levels
 

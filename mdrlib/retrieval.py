@@ -90,9 +90,8 @@ def evaluate(
 
     Returns:
         {"recall@1": ..., "r_precision": ..., "map@r": ...}, each from 0 to 1, with one recall for each K.
-        With `per_class` also "per_class": a dict of tensors (C,), one entry for each class of the queries, in
-        ascending order: "class" (its label), "queries" (how many count), "recall@1" and "map@r" (NaN for a
-        class without queries that count).
+        With `per_class` also "per_class": tensors (C,), the classes of the queries in ascending order:
+        "class" (labels), "queries" (how many count), "recall@1" and "map@r" (NaN where none count).
 
     Raises:
         TypeError, ValueError: Inputs do not fit or are not finite, or no query has a match.
@@ -119,21 +118,20 @@ def evaluate(
         raise ValueError("no query has a match in the gallery: check the labels of both")
     k = min(max(*ks, int(matches.max())), len(gallery) - alone)
     rank = torch.arange(1, k + 1, device=query.device)
-    hits, precision = torch.zeros(len(ks), dtype=torch.int64, device=query.device), 0.0
-    first, averages = query.new_full((2, len(query)), torch.nan, dtype=torch.float64)
+    # Recall@1, each recall, R-Precision and MAP@R of every query.
+    found = query.new_full((len(ks) + 3, len(query)), torch.nan, dtype=torch.float64)
     for rows, neighbours in _nearest(query, gallery, k, alone, (query_classes, gallery_classes)):
         kept = matches[rows] > 0  # the others were in the gallery, but do not count as queries
         r = matches[rows][kept]
         right = (gallery_classes[neighbours] == query_classes[rows, None])[kept]
-        hits += torch.stack([right[:, :n].any(dim=1).sum() for n in ks])
+        recalls = [right[:, :n].any(dim=1).double() for n in (1, *ks)]
         relevant = (right & (rank <= r[:, None])).double()
-        precision += (relevant.sum(1) / r).sum()
-        first[rows[kept]] = right[:, 0].double()
-        averages[rows[kept]] = (relevant.cumsum(1) / rank * relevant).sum(1) / r
-    metrics = {f"recall@{n}": hit / counted for n, hit in zip(numbers, hits.tolist(), strict=True)}
-    metrics |= {"r_precision": float(precision) / counted, "map@r": float(averages.nansum()) / counted}
+        average = (relevant.cumsum(1) / rank * relevant).sum(1) / r
+        found[:, rows[kept]] = torch.stack([*recalls, relevant.sum(1) / r, average])
+    names = [*(f"recall@{n}" for n in numbers), "r_precision", "map@r"]
+    metrics = dict(zip(names, (found[1:].nansum(1) / counted).tolist(), strict=True))
     if per_class:
-        metrics["per_class"] = _by_class(query_labels, first, averages)
+        metrics["per_class"] = _by_class(query_labels, found[0], found[-1])
     return metrics
 
 

@@ -11,7 +11,6 @@ N x N outlives the forward pass.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -37,9 +36,9 @@ def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Any, std: Any) -> 
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
+        ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Any, std: Any
     ) -> Tensor:
-        with torch.cuda.device_of(x) if x.is_cuda else nullcontext():
+        with torch.cuda.device_of(x):
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
         ctx.save_for_backward(*gradients)
         return value

@@ -53,9 +53,7 @@ def _spread(mean: Number, std: Number, like: Tensor) -> tuple[Number, Number]:
     """Return mean and std, the latter raised: numbers as numbers, tensors in the dtype of `like`."""
     if isinstance(mean, float) and isinstance(std, float):
         return mean, max(std, RELATIVE_FLOOR * mean, ABSOLUTE_FLOOR)
-    mean, std = (
-        value.to(like) if isinstance(value, Tensor) else like.new_full((), value) for value in (mean, std)
-    )
+    mean, std = (v.to(like) if isinstance(v, Tensor) else like.new_full((), v) for v in (mean, std))
     return mean, torch.maximum(std, RELATIVE_FLOOR * mean).clamp_min(ABSOLUTE_FLOOR)
 
 
