@@ -32,17 +32,19 @@ def squares(x, y, r, c, n, m, dims):
 
 
 @triton.jit
-def forces(w, d, x, y, r, k, n, m, dims, row_step, column_step, DIVIDE: tl.constexpr, MIRROR: tl.constexpr):
-    """Return sum over c of w_rc (x_r - y_c) / d_rc as (R, K); no d without DIVIDE, w_rc + w_cr if MIRROR."""
+def forces(
+    w, d, x, y, r, k, n, m, dims, r_step, c_step, start, stop, DIVIDE: tl.constexpr, MIRROR: tl.constexpr
+):
+    """Sum w_rc (x_r - y_c) / d_rc over c in [start, stop), (R, K); no DIVIDE: no d; MIRROR: w_rc + w_cr."""
     total = tl.zeros((ROWS, COLUMNS, DIMS), dtype=x.dtype.element_ty)
     own = points(x, r, dims, k, n)[:, None, :]
-    for first in range(0, m, COLUMNS):
+    for first in range(start, stop, COLUMNS):
         c = first + tl.arange(0, COLUMNS)
         inside = (r < n)[:, None] & (c < m)[None, :]
-        at = r[:, None].to(tl.int64) * row_step + c[None, :].to(tl.int64) * column_step
+        at = r[:, None].to(tl.int64) * r_step + c[None, :].to(tl.int64) * c_step
         weight = tl.load(w + at, mask=inside, other=0.0)
         if MIRROR:
-            mirrored = r[:, None].to(tl.int64) * column_step + c[None, :].to(tl.int64) * row_step
+            mirrored = r[:, None].to(tl.int64) * c_step + c[None, :].to(tl.int64) * r_step
             weight += tl.load(w + mirrored, mask=inside, other=0.0)
         if DIVIDE:
             length = tl.load(d + at, mask=inside, other=0.0)
@@ -79,7 +81,7 @@ def _forces_kernel(
 ):
     r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     k = tl.program_id(0) * DIMS + tl.arange(0, DIMS)
-    total = forces(w, d, x, y, r, k, n, m, dims, row_step, column_step, DIVIDE, MIRROR)
+    total = forces(w, d, x, y, r, k, n, m, dims, row_step, column_step, 0, m, DIVIDE, MIRROR)
     inside = (r < n)[:, None] & (k < dims)[None, :]
     tl.store(out + r[:, None].to(tl.int64) * dims + k[None, :], total, mask=inside)
 

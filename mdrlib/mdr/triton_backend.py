@@ -81,7 +81,8 @@ class Pairs(analytic.Pairs):
         buffer = None if keep else self.batch.norms.new_empty(max(sizes))
         for (rows, left, right, halves, within), size in zip(places, sizes, strict=True):
             memory = self.batch.norms.new_empty(size) if keep else buffer[:size]
-            out = memory.view(len(left.norms), -1)[:, : len(right.norms)]
+            out, padding = memory.view(len(left.norms), -1).tensor_split([len(right.norms)], dim=1)
+            padding.zero_()  # an operation on nothing launches nothing
             if halves is None:
                 torch.mm(left.centred, right.centred.T, out=out)
             else:
@@ -246,7 +247,7 @@ def _subtract(target: Tensor, w: Tensor, x: Tensor, halves: Tensor | None) -> No
 def _add_near(steps: tuple[int, ...], sizes: tuple[int, int], *tensors: Tensor) -> None:
     """Add the near pairs' part, given steps in `near` and `tiles`, and a tile's own and other points."""
     _, _, own, other, _ = tensors
-    (count, dims), part = own.shape, 32
-    _kernels().near_kernel[-(-count // sizes[0]), -(-dims // part)](
-        *(*tensors, count, len(other), dims, *steps), OWN=sizes[0], OTHER=sizes[1], DIMS=part, TILES=128
+    count, dims = own.shape
+    _kernels().near_kernel[-(-count // _kernels().ROWS.value), -(-dims // _kernels().DIMS.value)](
+        *(*tensors, count, len(other), dims, *steps), OWN=sizes[0], OTHER=sizes[1], TILES=128, num_warps=8
     )

@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 
 from mdrlib import distances
+from mdrlib.differences import DIMS, ROWS, forces
 
-ROWS, COLUMNS = tl.constexpr(16), tl.constexpr(128)  # of a tile
+COLUMNS = tl.constexpr(128)  # of a tile; its rows are those of `forces`
 CANCELLATION = tl.constexpr(distances.CANCELLATION)
 
 
@@ -32,7 +33,7 @@ def _tile(strip, left, right, left_norms, right_norms, rows, columns, stride, di
         tl.load(left_norms + r, mask=r < rows, other=0.0)[:, None]
         + tl.load(right_norms + c, mask=c < columns, other=0.0)[None, :]
     )
-    sq = tl.where(pair, scale - 2.0 * tl.load(strip + offsets, mask=held, other=0.0), 0.0)
+    sq = scale - 2.0 * tl.load(strip + offsets, mask=held, other=0.0)
     near = pair & (sq <= scale * CANCELLATION)
     if tl.max(near.to(tl.int32)) > 0:
         exact = tl.zeros_like(sq)
@@ -44,7 +45,7 @@ def _tile(strip, left, right, left_norms, right_norms, rows, columns, stride, di
             difference = u[:, None] - v[None, :]
             exact += difference * difference
         sq = tl.where(near, exact, sq)
-    return r, c, offsets, pair, near, tl.sqrt(sq)
+    return r, c, offsets, pair, near, tl.sqrt(tl.abs(sq))  # below 0 on the diagonal alone, by rounding
 
 
 @triton.jit
@@ -164,34 +165,24 @@ def near_kernel(
     other_tile,
     OWN: tl.constexpr,  # points of a tile
     OTHER: tl.constexpr,
-    DIMS: tl.constexpr,  # dimensions of a program
     TILES: tl.constexpr,  # flags read together
 ):
     """Add sum over p of W_op (own_o - other_p) to gradient_o; (W 1) own - W other would cancel."""
-    o = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    o = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     k = tl.program_id(1) * DIMS + tl.arange(0, DIMS)
-    flags = tiles + tl.program_id(0) * own_tile
-    mine = own + o.to(tl.int64) * dims
+    flags = tiles + tl.program_id(0) * ROWS // OWN * own_tile
     count = tl.cdiv(other_count, OTHER)
-    total = tl.zeros((OWN, DIMS), dtype=gradient.dtype.element_ty)
+    total = tl.zeros((ROWS, DIMS), dtype=gradient.dtype.element_ty)
     for first in range(0, count, TILES):
         t = first + tl.arange(0, TILES)
         if tl.max(tl.load(flags + t * other_tile, mask=t < count, other=0)) > 0:
             for tile in range(first, tl.minimum(first + TILES, count)):
                 if tl.load(flags + tile * other_tile) > 0:
-                    p = tile * OTHER + tl.arange(0, OTHER)
-                    theirs = other + p.to(tl.int64) * dims
-                    w = tl.load(
-                        weights + o[:, None].to(tl.int64) * own_step + p[None, :].to(tl.int64) * other_step,
-                        mask=(o < own_count)[:, None] & (p < other_count)[None, :],
-                        other=0.0,
-                    )
-                    for q in range(DIMS):
-                        at = tl.program_id(1) * DIMS + q
-                        u = tl.load(mine + at, mask=(o < own_count) & (at < dims), other=0.0)
-                        v = tl.load(theirs + at, mask=(p < other_count) & (at < dims), other=0.0)
-                        force = tl.sum(w * (u[:, None] - v[None, :]), 1)
-                        total += tl.where(k[None, :] == at, force[:, None], 0.0)
+                    start, stop = tile * OTHER, (tile + 1) * OTHER
+                    total += forces(
+                        weights, weights, own, other, o, k, own_count, other_count, dims,
+                        own_step, other_step, start, stop, DIVIDE=False, MIRROR=False,
+                    )  # fmt: skip
     inside = (o < own_count)[:, None] & (k < dims)[None, :]
     target = gradient + o[:, None].to(tl.int64) * dims + k[None, :]
     tl.store(target, tl.load(target, mask=inside, other=0.0) + total, mask=inside)

@@ -106,7 +106,7 @@ def gradient_kernel(
     if GRADIENT:
         r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
         k = tl.program_id(0) * DIMS + tl.arange(0, DIMS)
-        found = forces(w, w, x, x, r, k, n, n, dims, stride, 1, DIVIDE=False, MIRROR=False)
+        found = forces(w, w, x, x, r, k, n, n, dims, stride, 1, 0, n, DIVIDE=False, MIRROR=False)
         inside = (r < n)[:, None] & (k < dims)[None, :]
         tl.store(out + r[:, None] * dims + k[None, :], found, mask=inside)
     if tl.program_id(0) + tl.program_id(1) == 0:

@@ -80,6 +80,20 @@ def test_sections_apart_store_their_own_file_and_only_committed_code(name, tmp_p
     assert stored["environment"]["more"] is True and "torch" in stored["environment"]
 
 
+def test_on_a_gpu_each_section_is_stored_at_once(toy, tmp_path, monkeypatch):
+    def broken(device="cpu"):
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "environment", lambda device: {"device": str(device)})
+    monkeypatch.setattr(command, "SECTIONS", ("toy", "broken"))
+    monkeypatch.setitem(sys.modules, "bench.broken", types.SimpleNamespace(measure=broken))
+    out = tmp_path / "bench.json"
+    with pytest.raises(RuntimeError, match="illegal"):
+        command.main(["--device", "cuda", "--out", str(out)])
+    assert list(json.loads(out.read_text())["sections"]) == ["toy"]
+
+
 def test_an_unknown_section_and_no_gpu(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         command.main(["--only", "nothing"])

@@ -101,7 +101,7 @@ NUMBERS += "own_count other_count own_step other_step own_tile other_tile".split
 WIDE = "sums_kernel loss_kernel weights_kernel".split()  # of rows that are padded
 settings = {"SELF": True, "SQUARED": False, "DIVIDE": True, "MIRROR": True, "SHARE": 0.5, "WEIGHTS": True}
 settings |= {"UPDATE": True, "DIAGONAL": False, "RELATIVE": 1e-4, "ABSOLUTE": 1e-8, "GRADIENT": True}
-settings |= {"OWN": 128, "OTHER": 16, "DIMS": 32, "TILES": 128}
+settings |= {"OWN": 128, "OTHER": 16, "TILES": 128}
 kernels = [
     (differences.distances_kernel, 4, [{"MOMENTS": True}, {"MOMENTS": False}]),
     (differences._forces_kernel, 8, [{}]),
@@ -109,7 +109,7 @@ kernels = [
     (triton_small.gradient_kernel, 8, [{"LEVELS": 3}, {"LEVELS": 16}]),
     (triton_kernels.sums_kernel, 4, [{}]),
     (triton_kernels.loss_kernel, 4, [{"LEVELS": s, "HALVES": h} for s in (3, 16) for h in (True, False)]),
-    (triton_kernels.near_kernel, 4, [{}]),
+    (triton_kernels.near_kernel, 8, [{}]),
 ]
 kinds = {"moments": "*fp64", "momentum": "fp32", "near_tiles": "*i32", "tiles": "*i32"}
 
