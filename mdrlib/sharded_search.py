@@ -37,7 +37,7 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
             return made
         ivf = faiss.downcast_index(faiss.try_extract_index_ivf(made))
         if isinstance(ivf, faiss.IndexIVFPQ):
-            ivf.do_polysemous_training = False  # takes most of the time, for a filter that no search here uses
+            ivf.do_polysemous_training = False  # most of the time, for a filter that no search here uses
         wanted = min(count, TRAINED * max(256, ivf.nlist if ivf else 0))
         drawn = (np.arange(wanted) + np.random.default_rng(0).random(wanted)) * (count / wanted)
         drawn = torch.from_numpy(drawn.astype(np.int64)).clamp(max=count - 1)
