@@ -161,7 +161,10 @@ def _nearest(
     @cache
     def without_surplus() -> tuple[Tensor, Tensor]:
         # More copies of a vector are never among the k nearest; all of them would be candidates.
-        kept = _first_copies(gallery, k + alone)
+        _, place, copies = torch.unique(gallery, dim=0, return_inverse=True, return_counts=True)
+        order = place.argsort(stable=True)
+        earlier = whole[0] - (copies.cumsum(0) - copies)[place[order]]
+        kept = order[earlier < k + alone].sort().values
         return kept, g[kept]
 
     def ranked(rows: Tensor, count: int, kept: Tensor, g: Tensor) -> Tensor:
@@ -187,14 +190,6 @@ def _nearest(
     # faiss wants many queries per call, and gets them as long as their neighbours need little memory.
     for rows in torch.arange(len(query), device=query.device).split(max(1, CHUNK // 4 // count)):
         yield rows, ranked(rows, count, *whole)
-
-
-def _first_copies(x: Tensor, count: int) -> Tensor:
-    """Indices of the vectors x (N, D), ascending, of at most `count` copies of each."""
-    _, place, copies = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
-    order = place.argsort(stable=True)
-    before = torch.arange(len(x), device=x.device) - (copies.cumsum(0) - copies)[place[order]]
-    return order[before < count].sort().values
 
 
 def _candidates(q: Tensor, g: Tensor, count: int) -> tuple[Tensor, Tensor]:
