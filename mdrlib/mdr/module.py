@@ -21,15 +21,15 @@ PATIENCE = 100  # training calls after which levels should have moved
 Number = float | Tensor
 
 
-def _backend(name: str, x: Tensor, bank: Tensor | None = None) -> Any:
-    """Return the module with `pairs`, `statistics` and `loss` for a batch x."""
+def _backend(name: str, x: Tensor, small: bool = False) -> Any:
+    """Return the module with `pairs`, `statistics` and `loss` for a batch x; small: `_step` may take it."""
     if name == "auto":
         # CPU: tiled was the faster one at every size, from 64 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
         name = "triton" if kernels_run(x.device) else "tiled"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {name!r}")
-    operator = name == "triton" and torch.compiler.is_compiling() and triton_backend.is_small(x, bank)
+    operator = small and name == "triton" and torch.compiler.is_compiling()
     return eager if checks.transformed() and not operator else BACKENDS[name]
 
 
@@ -82,7 +82,7 @@ def mdr_loss(
     x = checks.embeddings(x, values=False)
     levels = checks.level_values(levels).to(x)
     mean, std = _spread(checks.scalar(mean, "mean"), checks.scalar(std, "std", 0.0), x)
-    functions = _backend(backend, x, bank)
+    functions = _backend(backend, x)
     with full_precision(x.device):
         return functions.loss(functions.pairs(x, _constants(bank, x)), levels, mean, std)
 
@@ -100,7 +100,7 @@ class MDR(nn.Module):
 
     torch.compile takes the module as one graph, but not within a checkpointed part; torch.func and
     torch.export take it in evaluation mode. Values are not checked then, and all distances come from
-    differences (backend "eager", but for up to 1,024 embeddings compiled for a GPU). On a CPU that takes
+    differences (backend "eager", but for training compiled for a GPU on small batches). On a CPU that takes
     three to eight times as long as the module itself: `torch.compiler.disable(mdr)` keeps it as it is.
 
     Args:
@@ -145,11 +145,11 @@ class MDR(nn.Module):
         """
         x = checks.embeddings(x, values=False)
         _together(x, self.levels, "MDR")
-        backend = _backend(self.backend, x, bank)
+        small = self.training and triton_backend.is_small(x, bank) and not checks.recomputing()
+        backend = _backend(self.backend, x, small)
         if self._calls < PATIENCE and self.training:
             self._watch_levels()
-        whole = backend is triton_backend and triton_backend.is_small(x, bank)
-        if whole and self.training and not checks.recomputing():
+        if small and backend is triton_backend:
             return self._step(x)
         with full_precision(x.device):
             pairs = backend.pairs(x, _constants(bank, x))
