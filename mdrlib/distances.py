@@ -82,7 +82,9 @@ def kernels_run(device: torch.device) -> bool:
     """Return whether `device` is a GPU for which Triton builds and launches kernels; if not, warn once."""
     if device.type != "cuda" or not TRITON:
         return False
-    return torch.compiler.is_compiling() or tried(device)  # torch.compile itself needs Triton there
+    if torch.compiler.is_compiling():  # which itself needs Triton there
+        return True
+    return not checks.transformed() and tried(device)
 
 
 @cache
@@ -113,7 +115,7 @@ def plain(x: Tensor, y: Tensor | None, squared: bool) -> Tensor:
 def _squared(x: Tensor, y: Tensor | None) -> Tensor:
     # Distances do not change under translation; centring makes the norms, hence the rounding, small.
     other = x if y is None else y
-    if torch.compiler.is_compiling():  # a graph cannot count near pairs: every difference, more slowly
+    if checks.transformed():  # which cannot count near pairs: every difference, more slowly
         return torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist").square()
     centre = x.detach().mean(0)
     a = x - centre

@@ -27,8 +27,7 @@ class TripletLoss(nn.Module):
 
     Args:
         miner: A function of `mdrlib.miners`, or your own with the same signature.
-        generator: For miners that draw; None uses torch's default generator. Activation checkpointing needs
-            that one: it repeats no other draws, which is refused.
+        generator: For miners that draw; None uses torch's default one, as activation checkpointing requires.
     """
 
     def __init__(
@@ -64,8 +63,8 @@ def spread_out(embeddings: Tensor, labels: Tensor) -> Tensor:
     """Return M1^2 + max(0, M2 - 1/D), with M1 and M2 the mean cosine of negative pairs and its mean square.
 
     Points spread evenly over the sphere of D dimensions have M1 = 0 and M2 = 1/D (Zhang et al., "Learning
-    Spread-out Local Feature Descriptors", ICCV 2017, their global orthogonal regularization). Embeddings
-    (N, D) are normalized for this purpose only; labels (N,) need two classes.
+    Spread-out Local Feature Descriptors", ICCV 2017). Embeddings (N, D) are normalized for this purpose
+    only; labels (N,) need two classes.
     """
     x = normalize(checks.embeddings(embeddings, wait=False), dim=1)
     labels = labels.to(x.device)

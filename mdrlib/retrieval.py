@@ -25,9 +25,8 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Find the k nearest gallery vectors of each query by Euclidean distance, nearest first.
 
-    The result is exact without an index: matrix products choose candidates, which are ranked by their
-    differences, in float64 where float32 cannot separate two. Nothing of size Q x G is held; TF32 and
-    autocast are off inside. With an index, neighbours that it does not return are missed.
+    The result is exact without an index: matrix products choose candidates, and differences in float64 rank
+    those that rounding may have misplaced. Nothing of size Q x G is held; TF32 and autocast are off inside.
 
     Args:
         query: (Q, D) floating point; half precision is computed in float32.
@@ -35,7 +34,7 @@ def search(
             64 MB at a time and numbered as one gallery; or None to search the queries among themselves, each
             left out of its own result by its index, so that its duplicates stay.
         index: A string for `faiss.index_factory` ("IVF4096,PQ32"), or a faiss index of this gallery, for
-            example from `sharded_search.build`.
+            example from `sharded_search.build`. Neighbours that it does not return are missed.
         probes: Lists of an IVF index to search, by default its own nprobe. A query that finds fewer than k
             neighbours searches twice as many lists until it finds k.
         candidates: Vectors that the index returns per query, by default 10 k and at least 100.
@@ -45,8 +44,7 @@ def search(
         equal distances in order of index.
 
     Raises:
-        ValueError: Inputs do not fit or are not finite, faiss refuses the index, or it finds too few.
-        TypeError: An input is of another kind.
+        TypeError, ValueError: Inputs do not fit or are not finite, faiss refuses the index, or finds too few.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     alone = gallery is None
@@ -61,12 +59,9 @@ def search(
     indices = everyone[:, None][:, :0]
     sq = indices.double()
     for first, piece in sharded_search.pieces(shards, query):
-        _, *parts = zip(*_nearest(query, piece, min(k, len(piece) - alone), alone), strict=True)
-        more_sq, more = (torch.cat(part) for part in parts)
-        if len(piece) < count:  # distances in several pieces are compared in float64
-            more_sq = squares(query, everyone, [piece], more)
+        more = torch.cat([part for _, part in _nearest(query, piece, min(k, len(piece) - alone), alone)])
         # A stable sort keeps equal distances in order of index: earlier pieces have the lower ones.
-        sq, order = torch.cat((sq, more_sq), dim=1).sort(dim=1, stable=True)
+        sq, order = torch.cat((sq, squares(query, everyone, [piece], more)), dim=1).sort(dim=1, stable=True)
         indices = torch.cat((indices, more + first), dim=1).gather(1, order)
         sq, indices = sq[:, :k], indices[:, :k]
     return sq.sqrt().to(query.dtype), indices
@@ -95,12 +90,11 @@ def evaluate(
 
     Returns:
         {"recall@1": ..., "r_precision": ..., "map@r": ...}, each from 0 to 1, with one recall for each K.
-        With `per_class` also "per_class": a dict of tensors (C,), one entry for each class of the queries, in
-        ascending order: "class" (its label), "queries" (how many count), "recall@1" and "map@r" (NaN for a
-        class without queries that count).
+        With `per_class` also "per_class": tensors (C,), the classes of the queries in ascending order:
+        "class" (labels), "queries" (how many count), "recall@1" and "map@r" (NaN where none count).
 
     Raises:
-        ValueError: Inputs do not fit or are not finite, or no query has a match.
+        TypeError, ValueError: Inputs do not fit or are not finite, or no query has a match.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     query_labels = checks.labels(query_labels, len(query), "query_labels").to(query.device)
@@ -112,8 +106,7 @@ def evaluate(
     gallery = checks.embeddings(gallery, "gallery", at_least=1, dim=query.shape[1])
     gallery = gallery.detach().to(query).contiguous()
     gallery_labels = checks.labels(gallery_labels, len(gallery), "gallery_labels").to(query.device)
-    several = isinstance(ks, Iterable) and getattr(ks, "ndim", 1) > 0
-    numbers = [checks.whole(k, "each of ks", 1) for k in ks] if several else []
+    numbers = [checks.whole(k, "each of ks", 1) for k in ks] if isinstance(ks, Iterable) else []
     if not numbers:
         raise ValueError(f"ks must be whole numbers such as (1, 2, 4, 8), got {checks.shown(ks)}")
     ks = [min(k, len(gallery)) for k in numbers]
@@ -125,21 +118,20 @@ def evaluate(
         raise ValueError("no query has a match in the gallery: check the labels of both")
     k = min(max(*ks, int(matches.max())), len(gallery) - alone)
     rank = torch.arange(1, k + 1, device=query.device)
-    hits, precision = torch.zeros(len(ks), dtype=torch.int64, device=query.device), 0.0
-    first, averages = query.new_full((2, len(query)), torch.nan, dtype=torch.float64)
-    for rows, _, neighbours in _nearest(query, gallery, k, alone, (query_classes, gallery_classes)):
+    # Recall@1, each recall, R-Precision and MAP@R of every query.
+    found = query.new_full((len(ks) + 3, len(query)), torch.nan, dtype=torch.float64)
+    for rows, neighbours in _nearest(query, gallery, k, alone, (query_classes, gallery_classes)):
         kept = matches[rows] > 0  # the others were in the gallery, but do not count as queries
         r = matches[rows][kept]
         right = (gallery_classes[neighbours] == query_classes[rows, None])[kept]
-        hits += torch.stack([right[:, :n].any(dim=1).sum() for n in ks])
+        recalls = [right[:, :n].any(dim=1).double() for n in (1, *ks)]
         relevant = (right & (rank <= r[:, None])).double()
-        precision += (relevant.sum(1) / r).sum()
-        first[rows[kept]] = right[:, 0].double()
-        averages[rows[kept]] = (relevant.cumsum(1) / rank * relevant).sum(1) / r
-    metrics = {f"recall@{n}": hit / counted for n, hit in zip(numbers, hits.tolist(), strict=True)}
-    metrics |= {"r_precision": float(precision) / counted, "map@r": float(averages.nansum()) / counted}
+        average = (relevant.cumsum(1) / rank * relevant).sum(1) / r
+        found[:, rows[kept]] = torch.stack([*recalls, relevant.sum(1) / r, average])
+    names = [*(f"recall@{n}" for n in numbers), "r_precision", "map@r"]
+    metrics = dict(zip(names, (found[1:].nansum(1) / counted).tolist(), strict=True))
     if per_class:
-        metrics["per_class"] = _by_class(query_labels, first, averages)
+        metrics["per_class"] = _by_class(query_labels, found[0], found[-1])
     return metrics
 
 
@@ -155,25 +147,27 @@ def _by_class(labels: Tensor, first: Tensor, averages: Tensor) -> dict[str, Tens
 
 def _nearest(
     query: Tensor, gallery: Tensor, k: int, alone: bool, classes: tuple[Tensor, Tensor] | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (rows (R,) of the query, squared distances (R, k) float64, indices (R, k)), some rows at a time.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (rows (R,) of the query, indices (R, k) of their nearest), some rows at a time.
 
     With the classes of query and gallery, only the order of matches among other neighbours is exact.
     """
     centre = gallery.mean(0)  # changes no distance and keeps the rounding of ||q||^2 + ||g||^2 - 2qg small
     q, g = query - centre, gallery - centre
     size = torch.linalg.vector_norm(q, dim=1) + torch.linalg.vector_norm(g, dim=1).max()
-    dims, eps = q.shape[1], torch.finfo(q.dtype).eps
     # How far apart products must be to be in their true order: twice the largest error that was seen.
-    rounding = 4 * dims**0.5 * eps * size.double().square()[:, None]
+    rounding = 4 * q.shape[1] ** 0.5 * torch.finfo(q.dtype).eps * size.double().square()[:, None]
 
     @cache
     def without_surplus() -> tuple[Tensor, Tensor]:
         # More copies of a vector are never among the k nearest; all of them would be candidates.
-        kept = _first_copies(gallery, k + alone)
+        _, place, copies = torch.unique(gallery, dim=0, return_inverse=True, return_counts=True)
+        order = place.argsort(stable=True)
+        earlier = whole[0] - (copies.cumsum(0) - copies)[place[order]]
+        kept = order[earlier < k + alone].sort().values
         return kept, g[kept]
 
-    def ranked(rows: Tensor, count: int, kept: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    def ranked(rows: Tensor, count: int, kept: Tensor, g: Tensor) -> Tensor:
         sq, indices = _candidates(q[rows], g, min(count, len(g)))
         indices = kept[indices]
         if alone:
@@ -181,34 +175,21 @@ def _nearest(
             indices = indices.gather(1, order)
         # Rounding may have put one of the k nearest behind all candidates: these queries need more.
         doubtful = sq[:, -1 - alone] - sq[:, k - 1] <= rounding[rows, 0]
-        if classes is None:
-            differences = squares(query, rows, [gallery], indices, q.dtype)
-            sq, order = torch.where(sq == torch.inf, sq, differences).sort(dim=1)
-            indices = indices.gather(1, order)
-            border = near = sq.diff(dim=1) <= (dims / 8 + 8) * eps * sq[:, :-1]
-        else:
-            near = sq.diff(dim=1) <= rounding[rows]
+        near = sq.diff(dim=1) <= rounding[rows]
+        border = near
+        if classes is not None:
             border = near & (classes[1][indices] == classes[0][rows, None]).diff(dim=1)
-        sq, indices = _settled(query, rows, gallery, sq.double(), indices, near, border)
-        sq, indices = sq[:, :k], indices[:, :k]
+        indices = _settled(query, rows, gallery, indices, near, border)[:, :k]
         if count < len(g) and doubtful.any():
             for some in doubtful.nonzero()[:, 0].split(max(1, CHUNK // 64 // count)):
-                sq[some], indices[some] = ranked(rows[some], 16 * count, *without_surplus())
-        return sq, indices
+                indices[some] = ranked(rows[some], 16 * count, *without_surplus())
+        return indices
 
     count = k + k // 16 + SPARE + alone
     whole = torch.arange(len(gallery), device=query.device), g
     # faiss wants many queries per call, and gets them as long as their neighbours need little memory.
     for rows in torch.arange(len(query), device=query.device).split(max(1, CHUNK // 4 // count)):
-        yield rows, *ranked(rows, count, *whole)
-
-
-def _first_copies(x: Tensor, count: int) -> Tensor:
-    """Indices of the vectors x (N, D), ascending, of at most `count` copies of each."""
-    _, place, copies = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
-    order = place.argsort(stable=True)
-    before = torch.arange(len(x), device=x.device) - (copies.cumsum(0) - copies)[place[order]]
-    return order[before < count].sort().values
+        yield rows, ranked(rows, count, *whole)
 
 
 def _candidates(q: Tensor, g: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -231,8 +212,8 @@ def _candidates(q: Tensor, g: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _settled(
-    query: Tensor, rows: Tensor, gallery: Tensor, sq: Tensor, indices: Tensor, near: Tensor, border: Tensor
-) -> tuple[Tensor, Tensor]:
+    query: Tensor, rows: Tensor, gallery: Tensor, indices: Tensor, near: Tensor, border: Tensor
+) -> Tensor:
     """Sort by differences in float64, equal ones by index, the runs of near candidates with a border in them.
 
     near (R, C - 1): rounding may have misordered one and the next; border: and the order of the two counts.
@@ -245,5 +226,5 @@ def _settled(
     order = found.argsort()
     for key in (exact, at * run.shape[1] + run[at, columns]):
         order = order[key[order].argsort(stable=True)]
-    sq[at, columns], indices[at, columns] = exact[order], found[order]
-    return sq, indices
+    indices[at, columns] = found[order]
+    return indices

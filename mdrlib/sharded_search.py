@@ -13,7 +13,6 @@ from mdrlib import checks
 
 CHUNK = 2**24  # numbers held at once: 64 MB in float32
 CACHED = 2**19  # numbers that a CPU's caches hold
-LONGEST = 200  # characters of a string for faiss.index_factory
 TRAINED = 64  # vectors that train one list, or one of the 256 codewords of a byte; faiss asks for 39 or more
 
 Shard = Tensor | np.ndarray
@@ -24,31 +23,25 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
 
     Args:
         gallery: (G, D), or a list of shards (G_i, D): see `retrieval.search`.
-        index: A string for `faiss.index_factory`, such as "IVF4096,PQ32".
-
-    Raises:
-        ValueError: faiss refuses the string, or the gallery is too small for it.
+        index: A string for `faiss.index_factory`, such as "IVF4096,PQ32". What faiss refuses is a ValueError.
     """
     faiss = _faiss()
     # faiss ends the process for a graph of no neighbours, HNSW0, and for very long strings.
-    if not isinstance(index, str) or len(index) > LONGEST or re.search("[A-Z]0", index):
+    if not isinstance(index, str) or len(index) > 200 or re.search("[A-Z]0", index):
         raise ValueError(f'index must be a string such as "IVF4096,PQ32", got {checks.shown(index)}')
     shards = checked(gallery)
-    count, dims = sum(map(len, shards)), shards[0].shape[1]
+    count = sum(map(len, shards))
     with _refusals(index):
-        made = faiss.index_factory(dims, index)
-    ivf = faiss.downcast_index(faiss.try_extract_index_ivf(made))
-    if isinstance(ivf, faiss.IndexIVFPQ):
-        ivf.do_polysemous_training = False  # takes most of the time, for a filter that no search here uses
-    if not made.is_trained:
+        made = faiss.index_factory(shards[0].shape[1], index)
+        if made.is_trained:
+            return made
+        ivf = faiss.downcast_index(faiss.try_extract_index_ivf(made))
+        if isinstance(ivf, faiss.IndexIVFPQ):
+            ivf.do_polysemous_training = False  # most of the time, for a filter that no search here uses
         wanted = min(count, TRAINED * max(256, ivf.nlist if ivf else 0))
         drawn = (np.arange(wanted) + np.random.default_rng(0).random(wanted)) * (count / wanted)
         drawn = torch.from_numpy(drawn.astype(np.int64)).clamp(max=count - 1)
-        vectors = checks.embeddings(take(shards, drawn, torch.empty(0)), "gallery", at_least=1)
-        if not vectors.square().sum().isfinite():  # faiss would end the process
-            raise ValueError("the squared lengths of gallery overflow float32: scale the vectors")
-        with _refusals(index):
-            made.train(vectors.numpy())
+        made.train(checks.embeddings(take(shards, drawn, torch.empty(0)), "gallery", at_least=1).numpy())
     return made
 
 
@@ -93,8 +86,8 @@ def search(
         both = f"{index.ntotal} vectors and the gallery {count}"
         raise ValueError(f"the index has {both}: rebuild it from this gallery, for Euclidean distances")
     ivf = faiss.try_extract_index_ivf(index)
-    before = ivf and ivf.nprobe
-    probes = max(1, before or 1) if probes is None else checks.whole(probes, "probes", 1)
+    before = ivf.nprobe if ivf else 1
+    probes = before if probes is None else checks.whole(probes, "probes", 1)
     wanted = max(10 * k, 100) if candidates is None else checks.whole(candidates, "candidates", 1)
     reach = min(wanted, count - alone) + alone
     results = []
@@ -104,8 +97,6 @@ def search(
                 ivf.nprobe = min(probes, ivf.nlist)
             x = query[rows].cpu()
             found = _candidates(x, k, reach, index, ivf, rows if alone else None).sort(dim=1).values
-            if (last := int(found.max())) >= count:
-                raise ValueError(f"the index numbers a vector {last} of {count}: number them from 0")
             sq = squares(x, torch.arange(len(x)), shards, found.clamp(min=0))
             sq, order = sq.masked_fill(found < 0, torch.inf).sort(dim=1, stable=True)  # equal ones by index
             results.append((sq[:, :k].sqrt(), found.gather(1, order[:, :k])))
@@ -121,8 +112,7 @@ def _candidates(query: Tensor, k: int, reach: int, index: Any, ivf: Any, own: Te
     found = torch.empty(len(query), reach, dtype=torch.int64)
     lacking = torch.arange(len(query))
     while True:
-        with _refusals(index):
-            found[lacking] = torch.from_numpy(index.search(query[lacking].float().numpy(), reach)[1])
+        found[lacking] = torch.from_numpy(index.search(query[lacking].float().numpy(), reach)[1])
         if own is not None:
             found[found == own[:, None]] = -1
         lacking = ((found >= 0).sum(dim=1) < k).nonzero()[:, 0]
@@ -140,24 +130,18 @@ def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[
     for i, shard in enumerate(shards):
         if not isinstance(shard, Tensor | np.ndarray):
             raise TypeError(f"gallery[{i}] must be a torch.Tensor or an array, got {type(shard).__name__}")
-        if isinstance(shard, Tensor):
-            checks.dense(shard, f"gallery[{i}]")
-        elif shard.dtype.kind != "f" or shard.dtype.itemsize > 8:
-            raise TypeError(f"gallery[{i}] must be floating point, of 64 bits or fewer, got {shard.dtype}")
         dims = dims or (shard.shape[1] if shard.ndim == 2 else 0) or "D"
         if shard.ndim != 2 or shard.shape[1] != dims:
             raise ValueError(f"gallery[{i}] must have shape (N, {dims}), got {tuple(shard.shape)}")
     if not any(map(len, shards)):
         raise ValueError("gallery has no vectors: give one shard or more")
-    return shards
+    return [shard.detach() if isinstance(shard, Tensor) else shard for shard in shards]
 
 
 def pieces(shards: list[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first index, vectors (N, D) like `like`): a lone tensor whole, other shards 64 MB at a time."""
-    first = 0
+    """Yield (first index, vectors (N, D) like `like`), 64 MB at a time."""
+    first, step = 0, max(1, CHUNK // shards[0].shape[1])
     for i, shard in enumerate(shards):
-        lone = len(shards) == 1 and isinstance(shard, Tensor)
-        step = len(shard) if lone else max(1, CHUNK // shard.shape[1])
         for start in range(0, len(shard), step):
             piece = checks.embeddings(_tensor(shard[start : start + step]), f"gallery[{i}]", at_least=1)
             yield first + start, piece.to(like).contiguous()
@@ -166,39 +150,36 @@ def pieces(shards: list[Shard], like: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 def take(shards: list[Shard], indices: Tensor, like: Tensor) -> Tensor:
     """Copy the vectors (P, D) at `indices` (P,) of the whole gallery, with dtype and device of `like`."""
-    if len(shards) == 1:
-        shard = shards[0]
-        if isinstance(shard, Tensor):  # index_select is faster than an index
-            return shard.detach().index_select(0, indices.to(shard.device)).to(like)
-        return _tensor(shard[indices.numpy()]).to(like)
+    if len(shards) == 1 and isinstance(shards[0], Tensor):  # index_select is faster than an index
+        return shards[0].index_select(0, indices.to(shards[0].device)).to(like)
     ends = torch.tensor([len(shard) for shard in shards]).cumsum(0)
     out = torch.empty(len(indices), shards[0].shape[1], dtype=like.dtype, device=like.device)
     place = torch.bucketize(indices, ends, right=True)
     for i in place.unique().tolist():
         here = (place == i).nonzero()[:, 0]
-        out[here] = take(shards[i : i + 1], indices[here] - (ends[i] - len(shards[i])), like)
+        rows = indices[here] - (ends[i] - len(shards[i]))
+        out[here] = _tensor(shards[i][rows.numpy()]).to(like)
     return out
 
 
-def squares(
-    query: Tensor, rows: Tensor, shards: list[Shard], candidates: Tensor, dtype: torch.dtype = torch.float64
-) -> Tensor:
-    """Squared distances (P, C) of query[rows] (P, D) to the vectors `candidates` (P, C), by differences."""
-    sq = torch.empty(candidates.shape, dtype=dtype, device=query.device)
+def squares(query: Tensor, rows: Tensor, shards: list[Shard], candidates: Tensor) -> Tensor:
+    """Squared distances (P, C) float64 of query[rows] (P, D) to the vectors `candidates` (P, C)."""
+    sq = torch.empty(candidates.shape, dtype=torch.float64, device=query.device)
     held = CACHED if query.device.type == "cpu" else CHUNK
     step = max(1, held // (candidates.shape[1] * query.shape[1]))
     for start in range(0, len(rows), step):
         some = slice(start, start + step)
-        vectors = take(shards, candidates[some].flatten(), query).to(dtype)
+        vectors = take(shards, candidates[some].flatten(), query).double()
         difference = vectors.view(*candidates[some].shape, -1).sub_(query[rows[some], None])
         sq[some] = difference.square_().sum(2)
     return sq
 
 
 def _tensor(shard: Shard) -> Tensor:
-    if isinstance(shard, np.ndarray):  # copied: a memory map may be read-only, or in another byte order
-        shard = torch.from_numpy(np.array(shard, shard.dtype.newbyteorder("=")))
-    return shard.detach()
+    if isinstance(shard, Tensor):
+        return shard
+    # Copied: a memory map may be read-only, or in another byte order.
+    return torch.from_numpy(np.array(shard, shard.dtype.newbyteorder("=")))
 
 
 def _trained(index: Any, dims: int) -> Any:

@@ -11,7 +11,6 @@ N x N outlives the forward pass.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,9 +19,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from mdrlib import checks
-
-FIRST_ONLY = 'only MDR\'s backend="eager" has a second derivative (create_graph=True)'
-
 
 # A standard deviation below this share of the mean is rounding, not spread; dividing by it would turn
 # rounding errors into levels. The absolute part serves batches of identical embeddings (mean 0).
@@ -40,9 +36,9 @@ def loss(compute: Callable, pairs: Any, levels: Tensor, mean: Any, std: Any) -> 
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Tensor, std: Tensor
+        ctx: FunctionCtx, compute: Callable, pairs: Any, x: Tensor, levels: Tensor, mean: Any, std: Any
     ) -> Tensor:
-        with torch.cuda.device_of(x) if x.is_cuda else nullcontext():
+        with torch.cuda.device_of(x):
             value, *gradients = compute(pairs, levels, mean, std, *ctx.needs_input_grad[2:4])
         ctx.save_for_backward(*gradients)
         return value
@@ -50,7 +46,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: autograd would take the gradient for a constant
-            raise RuntimeError(FIRST_ONLY)
+            raise RuntimeError('only MDR\'s backend="eager" has a second derivative (create_graph=True)')
         x, levels = ctx.saved_tensors
         x = None if x is None else x * upstream
         return None, None, x, None if levels is None else levels * upstream, None, None

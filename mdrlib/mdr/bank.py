@@ -11,8 +11,7 @@ class MemoryBank(nn.Module):
 
     Embeddings drift slowly after the first iterations, so those of the last batches stand in for a larger
     batch (Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020). In a training step compute
-    the loss with `mdr(x, bank.embeddings)`, call backward, then `bank.add(x)`. If activation checkpointing
-    calls `add` again, within the backward pass, that adds nothing.
+    the loss with `mdr(x, bank.embeddings)`, call backward, then `bank.add(x)`.
     """
 
     def __init__(self, size: int, dim: int) -> None:

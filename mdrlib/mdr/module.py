@@ -11,26 +11,26 @@ from torch import Tensor, nn
 
 from mdrlib import checks
 from mdrlib.distances import full_precision, kernels_run, pairwise_distances
-from mdrlib.mdr import eager, transforms, triton_backend
+from mdrlib.mdr import eager, tiled, triton_backend
 from mdrlib.mdr.analytic import ABSOLUTE_FLOOR, RELATIVE_FLOOR
 
-BACKENDS = {"eager": eager, **transforms.BY_HAND}
+BACKENDS = {"eager": eager, "tiled": tiled, "triton": triton_backend}
 REMEMBERED = 64  # most forward passes before a backward pass that computes them again
 PATIENCE = 100  # training calls after which levels should have moved
 
 Number = float | Tensor
 
 
-def _backend(name: str, x: Tensor) -> Any:
-    """Return the module with `pairs`, `statistics` and `loss` for a batch x."""
+def _backend(name: str, x: Tensor, small: bool = False) -> Any:
+    """Return the module with `pairs`, `statistics` and `loss` for a batch x; small: `_step` may take it."""
     if name == "auto":
         # CPU: tiled was the faster one at every size, from 64 x 512 on, when measured.
         # GPU: by design (fewer passes over memory, half of the distances), not yet by measurement.
         name = "triton" if kernels_run(x.device) else "tiled"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, got {name!r}")
-    by_hand = name in transforms.BY_HAND
-    return transforms.Operators(name) if by_hand and checks.transformed() else BACKENDS[name]
+    operator = small and name == "triton" and torch.compiler.is_compiling()
+    return eager if checks.transformed() and not operator else BACKENDS[name]
 
 
 def _together(x: Tensor, other: Tensor, name: str) -> None:
@@ -51,16 +51,10 @@ def _constants(bank: Tensor | None, x: Tensor) -> Tensor | None:
 
 def _spread(mean: Number, std: Number, like: Tensor) -> tuple[Number, Number]:
     """Return mean and std, the latter raised: numbers as numbers, tensors in the dtype of `like`."""
-    if isinstance(mean, float) and isinstance(std, float) and not checks.transformed():
+    if isinstance(mean, float) and isinstance(std, float):
         return mean, max(std, RELATIVE_FLOOR * mean, ABSOLUTE_FLOOR)
-    mean, std = (
-        value.to(like) if isinstance(value, Tensor) else like.new_full((), value) for value in (mean, std)
-    )
+    mean, std = (v.to(like) if isinstance(v, Tensor) else like.new_full((), v) for v in (mean, std))
     return mean, torch.maximum(std, RELATIVE_FLOOR * mean).clamp_min(ABSOLUTE_FLOOR)
-
-
-def _vector(*numbers: Number) -> Tensor:
-    return torch.stack([torch.as_tensor(number, dtype=torch.float64) for number in numbers])
 
 
 def mdr_loss(
@@ -74,17 +68,15 @@ def mdr_loss(
     """Return the MDR loss for given statistics, the mean over all pairs of ``|z_ij - nearest level|``.
 
     The pairs are (i, j) of the batch, i != j, in both directions, and each embedding of the batch with each
-    of the bank, once: N(N-1) + N M. On one machine the same input gives the same bits. The loss is
-    differentiable in x and levels. On a GPU, NaN or infinite values make it NaN; elsewhere they are refused.
+    of the bank, once: N(N-1) + N M. The same input gives the same bits on one machine. Values that are not
+    finite are refused, on a GPU they make the loss NaN.
 
     Args:
         x: Embeddings (N, D), N >= 2; half precision is computed in float32.
         levels: (S,), in standard deviations from the mean.
         mean, std: Of the distances; std, >= 0, is raised to at least 1e-4 of the mean.
         backend: "eager": the paper's equations and autograd. "tiled" and "triton": the gradient by hand, in
-            plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device. For
-            torch.compile, torch.export, torch.func.grad and vmap the latter are operators, called for each
-            batch of a vmap; "eager" has no vmap, and compiled it computes all distances by differences.
+            plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
         bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps.
     """
     x = checks.embeddings(x, values=False)
@@ -101,15 +93,15 @@ class MDR(nn.Module):
     Add `weight * mdr(x) + nu * mdr.level_penalty()` to any metric-learning loss, and give
     `mdr.parameters()` to the optimizer.
 
-    The running statistics follow a rule, that of batch norm: every call in training mode updates them once,
-    also under no_grad, for each part of an accumulated gradient, and for each pass of SAM or of a closure of
-    LBFGS. Activation checkpointing calls the module again within the backward pass: such a call updates
-    nothing and takes the statistics that its forward pass took, one of the last 64. So values and gradients
-    are those without checkpointing, bit for bit.
+    As in batch norm, every call in training mode updates the running statistics once: under no_grad too, for
+    each part of an accumulated gradient, and for each pass of SAM or of a closure of LBFGS. A call that
+    activation checkpointing repeats within the backward pass updates nothing and takes the statistics of its
+    forward pass, one of the last 64: values and gradients are those without checkpointing, bit for bit.
 
-    torch.compile takes the module as one graph, but not within a part that is checkpointed: the backward pass
-    would read the updated statistics. torch.export and torch.func take it in evaluation mode; an exported
-    program needs `import mdrlib` where it is loaded. None of them checks values.
+    torch.compile takes the module as one graph, but not within a checkpointed part; torch.func and
+    torch.export take it in evaluation mode. Values are not checked then, and all distances come from
+    differences (backend "eager", but for training compiled for a GPU on small batches). On a CPU that takes
+    three to eight times as long as the module itself: `torch.compiler.disable(mdr)` keeps it as it is.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.
@@ -141,10 +133,9 @@ class MDR(nn.Module):
         self.register_buffer("running_mean", torch.zeros(()))
         self.register_buffer("running_std", torch.ones(()))
         self.register_buffer("initialized", torch.zeros(()))  # 1 after a batch; a float can be averaged
-        self._recent = deque(maxlen=REMEMBERED)  # mean and std of a batch, and those that its loss took
-        self._table = None  # the same as a tensor, for one backward pass
-        self._asked = None, False  # the version of `initialized` that was looked at, and what it said
-        self._calls, self._levels_before, self._warned = 0, None, False
+        self._recent = deque(maxlen=REMEMBERED)  # newest first: mean and std of a batch, and those it took
+        self._seen = self._warned = False
+        self._calls = 0
 
     def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
         """Return the `mdr_loss` of a batch; in training mode, update the running statistics first.
@@ -154,12 +145,11 @@ class MDR(nn.Module):
         """
         x = checks.embeddings(x, values=False)
         _together(x, self.levels, "MDR")
-        backend = _backend(self.backend, x)
+        small = self.training and triton_backend.is_small(x, bank) and not checks.recomputing()
+        backend = _backend(self.backend, x, small)
         if self._calls < PATIENCE and self.training:
             self._watch_levels()
-        in_a_graph = torch.compiler.is_compiling() and backend == transforms.Operators("triton")
-        whole = (backend is triton_backend or in_a_graph) and triton_backend.is_small(x, bank)
-        if whole and self.training and not checks.recomputing():
+        if small and backend is triton_backend:
             return self._step(x)
         with full_precision(x.device):
             pairs = backend.pairs(x, _constants(bank, x))
@@ -174,8 +164,7 @@ class MDR(nn.Module):
         mean, std, initialized, *batch = state.unbind()
         with torch.no_grad():
             torch._foreach_copy_(running, [mean, std, initialized])  # one launch
-        if not checks.transformed():
-            self._recent.append((*batch, mean, std))
+        self._remember(*batch, mean, std)
         return loss
 
     def level_penalty(self) -> Tensor:
@@ -201,15 +190,16 @@ class MDR(nn.Module):
     def _statistics(self, backend: Any, pairs: Any) -> tuple[Number, Number]:
         """Return mean and standard deviation for the loss of these pairs."""
         running, transformed = (self.running_mean, self.running_std), checks.transformed()
-        if not (self.training or transformed) and self._has_statistics():
-            return running
+        if not (self.training or transformed):
+            self._seen = self._seen or bool(self.initialized)  # a GPU is asked, and waited for, once
+            if self._seen:
+                return running
         batch = backend.statistics(pairs, self.diagonal_in_stats)
-        if self.training and checks.recomputing() and self._recent:
-            return self._remembered(*batch)
         if self.training:
+            if checks.recomputing() and self._recent:
+                return self._remembered(*batch)
             used = self._update(*batch)
-            if not transformed:
-                self._recent.append((*batch, *used))
+            self._remember(*batch, *used)
             return used
         if transformed:
             return tuple(torch.where(self.initialized > 0, a, b) for a, b in zip(running, batch, strict=True))
@@ -218,13 +208,6 @@ class MDR(nn.Module):
             warnings.warn(told, stacklevel=6)
             self._warned = True
         return batch
-
-    def _has_statistics(self) -> bool:
-        """Return whether a batch was seen; a GPU is asked, and waited for, only after a change."""
-        version = None if self.initialized.is_inference() else self.initialized._version
-        if version is None or version != self._asked[0]:
-            self._asked = version, bool(self.initialized)
-        return self._asked[1]
 
     def _update(self, mean: Number, std: Number) -> tuple[Number, Number]:
         """Update the running statistics by those of a batch, unless infinite or NaN, and return them."""
@@ -245,30 +228,31 @@ class MDR(nn.Module):
         self.initialized.copy_(finite | (self.initialized > 0))
         return tuple(used)
 
-    def _remembered(self, mean: Number, std: Number) -> tuple[Tensor, Tensor]:
-        """Return what the loss of this batch took in the forward pass that a backward pass computes again."""
-        task = torch._C._current_graph_task_id()
-        if self._table is None or self._table[0] != task:
-            table = torch.stack([_vector(*entry) for entry in reversed(self._recent)])
-            self._table = task, table, torch.zeros_like(table[:, 0])
-        _, table, taken = self._table
-        # On the device, without a wait. Of equal batches the last one comes first, as in a backward pass.
-        distance = (table[:, :2] - _vector(mean, std)).abs().sum(1).nan_to_num(torch.inf)
-        place = (distance + taken).argmin()[None]
-        taken[place] += 1e-300
-        return table[place][0, 2:].unbind()
+    def _remember(self, *entry: Number) -> None:
+        if checks.transformed():
+            # Compiled within a checkpoint, the backward pass would read the updated statistics: this effect
+            # makes torch refuse that with fullgraph=True, and else leave the checkpoint to Python.
+            self._recent.clear()
+        else:
+            self._recent.appendleft(entry)
+
+    def _remembered(self, mean: Number, std: Number) -> tuple[Number, Number]:
+        """Return what the loss of this batch took in the forward pass that a backward pass repeats."""
+        distances = [abs(float(m) - float(mean)) + abs(float(s) - float(std)) for m, s, *_ in self._recent]
+        place = distances.index(min(distances))  # of equal batches the last one first, as in a backward pass
+        found = self._recent[place]
+        del self._recent[place]
+        self._recent.append(found)  # the others come first now
+        return found[2:]
 
     def _watch_levels(self) -> None:
-        """Warn once if nothing has moved learnable levels in the first calls in training."""
-        learning = torch.is_grad_enabled() and self.levels.requires_grad
-        if not learning or checks.transformed() or checks.recomputing():
+        """Warn if nothing has moved learnable levels in the first calls in training."""
+        if not (torch.is_grad_enabled() and self.levels.requires_grad) or checks.transformed():
             return
         if self._calls == 0:
-            self._levels_before = self.levels._version, self.levels.detach().clone()
+            self._levels_before = self.levels.detach().clone()
         self._calls += 1
-        version, before = self._levels_before
-        still = self._calls == PATIENCE and self.levels._version == version
-        if still and torch.equal(self.levels, before):
+        if self._calls == PATIENCE and torch.equal(self.levels, self._levels_before):
             told = f"nothing has moved the levels of MDR in {PATIENCE} training calls"
             ways = "give mdr.parameters() to the optimizer, or use learn_levels=False"
             warnings.warn(f"{told}: {ways}", stacklevel=5)

@@ -93,8 +93,6 @@ def test_a_path_starts_at_home_where_it_says_so(tmp_path, monkeypatch):
 
 
 def test_what_is_no_path_is_refused():
-    with pytest.raises(ValueError, match="out_dir '~no-such-user/x' is below no known home folder"):
-        checks.path("~no-such-user/x", "out_dir")
     for wrong in (3, None, b"x", ["a"]):
         with pytest.raises(TypeError, match="out_dir must be a path, got "):
             checks.path(wrong, "out_dir")

@@ -105,9 +105,7 @@ def test_float64_stays_float64_and_kinds_may_differ():
         ),
         ([Y, Y.tolist()], TypeError, r"gallery\[1\] must be a torch.Tensor or an array, got list"),
         ([Y, Y.long()], TypeError, r"gallery\[1\] must be floating point, got torch.int64"),
-        ([Y, Y.long().numpy()], TypeError, r"gallery\[1\] must be floating point, .* got int64"),
-        ([Y.numpy().astype(object)], TypeError, r"gallery\[0\] must be floating point, .* got object"),
-        ([Y.numpy().astype("g")], TypeError, r"gallery\[0\] must be floating point, of 64 bits or fewer"),
+        ([Y, Y.long().numpy()], TypeError, r"gallery\[1\] must be floating point, got torch.int64"),
         ([Y[0, 0]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(\)"),
         ([Y[:0], Y[:0]], ValueError, "gallery has no vectors"),
         ([Y[:, :0]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(90, 0\)"),
@@ -251,13 +249,6 @@ def test_a_trained_index_takes_shards_one_by_one_and_lists_may_lie_on_disk(tmp_p
     assert torch.equal(got[1], want[1]) and torch.equal(got[0], want[0])
 
 
-def test_numbers_beyond_the_gallery_are_an_error():
-    index = sharded_search.build(X, sharded_search.train(X, "IVF4,Flat"), first=7)
-    assert index.search(X[:1].numpy(), 1)[1] == 7
-    with pytest.raises(ValueError, match="the index numbers a vector 200[0-6] of 2000"):
-        search(X[-60:], X, 5, index, 4)
-
-
 def test_shards_of_faiss_are_an_index_too():
     whole = faiss.IndexShards(16, False, True)  # ids follow on from shard to shard
     halves = [sharded_search.build(part, "Flat") for part in (X[:900], X[900:])]
@@ -325,7 +316,6 @@ DOT.add(X.numpy())
         ((Q * torch.nan, X, 5, "Flat"), ValueError, "query hold 960 NaN"),
         ((Q, X * torch.nan, 5, "Flat"), ValueError, r"gallery\[0\] hold 32000 NaN"),
         ((Q, X * torch.nan, 5, "IVF4,Flat"), ValueError, "gallery hold 32000 NaN"),
-        ((Q, X * 1e30, 5, "IVF4,Flat"), ValueError, "the squared lengths of gallery overflow float32"),
         (
             (Q, X, 5, faiss.index_factory(16, "IVF4,Flat")),
             ValueError,
@@ -366,13 +356,8 @@ def test_an_index_that_takes_no_vectors_or_numbers_is_refused():
             sharded_search.build(X, index, first)
 
 
-def test_an_index_whose_probes_are_zero_searches_one_list():
-    index = sharded_search.build(X, "IVF16,Flat")
-    index.nprobe = 0
-    got = search(Q, X, 5, index)
-    index.nprobe = 1
-    assert got[1].equal(search(Q, X, 5, index)[1])
-    assert search(Q, X, 5, index, 10**30)[1].equal(search(Q, X, 5)[1]), "more lists than there are"
+def test_more_probes_than_lists_search_all_lists():
+    assert search(Q, X, 5, "IVF16,Flat", 10**30)[1].equal(search(Q, X, 5)[1])
 
 
 def test_without_faiss_the_error_names_the_extra(monkeypatch):
