@@ -45,8 +45,8 @@ def brief():
         nonlocal calls
         calls += 1
         images, labels = splits["test"]
-        few = len(labels) if calls == 3 else 80
-        return measure(model, {"test": (images[:few], labels[:few])}, ks)
+        step = 1 if calls == 3 else 10  # two images of each class
+        return measure(model, {"test": (images[::step], labels[::step])}, ks)
 
     return measured
 
