@@ -217,7 +217,7 @@ def drawn(field: str, count: int, least: float, greatest: float) -> list[float]:
 
 def source_of(config: Config) -> str:
     """Name the images of a run: "omniglot", "grocery/3" for a class split, "folder:cub-50/3" for a folder."""
-    folder = f":{config.folder}" if config.folder else ""
+    folder = f":{config.folder_name}" if config.folder_name else ""
     return f"{config.dataset}{folder}" + (f"/{config.class_split}" if config.class_split else "")
 
 
@@ -229,9 +229,9 @@ def sweep_job(root: Path, config: Config, data: dict[str, str]) -> Job:
     """
     text = config.identity() + json.dumps(data, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    name = f"{config.folder or config.dataset}-{config.method}-s{config.seed}-{digest}"
+    name = f"{config.folder_name or config.dataset}-{config.method}-s{config.seed}-{digest}"
     folder = root / "_build/runs/sweep" / name
-    if config.folder:  # the matrix names it relative to the folder of data sets
+    if config.folder_name:  # the matrix names it relative to the folder of data sets
         config = replace(config, data_root=str(data_root() / config.data_root))
     parameters = {"config": config.to_dict(), "out_dir": str(folder)}
     source = root / "book/experiments/ablation.ipynb"

@@ -13,7 +13,7 @@ import yaml
 from mdrlib import after_training, checks, comparison, distributed
 from mdrlib.config import Config
 from mdrlib.config_file import read_config, read_configs
-from mdrlib.datasets import download
+from mdrlib.datasets import benchmarks, download, folder
 from mdrlib.experiment import run
 from mdrlib.many_runs import MISTAKES, keep_memory, run_all
 
@@ -101,8 +101,14 @@ def _data(words: Sequence[str]) -> int:
     """0 if the set is in its place, or every set that is there is complete."""
     parser = argparse.ArgumentParser("mdrlib data", description="Bring a data set to its place")
     parser.add_argument("name", choices=[*download.NAMES, "check"], help="the set; check lists all")
+    parser.add_argument("path", nargs="?", help="of check: a folder of your own photographs to look through")
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
+    if given.path is not None:
+        if given.name != "check":
+            parser.error(f"only check takes a path, {given.name} takes --root")
+        path = checks.path(given.path)
+        return not folder.report(path, benchmarks.recognized(path))
     if given.name == "check":
         return not download.check(given.root)
     return not download.prepare(given.name, given.root)

@@ -1,6 +1,7 @@
 """What the command line does with a trained run: `mdrlib search`, `mdrlib embed`, `mdrlib export`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ def search(words: Sequence[str]) -> None:
     given = parser.parse_intermixed_args(words)
     checks.whole(given.k, "-k", 1)
     if given.out is not None:
-        search_page.kind(given.out)  # before the work, as the queries
+        search_page.checked(given.out)  # before the work, as the queries
     embedder = Embedder.load(given.run)
     embedder(given.query)
     if checks.path(given.gallery).is_file():
@@ -39,7 +40,8 @@ def search(words: Sequence[str]) -> None:
         print(f"rank  distance  {'class':{wide}}  path")
         for match in matches:
             name = match.class_name or "-"
-            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {match.path}")
+            path = os.fsencode(match.path).decode("utf8", "replace")  # not every name can be printed
+            print(f"{match.rank:4}  {match.distance:8.4f}  {name:{wide}}  {path}")
     if given.out is not None:
         search_page.write(given.out, given.query, results)
         print(given.out)

@@ -165,15 +165,15 @@ class Config:
         values = {k: v for k, v in values.items() if k not in LATER or getattr(self, k) != defaults[k]}
         if self.weights is not None:
             values["weights"] = Path(self.weights).name
-        if self.dataset == "folder":
-            values["data_root"] = self.folder
+        if self.folder_name is not None:
+            values["data_root"] = self.folder_name
         return json.dumps(values, sort_keys=True)
 
     @property
-    def folder(self) -> str | None:
-        """The name of the folder of photographs, which says what the data set "folder" is."""
+    def folder_name(self) -> str | None:
+        """The name of a folder of photographs without the path to it, which is no part of what a run is."""
         named = self.dataset == "folder" and self.data_root is not None
-        return Path(self.data_root).absolute().name if named else None
+        return checks.path(self.data_root).absolute().name if named else None
 
     @property
     def normalize(self) -> str:

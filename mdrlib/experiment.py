@@ -59,7 +59,7 @@ def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> R
     out_dir = checks.path(out_dir, "out_dir")
     # What is stored names no place on this machine.
     weights = config.weights and Path(config.weights).name
-    stored = replace(config, data_root=config.folder, weights=weights).to_dict()
+    stored = replace(config, data_root=config.folder_name, weights=weights).to_dict()
     distributed.agree("the config", stored)
 
     def finished() -> Result | None:

@@ -51,21 +51,18 @@ def export(embedder: Embedder, path: str | Path) -> float:
     if path.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             optional(package, "export")
-    size = 32 if embedder.preprocessing is None else embedder.preprocessing.image_size
-    shape = (1 if embedder.preprocessing is None else 3, size, size)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (5, *shape), generator=generator, dtype=torch.uint8)
-    module = _Pixels(copy.deepcopy(embedder.network).cpu()).eval()
+    images = torch.randint(256, (5, *embedder.shape), generator=generator, dtype=torch.uint8)
+    network = copy.deepcopy(embedder.network).to("cpu", memory_format=torch.contiguous_format)
+    module = _Pixels(network).eval()
     try:
         content, embed = (_onnx if path.suffix == ".onnx" else _program)(module, images, about(embedder))
     except RuntimeError as error:
         raise ValueError(f"torch cannot export this network as {path.suffix}: {error}") from error
-    difference = 0.0
-    for part in (images, images[:1]):
-        with torch.no_grad():
-            wanted = module(part)
-        scale = max(1.0, wanted.abs().max().item())
-        difference = max(difference, (embed(part) - wanted).abs().max().item() / scale)
+    with torch.no_grad():
+        wanted = module(images)
+        found = torch.cat((embed(images[:1]), embed(images[1:])))  # of any number
+    difference = ((found - wanted).abs().max() / wanted.abs().max().clamp_min(1)).item()
     if not difference <= TOLERANCE:
         advice = f"at most {TOLERANCE:g} is allowed, so nothing was written"
         raise ValueError(f"the exported network differs by {difference:.1e} on random images; {advice}")
@@ -82,7 +79,8 @@ def about(embedder: Embedder) -> dict[str, str]:
         square = "take the middle square" if seen.keep_aspect else "stretch to a square"
         stored, side = seen.stored_size, seen.image_size
         found["input"] = f"images: uint8 (N, 3, {side}, {side}), RGB from 0 to 255, upright"
-        found["resize"] = f"{square} of {stored} x {stored} pixels (Lanczos), then take its middle {side} x {side}"
+        then = f"then take its middle {side} x {side}"
+        found["resize"] = f"{square} of {stored} x {stored} pixels (Lanczos), {then}"
         found |= {"image_size": str(side), "stored_size": str(stored), "keep_aspect": str(seen.keep_aspect)}
     found["output"] = f"embeddings: float32 (N, {embedder.dim}), to compare by Euclidean distance"
     found |= {"dim": str(embedder.dim), "head": embedder.network.normalize}

@@ -1,5 +1,6 @@
 """A gallery of photographs to search in, and its embeddings on disk."""
 
+import io
 import json
 import os
 import sys
@@ -70,7 +71,7 @@ class Gallery:
         folder = checks.path(paths) if is_one(paths) else None
         if folder is not None:
             if classes is not None:
-                raise ValueError("classes go with a list of files: those in a folder have the folder's classes")
+                raise ValueError("classes go with a list of files: in a folder, folders are the classes")
             names, classes = images_below(folder)
             files = [str(folder / name) for name in names]
         else:
@@ -150,7 +151,7 @@ class Gallery:
         if about["embedder"] != embedder.fingerprint:
             theirs = f"the embedder {about['embedder']} of {about['dim']} dimensions"
             own = f"{embedder.fingerprint} of {embedder.dim}"
-            raise ValueError(f"{path} was made by {theirs}, this is {own}: add its photographs to a new gallery")
+            raise ValueError(f"{path} was made by {theirs}, this is {own}: embed its photographs again")
         gallery = cls(embedder, index)
         gallery.embeddings = torch.from_numpy(arrays["embeddings"])
         gallery.paths = arrays["files"].tolist()
@@ -159,7 +160,7 @@ class Gallery:
 
 
 def images_below(folder: Path) -> tuple[list[str], list[str | None]]:
-    """List the images below a folder, at any depth: their paths, and the folders that hold them as classes."""
+    """List the images below a folder: their paths from it, and the folders that hold them as classes."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise NotADirectoryError(f"{folder} {what}: give a folder of photographs, or a list of files")
@@ -212,12 +213,10 @@ def save_arrays(path: str | Path, **arrays: np.ndarray) -> None:
 
 
 def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Read the arrays `names`; ValueError if they are not there, whole and of one length."""
+    """Read the arrays `names` of a file; ValueError for a damaged one."""
+    content = path.read_bytes()
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names}
-    except OSError:
-        raise
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: file[name] for name in names}
     except Exception as error:  # numpy and zipfile raise several kinds for a damaged file
         raise ValueError(f"{path} is damaged or not a gallery of mdrlib ({error}); make it again") from error
-    return arrays

@@ -44,6 +44,10 @@ class Embedder:
         layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
         self.network = network.to(self.device, memory_format=layout).eval().requires_grad_(False)
         self.preprocessing, self.dim = preprocessing, network.dim
+        size = (3, preprocessing.image_size) if preprocessing else (1, 32)
+        self.shape = (*size, size[1])  #: (C, H, W) of what the network sees.
+        # The first pass is slow, and the network may refuse the size.
+        embed(self.network, torch.zeros(1, *self.shape, dtype=torch.uint8))
         content = hashlib.sha256(f"{preprocessing} {network.normalize}".encode())
         for name, value in network.state_dict().items():
             content.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -68,16 +72,13 @@ class Embedder:
             wanted = "give the folder of a run that trained a network, or its checkpoint.pt"
             raise FileNotFoundError(f"{path} does not exist: {wanted}")
         state = checkpoint.load(path)
-        if not {"config", "model"} <= state.keys():
-            raise ValueError(f"{path} is not the checkpoint of a run: it lacks the run's config and model")
+        if "config" not in state:
+            raise ValueError(f"{path} is not the checkpoint of a run: it lacks the run's config")
         config = Config.of(state["config"])
         with torch.random.fork_rng(devices=[]):  # the first weights are random
-            head = config.dim, config.normalize
-            network = build_embedder(config.backbone, *head, pooling=config.pooling)
-        try:
-            network.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit its backbone {config.backbone!r}: {error}") from error
+            network = build_embedder(
+                config.backbone, config.dim, config.normalize, pooling=config.pooling, weights=path
+            )
         return cls(network, None if config.dataset in IN_MEMORY else Preprocessing.of(config), device)
 
     def __call__(self, images: Any, batch_size: int = 64) -> Tensor:
@@ -127,11 +128,11 @@ class Embedder:
             if image.dtype not in (torch.uint8, np.uint8) or image.ndim != 3 or image.shape[0] not in (1, 3):
                 got = f"{image.dtype} {tuple(image.shape)}"
                 raise ValueError(f"an image must be uint8 (1 or 3, H, W), got {got}")
-            image = torch.as_tensor(image).cpu()
+            image = image.cpu().numpy() if isinstance(image, Tensor) else image
             if self.preprocessing is None:
-                return image
-            rows = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-            image = optional("PIL.Image", "data").fromarray(rows.numpy())
+                return torch.tensor(image)
+            rows = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            image = optional("PIL.Image", "data").fromarray(np.ascontiguousarray(rows))
         if self.preprocessing is None:
             wanted = "uint8 tensors such as the images (N, 1, 32, 32) of its data set"
             raise TypeError(f"this network was trained on drawings: give {wanted}, got {checks.shown(image)}")

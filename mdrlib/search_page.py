@@ -5,7 +5,6 @@ import io
 import os
 from collections.abc import Sequence
 from html import escape
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from mdrlib.datasets.preprocessing import open_image, optional
 from mdrlib.gallery import Match
 
 EDGE = 160  # pixels of a thumbnail's longer side
-LINE = 15  # pixels of a line of text in a PNG
-COLUMNS = 10  # matches in a row of a PNG
+WIDE, HIGH = EDGE + 10, EDGE + 60  # pixels of a cell in a PNG
+Cell = tuple[Any, list[str]]  # a thumbnail and the lines below it
 
 # Canvas and CanvasText are the browser's own colours, of light and of dark pages.
 PAGE = """<!doctype html>
@@ -28,11 +27,8 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ background: Canvas; color: CanvasText; font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; }}
-h1 {{ font-size: 1.4rem; }}
-h2 {{ font-size: 1.1rem; overflow-wrap: anywhere; }}
-ol {{ display: flex; flex-wrap: wrap; gap: 1rem; list-style: none; margin: 1rem 0 2rem; padding: 0; }}
+section {{ display: flex; flex-wrap: wrap; gap: 1rem; margin-bottom: 2rem; }}
 figure {{ margin: 0; width: {edge}px; overflow-wrap: anywhere; }}
-figure img {{ display: block; max-width: 100%; }}
 </style>
 </head>
 <body>
@@ -45,19 +41,23 @@ figure img {{ display: block; max-width: 100%; }}
 """
 
 
-def write(path: str | Path, queries: Sequence[str | PathLike], results: Sequence[Sequence[Match]]) -> None:
+def write(path: str | Path, queries: Sequence[str | Path], results: Sequence[Sequence[Match]]) -> None:
     """Write the photographs of queries and of their matches to a page (.html) or a picture (.png).
 
     Raises:
         ValueError: The name of the file has another ending.
         OSError: A photograph cannot be read any more.
     """
-    path = kind(path)
-    content = _html(queries, results).encode() if path.suffix == ".html" else _png(queries, results)
+    path = checked(path)
+    rows = [
+        [_cell(query, "query"), *(_cell(m.path, f"{m.rank}. distance {m.distance:.4f}", m) for m in matches)]
+        for query, matches in zip(queries, results, strict=True)
+    ]
+    content = _page(rows) if path.suffix == ".html" else _picture(rows)
     write_atomically(path, lambda file: file.write(content))
 
 
-def kind(path: str | Path) -> Path:
+def checked(path: str | Path) -> Path:
     """Return the path of a file .html or .png; ValueError for another one."""
     path = checks.path(path)
     if path.suffix not in (".html", ".png"):
@@ -65,59 +65,38 @@ def kind(path: str | Path) -> Path:
     return path
 
 
-def _html(queries: Sequence[str | PathLike], results: Sequence[Sequence[Match]]) -> str:
-    sections = []
-    for query, matches in zip(queries, results, strict=True):
-        items = [f"<li>{_figure(match.path, _words(match))}</li>" for match in matches]
-        shown = _figure(query, ["query"])
-        sections.append(f"<section><h2>{_text(query)}</h2>{shown}<ol>{''.join(items)}</ol></section>")
-    return PAGE.format(edge=EDGE, sections="\n".join(sections))
-
-
-def _figure(path: str | PathLike, words: Sequence[str]) -> str:
-    stream = io.BytesIO()
-    _thumbnail(path).save(stream, "JPEG", quality=85)
-    source = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    caption = "<br>".join(map(_text, [*words, path]))
-    name = _text(os.path.basename(path))
-    return f'<figure><img src="{source}" alt="{name}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _words(match: Match) -> list[str]:
-    """What stands below a match, apart from its path."""
-    words = [f"{match.rank}. distance {match.distance:.4f}"]
-    return words if match.class_name is None else [*words, match.class_name]
-
-
-def _text(value: Any) -> str:
-    """Escape for HTML; bytes of a file name that are not UTF-8 become replacement characters."""
-    return escape(os.fsencode(value).decode("utf8", "replace"))
-
-
-def _thumbnail(path: str | PathLike) -> Any:
+def _cell(path: str | Path, title: str, match: Match | None = None) -> Cell:
     image = open_image(path)
     image.thumbnail((EDGE, EDGE))
-    return image
+    words = [title, match.class_name if match else None, os.path.basename(path)]
+    # Bytes of a file's name that are not UTF-8 become replacement characters.
+    return image, [os.fsencode(word).decode("utf8", "replace") for word in words if word]
 
 
-def _png(queries: Sequence[str | PathLike], results: Sequence[Sequence[Match]]) -> bytes:
+def _page(rows: Sequence[Sequence[Cell]]) -> bytes:
+    sections = []
+    for row in rows:
+        figures = []
+        for image, words in row:
+            stream = io.BytesIO()
+            image.save(stream, "JPEG", quality=85)
+            source = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+            caption = "<br>".join(map(escape, words))
+            picture = f'<img src="{source}" alt="{escape(words[-1])}">'
+            figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
+        sections.append(f"<section>{''.join(figures)}</section>")
+    return PAGE.format(edge=EDGE, sections="\n".join(sections)).encode()
+
+
+def _picture(rows: Sequence[Sequence[Cell]]) -> bytes:
     pillow, drawing = optional("PIL.Image", "data"), optional("PIL.ImageDraw", "data")
-    cells = []  # (column, row, path, words)
-    row = 0
-    for query, matches in zip(queries, results, strict=True):
-        cells.append((0, row, query, ["query"]))
-        for number, match in enumerate(matches):
-            cells.append((1 + number % COLUMNS, row + number // COLUMNS, match.path, _words(match)))
-        row = cells[-1][1] + 1
-    wide, high = EDGE + 10, EDGE + 10 + 3 * LINE
-    sheet = pillow.new("RGB", (wide * (1 + max(cell[0] for cell in cells)), high * row), "white")
-    for column, line, path, words in cells:
-        # Drawn apart, so that long names end at the border of their cell.
-        cell = pillow.new("RGB", (EDGE, high), "white")
-        cell.paste(_thumbnail(path), (0, 0))
-        text = "\n".join([*words, os.path.basename(path)])
-        drawing.Draw(cell).multiline_text((0, EDGE + 2), text, fill="black", spacing=2)
-        sheet.paste(cell, (column * wide + 5, line * high + 5))
+    sheet = pillow.new("RGB", (WIDE * max(map(len, rows)), HIGH * len(rows)), "white")
+    for top, row in enumerate(rows):
+        for left, (image, words) in enumerate(row):
+            cell = pillow.new("RGB", (EDGE, HIGH), "white")  # where long words end
+            cell.paste(image)
+            drawing.Draw(cell).multiline_text((0, EDGE + 2), "\n".join(words), fill="black", spacing=2)
+            sheet.paste(cell, (left * WIDE, top * HIGH))
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
     return stream.getvalue()

@@ -8,7 +8,7 @@ import torch
 from mdrlib import checks
 from mdrlib.datasets import benchmarks, digits, folder, glyphs, omniglot
 from mdrlib.datasets.benchmarks import BENCHMARKS
-from mdrlib.datasets.class_splits import Rows, classes_of, halve, training_half
+from mdrlib.datasets.class_splits import Rows, halve, training_half
 from mdrlib.datasets.download import data_root
 from mdrlib.datasets.images import ImageFiles, ImageSet
 from mdrlib.datasets.sampling import PKBatchSampler
@@ -29,7 +29,8 @@ def load(
             "folder", your own photographs, see `mdrlib.datasets.folder.read`.
         split: "train" or "test"; of "inshop", "grocery" and folders laid out so "train", "query" or
             "gallery".
-        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/. Of "folder" the photographs'.
+        root: The folder of data sets; by default $MDR_DATA_ROOT, else data/. Of "folder" the folder of
+            photographs, which may lie below that folder.
         class_split: 0 for the set's own split. 1 to 10 for five random halvings of all classes (of the coarse
             classes where the set has them): 2k - 1 trains on one half, 2k on the other. See
             `mdrlib.datasets.class_splits.halve`.
@@ -46,7 +47,7 @@ def load(
     if name in ("digits", "glyphs", "omniglot"):
         return _in_memory(name, split, root, class_split)
     if name == "folder":
-        place = checks.path(root, "root")
+        place = _place(root)
         rows, contents = folder.read(place, class_split)
     else:
         place, rows, contents = benchmarks.read(name, data_root(root))
@@ -57,8 +58,8 @@ def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     """Return the names of the splits of a data set, "train" first; see `load`."""
     if name == "folder":
         if root is None:
-            raise ValueError('"folder" needs the folder of your photographs: set root (data_root of a Config)')
-        return folder.splits(checks.path(root, "root"))
+            raise ValueError('"folder" is a folder of your photographs: set root, or data_root of the Config')
+        return folder.splits(_place(root))
     if name in BENCHMARKS:
         return tuple(BENCHMARKS[name].sizes)
     if name not in ("digits", "glyphs", "omniglot"):
@@ -67,8 +68,17 @@ def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     return "train", "test"
 
 
+def _place(root: str | Path) -> Path:
+    """A folder of photographs: one that is here, or else below the folder of data sets."""
+    place = checks.path(root, "root")
+    return place if place.exists() or not (data_root() / place).exists() else data_root() / place
+
+
 def _files(name: str, split: str, place: Path, rows: Rows, contents: dict[str, str]) -> ImageFiles:
-    numbers, classes = classes_of(rows, split)
+    names = {row.number: row.name for row in rows[split]}
+    # Classes that only the gallery has come last: a label means the same for queries and gallery.
+    asked = {row.number for row in rows.get("query", ())}
+    numbers = sorted(names, key=lambda number: (number not in asked, number))
     position = {number: label for label, number in enumerate(numbers)}
     labels = torch.tensor([position[row.number] for row in rows[split]], dtype=torch.int64)
     coarse = {row.number: row.group for row in rows[split]}
@@ -77,7 +87,7 @@ def _files(name: str, split: str, place: Path, rows: Rows, contents: dict[str, s
         named = {row.group: row.group_name for found in rows.values() for row in found}
         groups = torch.tensor([sorted(named).index(coarse[number]) for number in numbers])
         group_names = [named[group] for group in sorted(named)]
-    files = [row.path for row in rows[split]]
+    classes, files = [names[number] for number in numbers], [row.path for row in rows[split]]
     seen = [contents[file] for file in files] if contents else []
     return ImageFiles(name, split, place, files, labels, classes, groups, group_names, seen)
 

@@ -3,6 +3,7 @@
 The splits are those of zero-shot retrieval: training shares no class with any other split.
 """
 
+import contextlib
 import io
 import re
 import sys
@@ -19,9 +20,8 @@ MINIATURE = 0.1  # a smaller share of a published set is a miniature, a larger o
 # A path that stays in the folder and ends like an image, so was not cut short; and the folder it starts with.
 IMAGE = r"(?!/|\S*\.\./)([^\s\\\0/]+)/[^\s\\\0]+\.(?i:jpe?g|png)"
 PARTITION = "list_eval_partition.txt"
-GROCERY = (
-    "https://github.com/marcusklasson/GroceryStoreDataset/archive/fc80ba90f803d79d0383df52c5a4ac5de99ff6fc.zip"
-)
+COMMIT = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
+GROCERY = f"GroceryStoreDataset-{COMMIT}"
 CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MEMBERS = r"images\.txt|image_class_labels\.txt|images/.+"
 
@@ -34,6 +34,7 @@ class Archive:
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
     url: str | None = None  #: None if it has to be fetched by hand
     members: str | None = None  #: a regular expression of what to take from it; None if it is not unpacked
+    inside: str | None = None  #: the folder of the members in it; None for one named as the set's, or none
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Benchmark:
     sizes: dict[str, tuple[int, int]]  #: of each split, the numbers of images and classes
     archives: tuple[Archive, ...]
     read: Callable[[Path], tuple[Path, Rows]]  #: from the folder, that of the images and the rows
-    inside: str = ""  #: the folder of an archive that is unpacked, "" for the one named as `folder`, or all
 
 
 def read(name: str, root: Path) -> tuple[Path, Rows, dict[str, str]]:
@@ -64,6 +64,14 @@ def read(name: str, root: Path) -> tuple[Path, Rows, dict[str, str]]:
     if not check(benchmark, folder, rows):
         print(f"mdrlib: {folder} holds a miniature of {benchmark.title}", file=sys.stderr)
     return images, rows, grocery.contents(folder, rows) if name == "grocery" else {}
+
+
+def recognized(folder: Path) -> Rows | None:
+    """Return the rows of the benchmark that a folder holds, whatever its name; None if it holds none."""
+    for benchmark in BENCHMARKS.values():
+        with contextlib.suppress(OSError, ValueError, ImportError):
+            return benchmark.read(folder)[1]
+    return None
 
 
 def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
@@ -180,7 +188,7 @@ def read_grocery(folder: Path) -> tuple[Path, Rows]:
     gallery: photographs of one visit to a shop are on one side.
     """
     header = "Class Name.*"
-    wanted = (r"([^,]+),(\d+),([^,]+),(\d+),.*", "a class, its number, a coarse class, its number and two paths")
+    wanted = (r"([^,]+),(\d+),([^,]+),(\d+),.*", "a class and a coarse class with their numbers")
     _, *lines = matches(folder / "classes.csv", (header, "the header Class Name (str),..."), wanted)
     names = {(fine, coarse): (name, of) for _, (name, fine, of, coarse) in lines}
     rows: Rows = {"train": [], "query": [], "gallery": []}
@@ -260,8 +268,14 @@ BENCHMARKS = {
         title="the Grocery Store Dataset",
         folder="grocery",
         sizes={"train": (3237, 44), "query": (985, 37), "gallery": (1199, 37)},
-        archives=(Archive("GroceryStoreDataset.zip", url=GROCERY),),
+        archives=(
+            Archive(
+                f"{GROCERY}.zip",
+                url=f"https://github.com/marcusklasson/GroceryStoreDataset/archive/{COMMIT}.zip",
+                members=r"classes\.csv|(?:train|val|test)\.txt|(?:train|val|test)/.+\.jpg",
+                inside=f"{GROCERY}/dataset",
+            ),
+        ),
         read=read_grocery,
-        inside="dataset",
     ),
 }

@@ -37,8 +37,8 @@ def training_half(units: Iterable[int], class_split: int) -> set[int]:
 def halve(rows: Rows, class_split: int) -> Rows:
     """Return the rows of all splits, split again by `training_half`, of coarse classes where there are any.
 
-    The images of the other classes keep their split, or have the one of their `role`. Where a set does not say
-    which of a class are queries, its images take turns, beginning with the gallery.
+    The images of the other classes keep their split, or have the one of their `role`. Where a set does not
+    say which images of a class are queries, they take turns, beginning with the gallery.
     """
     every = [(split, row) for split, found in rows.items() for row in found]
     chosen = training_half((_unit(row) for _, row in every), class_split)
@@ -57,14 +57,3 @@ def halve(rows: Rows, class_split: int) -> Rows:
 
 def _unit(row: Row) -> int:
     return row.number if row.group is None else row.group
-
-
-def classes_of(rows: Rows, split: str) -> tuple[list[int], list[str]]:
-    """Return numbers and names of a split's classes, in the order of their labels.
-
-    Classes that only the gallery has come last: labels of queries and of the gallery are of the same classes.
-    """
-    names = {row.number: row.name for row in rows[split]}
-    asked = {row.number for row in rows.get("query", ())}
-    numbers = sorted(names, key=lambda number: (number not in asked, number))
-    return numbers, [names[number] for number in numbers]

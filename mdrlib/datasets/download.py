@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from mdrlib import checks
 from mdrlib.checkpoint import temporary
-from mdrlib.datasets import benchmarks
+from mdrlib.datasets import benchmarks, grocery
 from mdrlib.datasets.benchmarks import BENCHMARKS, Archive
 
 TIMEOUT = 20  # seconds without an answer
@@ -54,7 +54,7 @@ def prepare(name: str, root: str | Path | None = None) -> bool:
         for archive in OMNIGLOT.values() if name == "omniglot" else BENCHMARKS[name].archives:
             path = fetch(archive, folder)
             if path and archive.members:
-                unpack(path, path.parent, rf"(?:{folder.name}/)?({archive.members})")
+                unpack(path, path.parent, rf"(?:{archive.inside or folder.name}/)?({archive.members})")
         _, kind, words = state(name, root)
     print(f"{name}: {kind} ({words}) in {folder}")
     if kind in ("complete", "miniature"):
@@ -90,6 +90,8 @@ def state(name: str, root: str | Path | None = None) -> tuple[Path, str, str]:
         missing = [path for path in paths if not path.is_file()]
         if missing:
             raise ValueError(f"{len(missing):,} of {len(paths):,} images are missing, such as {missing[0]}")
+        if name == "grocery" and kind == "complete":
+            grocery.verify(base, rows)
         return folder, kind, f"{len(paths):,} images"
     except FileNotFoundError as error:
         return folder, "absent", f"{Path(error.filename).name} is missing"

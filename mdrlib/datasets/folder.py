@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -41,7 +42,7 @@ class Seen(NamedTuple):
 class Listing(NamedTuple):
     """The files below a folder."""
 
-    images: dict[str, list[str]]  #: of each folder that holds images, "" for the top, their names
+    images: dict[str, list[str]]  #: of each folder that holds images, "" for the top, their paths
     others: Counter[str]  #: how many files that are no images, by suffix
     problems: list[str]
 
@@ -56,25 +57,13 @@ def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
     Raises:
         ValueError: The folder cannot be used; the message lists everything that is wrong with it.
     """
-    _, rows, seen, problems = examine(folder, class_split)
-    if problems:
+    splits(folder)  # checks that it is one
+    listing = walk(folder)
+    rows, problems = _rows(listing, _layout(folder), class_split)
+    seen = survey(folder, list(chain(*listing.images.values())))
+    if problems := problems + unreadable(seen):
         raise ValueError(f"{folder} cannot be used: {listed(problems)}; see `mdrlib data check {folder}`")
     return rows, {file: about.content for file, about in seen.items()}
-
-
-def examine(
-    folder: Path, class_split: int = 0, fresh: bool = False
-) -> tuple[Listing, Rows, dict[str, Seen], list[str]]:
-    """Return the files, the rows, what reading the images showed, and everything that is wrong."""
-    splits(folder)  # checks it
-    listing = walk(folder)
-    problems = [*listing.problems]
-    rows = _rows(listing.images, _layout(folder), problems)
-    _check(rows, class_split, problems)
-    files = [f"{here}/{name}".lstrip("/") for here, found in listing.images.items() for name in found]
-    seen = survey(folder, files, fresh)
-    problems += [f"{file} {about.error}" for file, about in seen.items() if about.error]
-    return listing, rows, seen, problems
 
 
 def splits(folder: Path) -> tuple[str, ...]:
@@ -118,61 +107,63 @@ def walk(folder: Path) -> Listing:
         for entry in entries:
             suffix = Path(entry.name).suffix.lower()
             if suffix in KINDS and not entry.is_dir() and (entry.is_file() or entry.is_symlink()):
-                listing.images.setdefault(here, []).append(entry.name)
+                listing.images.setdefault(here, []).append(f"{here}/{entry.name}".lstrip("/"))
             elif not entry.is_dir():
                 listing.others[suffix or "without suffix"] += 1
     return listing
 
 
-def _rows(images: dict[str, list[str]], layout: tuple[str, ...], problems: list[str]) -> Rows:
-    """Give each image its split and class."""
+def _rows(listing: Listing, layout: tuple[str, ...], class_split: int) -> tuple[Rows, list[str]]:
+    """Give each image its split and class; return all that is wrong so far too."""
+    problems, stray = [*listing.problems], Counter()
     found: dict[str, list[tuple[str, str]]] = {}  # class -> split and path of each image
-    for here, files in images.items():
+    for here, files in listing.images.items():
         split, _, rest = here.partition("/") if layout else ("", "", here)
         # Names are Unicode in composed form, as which macOS may not store them.
         name = unicodedata.normalize("NFC", os.fsencode(rest).decode("utf8", "replace"))
-        if not rest:
-            where = split or "the top"
-            problems.append(f"{where} holds {len(files):,} images, such as {files[0]}, in no folder of a class")
-        elif layout and split.lower() not in layout:
-            problems.append(f"{here} is in none of {', '.join(layout)}")
+        if layout and split.lower() not in layout:
+            stray[split] += len(files)
+        elif not rest:
+            problems.append(f"{len(files):,} images, such as {files[0]}, are in no folder of a class")
         else:
-            paths = [(split.lower(), f"{here}/{file}") for file in files]
-            found.setdefault(name, []).extend(paths)
-    classes = sorted(found)
+            found.setdefault(name, []).extend((split.lower(), file) for file in files)
+    for split, count in stray.items():
+        problems.append(f"{split or 'the top'} holds {count:,} images and is none of {', '.join(layout)}")
     rows: Rows = {split: [] for split in layout or ("train", "test")}
-    for number, name in enumerate(classes):
-        half = "train" if number < len(classes) // 2 else "test"
+    for number, name in enumerate(sorted(found)):
+        half = "train" if number < len(found) // 2 else "test"
         for split, path in found[name]:
             rows[split or half].append(Row(path, number, name))
-    return rows
+    return rows, problems + _useless(rows, class_split)
 
 
-def _check(rows: Rows, class_split: int, problems: list[str]) -> None:
-    """Add what no training or test could use to `problems`."""
-    tests = list(rows)[1:]
+def _useless(rows: Rows, class_split: int) -> list[str]:
+    """Return what no training or test could use."""
     counts = {split: Counter(row.name for row in found) for split, found in rows.items()}
-    everything = sum(counts.values(), Counter())
-    classes = sorted(everything)
-    if not classes:
-        problems.append("it holds no images in folders of classes")
-        return
-    problems += [f"class {name} has one image, which has no match" for name in classes if everything[name] == 1]
-    same = Counter(name.casefold() for name in classes)
-    problems += [f"class {n} differs from another by capitals alone" for n in classes if same[n.casefold()] > 1]
-    tested = sum((counts[split] for split in tests), Counter())
-    shared = sorted(counts["train"].keys() & tested.keys())
+    trained, *others = counts.values()
+    tested, tests = sum(others, Counter()), " and ".join([*counts][1:])
+    classes, same = trained + tested, Counter(name.casefold() for name in trained | tested)
+    problems = []
+    for name in sorted(classes):
+        if classes[name] == 1:
+            problems.append(f"class {name} has one image, which has no match")
+        if same[name.casefold()] > 1:
+            problems.append(f"class {name} differs from another by capitals alone")
+        if name in counts.get("query", ()) and name not in counts["gallery"]:
+            problems.append(f"class {name} is in query and not in gallery")
+    shared = sorted(trained.keys() & tested.keys())
     if shared and not class_split:
-        problems.append(
-            f"train shares {len(shared):,} classes with {' and '.join(tests)}, such as {shared[0]}: "
-            "move each class to one side, or set class_split from 1 to 10"
-        )
-    if "query" in counts:
-        lost = sorted(counts["query"].keys() - counts["gallery"].keys())
-        problems += [f"class {name} is in query and not in gallery" for name in lost]
-    if len(classes) < 4 if class_split else min(len(counts["train"]), len(tested)) < 2:
-        found = f"{len(classes)} in all, {len(counts['train'])} for training and {len(tested)} for testing"
-        problems.append(f"there are too few classes, {found}: each needs 2")
+        many = f"{len(shared):,} classes are in train and in {tests}, such as {shared[0]}"
+        problems.append(f"{many}: move each to one side, or set class_split from 1 to 10")
+    if (len(classes) < 4) if class_split else (min(len(trained), len(tested)) < 2):
+        few = f"{len(classes)} classes in all, {len(trained)} for training and {len(tested)} for testing"
+        problems.append(f"it has {few}: 2 are needed for each")
+    return problems
+
+
+def unreadable(seen: dict[str, Seen]) -> list[str]:
+    """Return the images that cannot be read, each with the reason."""
+    return [f"{file} {about.error}" for file, about in seen.items() if about.error]
 
 
 def survey(folder: Path, files: Sequence[str], fresh: bool = False) -> dict[str, Seen]:
@@ -219,33 +210,40 @@ def look(path: Path) -> Seen:
             image.draft(None, (8, 8))
             to_rgb(image)
     except pillow.UnidentifiedImageError:
-        return Seen(error="cannot be read as an image (unknown or damaged format; JPEG and PNG are known)")
+        return Seen(error="cannot be read as an image (unknown or damaged format: store it as JPEG or PNG)")
     except Exception as error:  # pillow raises many kinds for a damaged file
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         return Seen(error=f"cannot be read as an image ({why or type(error).__name__})")
     return Seen(sha256(content).hexdigest(), *about)
 
 
-def report(folder: Path) -> bool:
-    """Print what a folder of photographs holds and what is wrong with it; return whether it can be used."""
-    listing, rows, seen, problems = examine(folder, fresh=True)
+def report(folder: Path, rows: Rows | None = None) -> bool:
+    """Print what a folder of photographs holds and what is wrong with it; return whether it can be used.
+
+    Without the rows of a published set, `read` says what its splits and classes are.
+    """
+    splits(folder)  # checks that it is one
+    listing = walk(folder)
+    rows, problems = _rows(listing, _layout(folder), 0) if rows is None else (rows, [])
+    seen = survey(folder, list(chain(*listing.images.values())), fresh=True)
+    problems = problems + unreadable(seen)
     good = [about for about in seen.values() if not about.error]
-    kinds = Counter(about.kind for about in good).most_common()
     turned = [file for file, about in seen.items() if about.turned]
     lines = [f"{folder}: {len(seen):,} images, {len(seen) - len(good):,} of them unreadable"]
     for split, found in rows.items():
-        counts = Counter(row.name for row in found).values()
-        each = f", {min(counts):,} to {max(counts):,} images each" if counts else ""
-        lines.append(f"{split}: {len(found):,} images, {len(counts):,} classes{each}")
+        each = sorted(Counter(row.number for row in found).values()) or [0]
+        classes = f"{len(found):,} images, {len({row.number for row in found}):,} classes"
+        lines.append(f"{split}: {classes}, {each[0]:,} to {each[-1]:,} images each")
     for side in ("width", "height") if good else ():
         pixels = sorted(getattr(about, side) for about in good)
         lines.append(f"{side}: {pixels[0]:,} to {pixels[-1]:,} pixels, median {median(pixels):,.0f}")
-    lines.append(f"stored as: {', '.join(f'{kind} {count:,}' for kind, count in kinds)}")
-    lines.append(f"turned upright as their EXIF data say: {len(turned):,}")
-    lines += [f"  {file}" for file in turned[:SHOWN]]
-    others = ", ".join(f"{suffix} {count:,}" for suffix, count in sorted(listing.others.items()))
-    lines.append(f"left out because they are no images: {others or 'none'}")
-    lines.append(f"problems: {len(problems):,}")
-    lines += [f"  {problem}" for problem in problems]
+    lines.append(f"stored as: {_counts(Counter(about.kind for about in good))}")
+    lines.append(f"left out because they are no images: {_counts(listing.others)}")
+    for title, of in (("turned upright as their EXIF data say", turned), ("problems", problems)):
+        lines += [f"{title}: {len(of):,}", *(f"  {text}" for text in of)]
     print("\n".join(lines).encode("utf8", "backslashreplace").decode())
     return not problems
+
+
+def _counts(found: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in found.most_common()) or "none"

@@ -1,10 +1,13 @@
 """Whether the images of the Grocery Store Dataset are the published ones.
 
 M. Klasson et al., "A Hierarchical Grocery Store Image Dataset with Visual and Semantic Labels", WACV 2019;
-github.com/marcusklasson/GroceryStoreDataset, MIT licence. Archives that GitHub makes of a commit have no fixed
-checksum, and sets in circulation are resized. So grocery.txt has a mark of 64 bits for each image, in the order
-of their sorted paths: which of the neighbours in a grey 9 x 8 miniature is brighter. Resizing to 48 pixels and
-storing as JPEG changes up to 10 of the bits, and another photograph has 32 others on average.
+github.com/marcusklasson/GroceryStoreDataset, MIT licence.
+
+GitHub makes the archive of a commit when it is asked for, so that no checksum of it lasts, and copies in
+circulation are resized. grocery.txt therefore has a mark of 64 bits for each image, in the order of the
+paths: which of two neighbours in a grey 9 x 8 miniature is brighter. The marks were taken from a copy with a
+short side of 128 pixels. Reducing that to 48 pixels as JPEG changes up to 10 bits of a mark, and another
+photograph has 32 other bits on average: marks tell photographs apart, and do not see a single changed pixel.
 """
 
 import base64
@@ -15,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mdrlib.datasets.class_splits import Rows
-from mdrlib.datasets.folder import listed, survey
+from mdrlib.datasets.folder import listed, survey, unreadable
 from mdrlib.datasets.preprocessing import open_image, optional
 
 IMAGES = 5421
@@ -25,14 +28,13 @@ TOLERANCE = 14  # bits
 def contents(folder: Path, rows: Rows) -> dict[str, str]:
     """Return the sha256 of each image; ValueError lists those that are missing or cannot be read."""
     seen = survey(folder, [row.path for found in rows.values() for row in found])
-    broken = [f"{file} {about.error}" for file, about in seen.items() if about.error]
-    if broken:
+    if broken := unreadable(seen):
         raise ValueError(f"{folder}: {len(broken):,} images cannot be read: {listed(broken)}")
     return {file: about.content for file, about in seen.items()}
 
 
 def verify(folder: Path, rows: Rows) -> None:
-    """Raise ValueError that lists the images that are missing, cannot be read or are not the published ones."""
+    """Raise ValueError that lists images that are missing, cannot be read or are not the published ones."""
     files = sorted(contents(folder, rows))
     with ThreadPoolExecutor() as pool:
         marks = np.stack(list(pool.map(mark, (folder / file for file in files))))

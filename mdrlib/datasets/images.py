@@ -130,14 +130,16 @@ def cache_folder(files: ImageFiles, preprocessing: Preprocessing) -> Path | None
     root, edge = cache_root(), preprocessing.stored_size
     shape = f"{edge}-middle" if preprocessing.keep_aspect else edge
     folder = root / f"{files.name}-{digest(str(files.folder.resolve()))}-{shape}-v{VERSION}"
-    size = len(files) * 3 * edge * edge
     try:
+        new = not folder.exists()
+        kept = {} if new else {name.partition("-")[0] for name in os.listdir(folder)}
+        size = sum(digest(file) not in kept for file in files.files) * 3 * edge * edge
         root.mkdir(parents=True, exist_ok=True)
-        if not folder.exists():
-            if size > shutil.disk_usage(root).free - RESERVE:
-                raise OSError(f"{size / 1e9:.1f} GB do not fit")
-            folder.mkdir(exist_ok=True)
-            print(f"mdrlib: {folder} keeps resized images, up to {size / 1e9:.1f} GB", file=sys.stderr)
+        if size and size > shutil.disk_usage(root).free - RESERVE:
+            raise OSError(f"{size / 1e9:.1f} GB do not fit")
+        folder.mkdir(exist_ok=True)
+        if new:
+            print(f"mdrlib: {folder} keeps resized images, now up to {size / 1e9:.1f} GB", file=sys.stderr)
     except OSError as error:
         print(f"mdrlib: {root} cannot keep resized images ({error}); set XDG_CACHE_HOME", file=sys.stderr)
         return None

@@ -81,6 +81,7 @@ def to_rgb(image: Any) -> Any:
     16-bit grey is scaled by its whole range. ValueError for numbers whose range is not known.
     """
     pillow = optional("PIL.Image", "data")
+    image.load()  # which turns a TIFF
     turn = TURNS.get(orientation(image))
     upright = image.transpose(pillow.Transpose[turn]) if turn else image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):

@@ -48,13 +48,17 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = found.get("model", found)
         return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, or holds more than tensors and plain values: {error}") from error
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors and plain values: {error}"
+        ) from error
 
 
 def _as(wanted: Tensor, value: Tensor, name: str) -> Tensor:
     """The tensor of a file in the form of the model's; ValueError unless it can be one that was trained."""
     if value.layout is not torch.strided or value.dtype.is_floating_point != wanted.dtype.is_floating_point:
-        raise ValueError(f"{name} is {value.dtype}, {value.layout}, and must be {wanted.dtype}, {wanted.layout}")
+        raise ValueError(
+            f"{name} is {value.dtype}, {value.layout}, and must be {wanted.dtype}, {wanted.layout}"
+        )
     made = value.to(wanted.dtype)
     if not made.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values")

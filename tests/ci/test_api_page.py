@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "book/api.md").read_text()
 SHOWN = re.findall(r"^\.\. auto(?:class|function|module):: (\S+)$", PAGE, re.MULTILINE)
 FIXED = {  # names that other programs count on
-    "mdrlib": "MDR mdr_loss pairwise_distances normalize_by_mean_distance",
+    "mdrlib": "Embedder Gallery MDR mdr_loss pairwise_distances normalize_by_mean_distance",
     "mdrlib.miners": "all_triplets random_negatives hard_negatives semihard_negatives distance_weighted",
     "mdrlib.losses": "TripletLoss MDRRegularizer",
     "mdrlib.datasets": "load PKBatchSampler",
@@ -90,7 +90,10 @@ def test_the_page_names_every_loss():
     assert set(config.LOSSES) - set(re.findall(r"``([a-z-]+)``", PAGE)) == set()
 
 
-@pytest.mark.parametrize("command", ["run", "data", "results", "results compare"])
+COMMANDS = ["run", "data", "results", "results compare", "search", "embed", "export"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_page_names_every_option(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])

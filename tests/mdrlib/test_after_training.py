@@ -33,7 +33,8 @@ def test_a_saved_gallery_is_searched_without_its_folder(photo_run, album, tmp_pa
     gallery.add(album)
     gallery.save(tmp_path / "g.npz")
     (album / "milk/e.PNG").rename(tmp_path / "query.png")
-    assert main(["search", str(photo_run), str(tmp_path / "g.npz"), str(tmp_path / "query.png"), "-k", "1"]) == 0
+    words = ["search", photo_run, tmp_path / "g.npz", tmp_path / "query.png", "-k", 1]
+    assert main(list(map(str, words))) == 0
     assert "milk/e.PNG" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -46,16 +47,17 @@ def test_embed_writes_what_others_can_index(photo_run, album, tmp_path, capsys):
         files, classes, x = (file[name] for name in ("files", "classes", "embeddings"))
     assert x.dtype == np.float32 and files.dtype.kind == classes.dtype.kind == "U"
     assert set(files) == {path.relative_to(album).as_posix() for path in album.rglob("*.*")}
-    assert dict(zip(files, classes))["milk/fresh/a.jpg"] == "milk/fresh"
-    assert dict(zip(files, classes))["loose.jpg"] == ""
+    class_of = dict(zip(files, classes, strict=True))
+    assert class_of["milk/fresh/a.jpg"] == "milk/fresh" and class_of["loose.jpg"] == ""
     np.testing.assert_allclose(x, Embedder.load(photo_run)([album / name for name in files]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_export_prints_the_difference(photo_run, tmp_path, capsys):
     out = tmp_path / "model.pt2"
     assert main(["export", str(photo_run), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert re.fullmatch(rf"{re.escape(str(out))}: differs by \d\.\de-\d\d on random images .*\n", said)
+    assert re.fullmatch(rf"{re.escape(str(out))}: differs by \d\.\de[-+]\d\d on random images .*\n", said)
     assert out.stat().st_size > 1e6
 
 
@@ -85,7 +87,6 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(
     assert main(given) == 1
     said = capsys.readouterr()
     assert said.out == "" and re.search(message, said.err), said.err
-    assert [line for line in said.err.splitlines() if line.startswith("mdrlib: left out")] == [] or True
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache/mdrlib").exists()
 
 

@@ -160,3 +160,43 @@ def test_embed_takes_batches_too():
     model = network()
     parts = list(images(50).split([20, 29, 1]))
     torch.testing.assert_close(embed(model, parts), embed(model, images(50)))
+
+
+class TwoParts(nn.Module):
+    """A backbone of 16 pixels -> 5 features, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+        self.linear = nn.Linear(5, 3)
+        self.passes = 0
+
+    def forward(self, pictures):
+        self.passes += len(pictures)
+        return self.linear(self.backbone(pictures))
+
+
+@pytest.mark.parametrize("with_gallery", [False, True])
+def test_features_are_measured_as_they_are_and_with_unit_length_in_the_same_passes(with_gallery):
+    model, labels = TwoParts(), torch.arange(20).repeat_interleave(4)
+    given = {"test": (images(80), labels), "train": (images(40, 2), labels[:40])}
+    if with_gallery:
+        given["gallery"] = images(100, 5), torch.arange(100) % 25
+    plain, histograms = measure(model, given, ks=(1, 4))
+    once, model.passes = model.passes, 0
+    metrics, same = measure(model, given, ks=(1, 4), features=True)
+    assert model.passes == once and all(torch.equal(same[name], histograms[name]) for name in same)
+    assert {name: metrics[name] for name in plain} == plain
+    found = {name: model.backbone(part.float() / 255).detach() for name, (part, _) in given.items()}
+    for prefix, change in (
+        ("features_", lambda x: x),
+        ("features_l2_", lambda x: x / x.norm(dim=1)[:, None]),
+    ):
+        searched = (change(found["gallery"]), given["gallery"][1]) if with_gallery else (None, None)
+        for name, value in evaluate(change(found["test"]), labels, *searched, ks=(1, 4)).items():
+            assert metrics.pop(prefix + name) == pytest.approx(value, abs=0.02), (
+                "rounding may swap neighbours"
+            )
+    assert metrics == plain
+    assert not model.backbone._forward_hooks

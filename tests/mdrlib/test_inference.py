@@ -115,7 +115,7 @@ def test_unreadable_images_are_listed_in_one_error(embedder, album):
     [
         ([], ValueError, "one image or more, got none"),
         ([7], TypeError, "images must be paths, images of pillow or uint8 tensors .* got 7"),
-        (torch.zeros(2, 3, 8, 8), ValueError, r"must be uint8 \(1 or 3, H, W\), got torch.float32 \(3, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8), ValueError, r"uint8 \(1 or 3, H, W\), got torch.float32 \(3, 8, 8\)"),
         (np.zeros((8, 8, 3), np.uint8), ValueError, r"must be uint8 \(1 or 3, H, W\), got uint8 \(8, 8, 3\)"),
     ],
 )
@@ -138,7 +138,7 @@ def test_what_is_no_run_is_refused_in_one_line(photo_run, tmp_path):
     state = checkpoint.load(photo_run / "checkpoint.pt")
     del state["model"]["linear.bias"]
     checkpoint.save(tmp_path / "misfit.pt", state)
-    with pytest.raises(ValueError, match="misfit.pt does not fit its backbone 'squeezenet1_1'.*linear.bias"):
+    with pytest.raises(ValueError, match="misfit.pt does not fit: linear.bias is absent"):
         Embedder.load(tmp_path / "misfit.pt")
 
 

@@ -169,3 +169,57 @@ def test_a_missing_set_or_image_ends_a_run_with_what_to_do(make_tree, tmp_path):
 def test_the_small_network_does_not_take_photographs():
     with pytest.raises(ValueError, match='cub has photographs, which the backbone "small" does not take'):
         Config(dataset="cub")
+
+
+@pytest.mark.parametrize("layout, mode", [("cub", "train"), ("inshop", "evaluate")])
+def test_a_run_starts_with_its_features_and_keeps_them_out_of_its_metrics(make_tree, tmp_path, layout, mode):
+    make_tree(layout)
+    torch.manual_seed(1)
+    model = build_embedder("squeezenet1_1", 8)
+    torch.save(model.state_dict(), tmp_path / "first.pt")
+    given = {"dataset": layout, "mode": mode, "weights": str(tmp_path / "first.pt"), "select_by_test": True}
+    result = run(replace(CONFIG, recall_at=[1], **given), tmp_path / "run")
+    first, *later = result.history
+    names = {
+        f"{kind}_{m}" for kind in ("features", "features_l2") for m in ("recall@1", "r_precision", "map@r")
+    }
+    assert {name for name in first if name.startswith("features")} == names
+    assert all("features_recall@1" not in row for row in later)
+    assert set(result.metrics) == {"recall@1", "r_precision", "map@r"}
+    sets = [load(layout, split) for split in (("test",) if layout == "cub" else ("query", "gallery"))]
+    features = [embed(model.backbone, in_order(part)) for part in sets]
+    for kind in ("features", "features_l2"):
+        pairs = sum(([x, part.labels] for x, part in zip(features, sets, strict=True)), [])
+        assert first[f"{kind}_recall@1"] == evaluate(*pairs, ks=(1,))["recall@1"]
+        features = [torch.nn.functional.normalize(x, dim=1) for x in features]
+    rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert "features_l2_map@r" in rows[0] and len(rows) == len(result.history) + 1
+
+
+@pytest.mark.parametrize("head", ["none", "l2"])
+def test_a_run_without_a_head_trains_the_features(make_tree, tmp_path, head):
+    make_tree("cub")
+    config = replace(CONFIG, dim=0, head=head, method="proxy-anchor+mdr", memory_bank=16, iterations=2)
+    result = run(config, tmp_path / "run")
+    assert arrays(tmp_path / "run")["embeddings"].shape[1] == 512
+    first = result.history[0]
+    assert first["recall@1"] == first["features_l2_recall@1" if head == "l2" else "features_recall@1"]
+    with pytest.raises(ValueError, match="dim: 0 there, 8 now"):
+        run(replace(config, dim=8), tmp_path / "run")
+
+
+def test_on_a_cpu_networks_for_photographs_are_channels_last(make_tree, tmp_path, monkeypatch):
+    make_tree("cub")
+    seen = []
+
+    class Watched(experiment.Trainer):
+        def step(self, images, labels):
+            weight = self.model.backbone.network.features[0].weight
+            seen.extend(x.is_contiguous(memory_format=torch.channels_last) for x in (images, weight))
+            super().step(images, labels)
+
+    monkeypatch.setattr(experiment, "Trainer", Watched)
+    result = run(replace(CONFIG, iterations=1), tmp_path / "run")
+    assert result.config["channels_last"] is False
+    # The trainer lays out what it is given, so images arrive in rows.
+    assert seen == [False, True]

@@ -583,7 +583,7 @@ def table(capsys):
 def test_check_lists_every_set(real, tmp_path, capsys):
     call("check")
     rows = table(capsys)
-    assert list(rows) == ["cub", "cars", "sop", "inshop", "omniglot"]
+    assert list(rows) == ["cub", "cars", "sop", "inshop", "grocery", "omniglot"]
     for name, folder in (("cub", "CUB_200_2011"), ("inshop", "Inshop"), ("omniglot", "omniglot")):
         assert re.match(rf"{name} +absent +0\.0 MB  {tmp_path / folder} \(.* is missing\)$", rows[name])
     folder = real("cub")

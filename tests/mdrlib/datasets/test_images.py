@@ -180,7 +180,7 @@ def test_the_folder_is_announced_once_and_named_by_its_place(files, capsys, tmp_
     place = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]
     assert path == tmp_path / "cache" / "mdrlib" / f"toy-{place}-256-v4"
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and f"{path} keeps resized images, up to 0.0 GB" in err
+    assert err.count("\n") == 1 and f"{path} keeps resized images, now up to 0.0 GB" in err
     others = {cache_folder(files, Preprocessing(224, *more)) for more in [(), (240,), (256, True)]}
     assert path in others and len(others) == 3
     assert str(path) not in capsys.readouterr().err

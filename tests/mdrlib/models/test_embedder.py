@@ -64,6 +64,20 @@ def test_four_heads():
     assert torch.equal(*evaluated)
 
 
+@pytest.mark.parametrize("normalize", ("none", "l2", "mean-distance"))
+def test_dim_0_leaves_the_features_as_they_are(normalize, tmp_path):
+    model = build(dim=0, normalize=normalize).eval()
+    features = model.backbone(IMAGES)
+    assert model.dim == features.shape[1] == 256 and build(dim=16).dim == 16
+    wanted = features / features.norm(dim=1, keepdim=True) if normalize == "l2" else features
+    torch.testing.assert_close(model(IMAGES), wanted)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    again = build_embedder(dim=0, normalize=normalize, weights=tmp_path / "weights.pt").eval()
+    assert torch.equal(again(IMAGES), model(IMAGES))
+    with pytest.raises(ValueError, match=r"linear.bias is absent in the file and \(16,\) in the model"):
+        build(weights=tmp_path / "weights.pt")
+
+
 def test_eval_mode_gives_the_raw_embedding_but_on_the_sphere():
     none, unit, mean = (build(normalize=n).eval() for n in ("none", "l2", "mean-distance"))
     assert torch.equal(mean(IMAGES), none(IMAGES))
