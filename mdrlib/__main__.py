@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -30,14 +31,18 @@ class _Pipe(io.FileIO):
             return len(data)
 
 
+def _outlasting(stream: TextIO | None) -> TextIO | None:
+    if stream is None:
+        return None
+    pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 1 after an error, told in one line (argparse exits with 2, Ctrl-C 130)."""
     if words is None:
         words = sys.argv[1:]
-        for name in ("stdout", "stderr"):
-            if (stream := getattr(sys, name)) is not None:
-                pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
-                setattr(sys, name, io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True))
+        sys.stdout, sys.stderr = _outlasting(sys.stdout), _outlasting(sys.stderr)
     commands = {"run": _run, "data": _data, "results": comparison.main}
     commands |= {"search": after_training.search, "embed": after_training.embed}
     commands |= {"export": after_training.export}
@@ -87,14 +92,14 @@ def _run(words: Sequence[str]) -> None:
 
 def _run_all(configs: dict[str, Config], out: Path, jobs: int | None) -> None:
     if distributed.world_size() > 1:
-        raise ValueError(f"torchrun makes one run, not {len(configs)}: leave it out or give each key one value")
+        raise ValueError(f"torchrun makes one run, not {len(configs)}: give each key one value")
     failed = run_all(configs, out, jobs)
     if len(failed) < len(configs):
         print()
         comparison.main([str(out / name) for name in configs if name not in failed])
     if failed:
-        names = ", ".join(failed)
-        raise ValueError(f"{len(failed)} of {len(configs)} runs failed: {names}; the same call tries them again")
+        what = f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}"
+        raise ValueError(f"{what}; the same call tries them again")
 
 
 def _data(words: Sequence[str]) -> int:

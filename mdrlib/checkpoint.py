@@ -81,8 +81,8 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             with file:
                 file.seek(0)
-                holder = f"process {file.read() or 'of unknown number'}"
-            raise BlockingIOError(f"{folder} is in use by {holder}: wait for it or take another folder") from None
+                used = f"{folder} is in use by process {file.read() or '(of unknown number)'}"
+            raise BlockingIOError(f"{used}: wait for it or take another folder") from None
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
             break
         file.close()  # its holder has just removed it

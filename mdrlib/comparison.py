@@ -14,7 +14,7 @@ import numpy as np
 
 from mdrlib import checks
 from mdrlib.config import Config
-from mdrlib.results import Result, load_committed, load_run
+from mdrlib.results import Result, load_committed, load_run, write_csv
 
 STORED = Path(__file__).resolve().parents[1] / "data/results"  # of the clone
 FEW = 5  # seeds that a row of a table in the book has at least
@@ -98,6 +98,8 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
     for result in results:
         config = json.loads(Config.of(result.config).identity())
         seed = config.pop("seed")
+        if "weights" in result.data:  # a file of the same name and other content is another one
+            config["weights"] = f"{config['weights']} {result.data['weights'].get('fingerprint')}"
         name = f"{config['dataset']} {config['method']}, seed {seed}"
         if metric not in result.metrics:
             raise ValueError(f"there is no metric {metric!r} of {name}: it has {list(result.metrics)}")
@@ -179,8 +181,8 @@ def read(paths: Iterable[str | Path]) -> list[Result]:
 
 def _files(folder: Path) -> list[Path]:
     found = [file for file in sorted(folder.glob("*.json")) if not file.name.startswith("bench-")]
-    if folder / "result.json" in found:
-        return [folder / "result.json"]
+    if folder / "result.json" in found:  # other files of a run are no lists
+        found = [folder / "result.json"]
     found += sorted(folder.glob("*/result.json"))
     if not found:
         raise ValueError(f"{folder} has no runs, in lists *.json or as */result.json; name files or folders")
@@ -248,25 +250,28 @@ def compare(a: Group, b: Group, metric: str) -> str:
 
 def main(words: Sequence[str]) -> None:
     """Print what the command `mdrlib results` says; errors of what is read and compared pass through."""
-    comparing = words[:1] == ["compare"]
-    parser = argparse.ArgumentParser("mdrlib results compare" if comparing else "mdrlib results")
+    parser = argparse.ArgumentParser(
+        "mdrlib results",
+        usage="%(prog)s [PATH ...] [compare A B] [--metric NAME] [--baseline NAME] [--csv FILE]",
+        description="Means of runs over seeds, and differences paired by seed: a table per data set. "
+        "compare A B shows the difference of two groups alone, A minus B, by the names of the tables.",
+    )
+    parser.add_argument("words", nargs="*", metavar="PATH", help="lists of runs, or folders of runs")
+    parser.add_argument("--from", dest="paths", nargs="+", metavar="PATH", default=[], help="further ones")
     parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
-    lists = "lists of runs, or folders; by default each list of data/results"
-    if comparing:
-        parser.description = "The paired difference of two groups of runs, A minus B"
-        for side in "AB":
-            parser.add_argument(side, help="the name of a group, as `mdrlib results` prints it")
-        parser.add_argument("--from", dest="paths", nargs="+", metavar="PATH", default=[], help=lists)
-    else:
-        parser.description = "Means of runs over seeds, and differences paired by seed: a table per data set"
-        parser.epilog = "`mdrlib results compare A B` shows the difference of two groups alone"
-        parser.add_argument("paths", nargs="*", metavar="PATH", help=lists)
-        parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
-    given = parser.parse_args(words[comparing:])
-    names = [given.A, given.B] if comparing else [given.baseline] if given.baseline else []
-    blocks = []
-    for title, found in _tables(given.paths, given.metric, names).items():
-        if comparing:
+    parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
+    parser.add_argument("--csv", metavar="FILE", help="write a row per run, and their histories next to it")
+    given = parser.parse_intermixed_args(words)
+    at = given.words.index("compare") if "compare" in given.words else len(given.words)
+    paths, compared = given.words[:at] + given.paths, given.words[at + 1 :]
+    if at < len(given.words) and len(compared) != 2:
+        parser.error(f"compare takes the names of two groups, got {compared}")
+    if given.csv:
+        write_table(read(paths or _files(STORED)), checks.path(given.csv, "--csv"))
+    names = compared or ([given.baseline] if given.baseline else [])
+    blocks = [] if paths else [f"No PATH is given: these are the book's stored runs, {STORED}\n"]
+    for title, found in _tables(paths, given.metric, names).items():
+        if compared:
             a, b = (pick(found, name) for name in names)
             text = compare(a, b, given.metric)
         else:
@@ -274,6 +279,22 @@ def main(words: Sequence[str]) -> None:
         blocks.append(f"{title}, {text}\n")
     print(*blocks, sep="\n")
     print(f"Intervals: {100 * CONFIDENCE:.0f} %, Student's t over seeds; differences are paired by seed.")
+
+
+def write_table(found: Iterable[Result], path: Path) -> None:
+    """Write a CSV file with a row per run and, as NAME-history.csv, one with a row per evaluation of each.
+
+    The column "run" numbers the runs in both; further ones are the fields of the Config, metrics and seconds.
+    """
+    runs, histories = [], []
+    for number, result in enumerate(found):
+        config = Config.of(result.config).to_dict()
+        about = {"selected_by": result.selected_by, "seconds": result.seconds}
+        runs.append({"run": number} | config | result.metrics | about)
+        same = {key: config[key] for key in ("dataset", "method", "seed")}
+        histories += [{"run": number} | same | row for row in result.history]
+    write_csv(runs, path)
+    write_csv(histories, path.with_name(f"{path.stem}-history.csv"))
 
 
 def _tables(paths: Sequence[str], metric: str, names: list[str]) -> dict[str, list[Group]]:

@@ -35,6 +35,7 @@ LEAST = {"iterations": 1, "batch_size": 4, "per_class": 2, "evaluate_every": 1, 
 LEAST |= {"workers": -1}
 BELOW = {"momentum": 1, "validation": 1, "label_noise": 1, "switch": 1}
 BELOW |= {"seed": 2**32, "dim": 2**16, "image_size": 2**14, "stored_size": 2**14, "class_split": 11}
+BELOW |= dict.fromkeys(("lr", "level_lr", "proxy_lr", "lr_decay", "weight_decay"), 1e6)  # float32 overflows
 # Fields that the first stored runs lack: they say what a run is only where they are not the default.
 LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
 LATER += ("frozen_stages", "switch", "spread_weight", "mdr_in_distance")

@@ -12,32 +12,25 @@ from mdrlib import checks
 from mdrlib.config import Config
 
 LARGEST = 1_000_000  # bytes of a config file
-DEEPEST = 8  # levels of lists in lists; a Config needs two
 NAME = 100  # characters of a run's name
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are decimal, without aliases, with each key once, and not deep.
+    """YAML whose numbers are decimal, without aliases, and with each key once.
 
-    YAML 1.1 takes 010 for 8, 1:30 for 90 and 1e-3 for text. Here the first two are text, and 1e-3 is a number.
+    YAML 1.1 takes 010 for 8, 1:30 for 90 and 1e-3 for text. Here 010 and 1:30 are text, 1e-3 is a number.
     """
 
-    depth = 0
     yaml_implicit_resolvers = {
         first: [(tag, form) for tag, form in forms if not tag.endswith((":int", ":float"))]
         for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        mark = self.peek_event().start_mark
-        if self.check_event(yaml.AliasEvent):
+        if self.check_event(yaml.AliasEvent):  # nine lines of them can stand for gigabytes
+            mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(problem="write the value instead of *", problem_mark=mark)
-        if self.depth > DEEPEST:
-            raise yaml.composer.ComposerError(problem="too many lists in lists", problem_mark=mark)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -95,6 +88,8 @@ def _read(path: str) -> dict[Any, Any]:
             values = yaml.load(file, _Loader) or {}
         except yaml.reader.ReaderError as error:
             raise ValueError(f"{path} is not text in UTF-8 ({error.reason}): save it as UTF-8") from error
+        except RecursionError as error:
+            raise ValueError(f"{path} has too many lists in lists") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of Config fields, got {type(values).__name__}")
     return values
@@ -106,7 +101,7 @@ def _choices(change: str) -> tuple[str, list[Any]]:
         raise ValueError(f"a change is key=value, got {checks.shown(change)}")
     try:
         return key, yaml.load(f"[{text}]", _Loader) if "," in text else [yaml.load(text, _Loader)]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{checks.shown(change)} cannot be read: {error}") from error
 
 

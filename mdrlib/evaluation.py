@@ -175,7 +175,7 @@ def _check_finite(values: Mapping[str, Any], iteration: int) -> None:
     for name, value in values.items():
         if value is not None and not torch.as_tensor(value).isfinite().all():
             got = "NaN or infinite in part" if isinstance(value, Tensor) else value
-            raise FloatingPointError(f"{name} is {got} at iteration {iteration}: lower lr and the weights of MDR")
+            raise FloatingPointError(f"{name} is {got} at iteration {iteration}: lower lr or MDR's weights")
 
 
 def _state_of(trainer: Trainer) -> dict[str, float | int | None]:

@@ -301,8 +301,8 @@ def _train(
                 generator.set_state(state["generator"])
             checkpoint.set_rng_state(state["rng"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            problem = f"does not fit this run ({type(error).__name__}: {checks.shown(str(error))})"
-            raise ValueError(f"{out_dir / CHECKPOINT} {problem}; delete it or choose another folder") from error
+            problem = f"does not fit this run: {type(error).__name__} {' '.join(str(error).split())[:300]}"
+            raise ValueError(f"{out_dir / CHECKPOINT} {problem}; choose another folder") from error
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(images, Photographs):

@@ -1,7 +1,6 @@
 """Many runs in one call, as many at a time as there are cores or GPUs, each in its own process and folder."""
 
 import ctypes
-import os
 import signal
 import sys
 import time
@@ -78,8 +77,10 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
                 count = len(configs) - len(waiting) - len(running)
                 print(f"[{count}/{len(configs)}] {its.name}  {text}", flush=True)
             if running and time.monotonic() - shown > SECONDS:
-                at = [f"{its.name} {its.iteration}/{configs[its.name].iterations}" for its in running.values()]
-                print(f"at iteration: {', '.join(at)}", flush=True)
+                at = ", ".join(
+                    f"{r.name} {r.iteration}/{configs[r.name].iterations}" for r in running.values()
+                )
+                print(f"at iteration: {at}", flush=True)
                 shown = time.monotonic()
     finally:
         for its in running.values():

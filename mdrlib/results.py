@@ -54,13 +54,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_history(history: list[dict[str, float | int | None]], out_dir: Path) -> None:
-    """Write history.csv: a row per evaluation, an empty field where a value does not exist."""
-    columns = list(dict.fromkeys(key for row in history for key in row))
+    """Write history.csv: a row per evaluation."""
+    write_csv(history, out_dir / "history.csv")
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write a table atomically: a column for each key, an empty field where a row has no value."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(history)
-    write_atomically(out_dir / "history.csv", lambda file: file.write(text.getvalue().encode()))
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def load_run(out_dir: str | Path) -> Result:
@@ -68,7 +73,7 @@ def load_run(out_dir: str | Path) -> Result:
     path = checks.path(out_dir, "out_dir") / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"no result at {path}; make it with `make experiments`")
-    return _read(path, lambda entry: Result(**entry))
+    return _read(path, _result)
 
 
 def load_runs(folder: str | Path) -> dict[str, Result]:
@@ -79,13 +84,24 @@ def load_runs(folder: str | Path) -> dict[str, Result]:
 
 def load_committed(path: str | Path) -> list[Result]:
     """The runs of a committed list such as data/results/omniglot-seeds.json."""
-    return _read(checks.path(path), lambda entries: [Result(**entry) for entry in entries])
+    return _read(checks.path(path), lambda entries: [_result(entry) for entry in entries])
+
+
+def _result(entry: dict[str, Any]) -> Result:
+    result = Result(**entry)
+    for name, kind in (("config", dict), ("metrics", dict), ("data", dict), ("history", list)):
+        value = getattr(result, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {checks.shown(value)}")
+    for name, value in (*result.metrics.items(), ("seconds", result.seconds)):
+        checks.real(value, name)
+    return result
 
 
 def _read(path: Path, form: Any) -> Any:
     try:
-        return form(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:  # not JSON, or other fields
+        return form(json.loads(path.read_text(encoding="utf8")))
+    except (ValueError, TypeError, RecursionError) as error:  # not JSON, or other fields
         raise ValueError(f"{path} is not a result of this version of mdrlib: {error}") from error
 
 

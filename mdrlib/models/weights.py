@@ -20,8 +20,8 @@ def load_embedder(model: nn.Module, path: Path) -> None:
     unchanged. A classifier in it is ignored.
 
     Raises:
-        ValueError: The file is damaged or does not fit, or a tensor is not of finite floating-point numbers or
-            is a matrix of zeros; the message names the first such tensor.
+        ValueError: The file is damaged or does not fit, or a tensor has another kind of numbers, has NaN or
+            infinite values, or is a matrix of zeros; the message names the first such tensor.
     """
     wanted = model.state_dict()
     found = {key.replace(AUTHORS_PREFIX, NETWORK_PREFIX): value for key, value in _read(path).items()}
@@ -48,17 +48,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = found.get("model", found)
         return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors and plain values: {error}"
-        ) from error
+        wrong = "is damaged, or holds more than tensors and plain values"
+        raise ValueError(f"{path} {wrong}: {error}") from error
 
 
 def _as(wanted: Tensor, value: Tensor, name: str) -> Tensor:
     """The tensor of a file in the form of the model's; ValueError unless it can be one that was trained."""
     if value.layout is not torch.strided or value.dtype.is_floating_point != wanted.dtype.is_floating_point:
-        raise ValueError(
-            f"{name} is {value.dtype}, {value.layout}, and must be {wanted.dtype}, {wanted.layout}"
-        )
+        raise ValueError(f"{name} is {value.dtype} ({value.layout}) and must be {wanted.dtype}")
     made = value.to(wanted.dtype)
     if not made.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values")

@@ -1,8 +1,9 @@
 """`python -m mdrlib results`, as a function and once as a process: what is read, printed and refused."""
 
+import csv
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def test_a_table_worked_out_by_hand(tmp_path, capsys):
 
 
 def test_the_lists_of_the_clone_are_shown_each_for_itself(stored, capsys):
-    quick, seeds, _ = say(capsys).split("\n\n")
+    said, quick, seeds, _ = say(capsys).split("\n\n")
+    assert said == f"No PATH is given: these are the book's stored runs, {stored}"
     assert quick.startswith("glyphs-quick.json: glyphs, Recall@1 in percent\n")
     assert re.search(r"^triplet\+mdr +1\* +83.0 +undecided: under 2 shared seeds$", quick, re.M)
     assert quick.endswith("* fewer than 5 seeds: too few for a table to show")
@@ -146,14 +148,51 @@ Intervals: 95 %, Student's t over seeds; differences are paired by seed.
 def test_compare_two_names_where_both_are(stored, tmp_path, capsys):
     (stored / "glyphs-quick.json").unlink()
     store(stored / "other.json", method("triplet", TRIPLET, dataset="digits"))
-    wanted = f"glyphs-seeds.json: glyphs, {COMPARISON}"
+    said = f"No PATH is given: these are the book's stored runs, {stored}\n\n"
+    wanted = f"{said}glyphs-seeds.json: glyphs, {COMPARISON}"
     assert say(capsys, "compare", "triplet+mdr", "triplet") == wanted
     path = store(tmp_path / "a.json", RUNS)
     assert say(capsys, "compare", "triplet+mdr", "triplet", "--from", path) == f"glyphs, {COMPARISON}"
+    assert say(capsys, path, "compare", "triplet+mdr", "triplet") == f"glyphs, {COMPARISON}"
     text = say(capsys, "compare", "triplet", "triplet+mdr", "--from", path)
     assert f"A - B         {MINUS}2.80  {MINUS}4.16 to {MINUS}1.44\nA is worse than B" in text
     text = say(capsys, "compare", "triplet+l2", "triplet", "--from", path, "--metric", "map@r")
     assert "MAP@R" in text and "\nundecided: the interval covers 0\n" in text
+
+
+def test_a_csv_has_a_row_per_run_and_one_per_evaluation(tmp_path, capsys):
+    history = [
+        {"iteration": 0, "loss": None, "recall@1": 0.1},
+        {"iteration": 5, "loss": 0.5, "recall@1": 0.2},
+    ]
+    runs = [replace(run, history=history) for run in RUNS]
+    assert say(capsys, store(tmp_path / "a.json", runs), "--csv", tmp_path / "out/all.csv") == TABLE
+    with (tmp_path / "out/all.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["method"], int(row["seed"])): float(row["recall@1"]) for row in rows}
+    assert found == {(run.config["method"], run.config["seed"]): run.metrics["recall@1"] for run in RUNS}
+    assert rows[0]["levels"] == "[-3.0, 0.0, 3.0]" and [row["run"] for row in rows] == [*map(str, range(15))]
+    with (tmp_path / "out/all-history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30 and [rows[-1][key] for key in ("run", "method", "seed")] == [
+        "14",
+        "triplet+mdr",
+        "4",
+    ]
+    assert (rows[-2]["loss"], rows[-1]["loss"], rows[-1]["recall@1"]) == ("", "0.5", "0.2")
+    refuse(capsys, store(tmp_path / "a.json", runs), "--csv", tmp_path / "a.json/b.csv")
+
+
+def test_weights_of_the_same_name_and_other_content_are_groups_of_their_own(tmp_path, capsys):
+    runs = [
+        result(
+            recall, data=DATA | {"weights": {"fingerprint": of}}, weights="a.pt", method="triplet", seed=seed
+        )
+        for of, recall in (("aa", 0.5), ("bb", 0.6))
+        for seed in range(2)
+    ]
+    text = say(capsys, store(tmp_path / "a.json", runs), "--baseline", "triplet weights=a.pt aa")
+    assert re.search(r"^triplet weights=a.pt bb +2\* +60.0", text, re.M)
 
 
 def test_compare_says_where_seeds_are_few(tmp_path, capsys):
@@ -197,7 +236,9 @@ def test_without_scipy_the_extra_is_named(stored, capsys, monkeypatch):
     assert 'pip install "mdrlib[results]"' in refuse(capsys)
 
 
-@pytest.mark.parametrize("words", ["compare a", "compare", "--metric", "--seeds 3"])
+@pytest.mark.parametrize(
+    "words", ["compare a", "compare", "runs compare", "runs compare a b c", "--metric", "--seeds 3"]
+)
 def test_wrong_usage_shows_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(["results", *words.split()])

@@ -12,7 +12,7 @@ from mdrlib.config import LATER, PLACE, Config
 from mdrlib.results import load_committed
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST = "d68393b436133634c613fe24ca79ecd14a995eb604b59749b0b64bde8d454c2d"  # sha256 of the identity of Config()
+FIRST = "d68393b436133634c613fe24ca79ecd14a995eb604b59749b0b64bde8d454c2d"  # of Config()
 LISTS = [path for path in (ROOT / "data/results").glob("*.json") if not path.stem.startswith("bench-")]
 
 
@@ -67,7 +67,12 @@ def test_a_later_field_counts_only_where_it_is_not_the_default():
 
 
 def test_scalars_and_arrays_of_numpy_are_numbers():
-    given = {"dim": np.int64(8), "lr": np.float64(0.5), "augment": np.bool_(False), "level_lr": np.float32(0.5)}
+    given = {
+        "dim": np.int64(8),
+        "lr": np.float64(0.5),
+        "augment": np.bool_(False),
+        "level_lr": np.float32(0.5),
+    }
     config = Config(levels=np.array([-1, 2]), lr_steps=[np.int32(3)], **given)
     assert config == Config(dim=8, lr=0.5, augment=False, level_lr=0.5, levels=(-1, 2), lr_steps=(3,))
     assert {type(config.dim), type(config.lr_steps[0])} == {int} and json.dumps(config.to_dict())
@@ -83,7 +88,9 @@ def test_a_config_is_made_of_a_mapping(values):
         Config.of(values)
 
 
-@pytest.mark.parametrize("field", ["method", "lr", "level_lr", "lr_steps", "seed", "mode", "device", "augment"])
+@pytest.mark.parametrize(
+    "field", ["method", "lr", "level_lr", "lr_steps", "seed", "mode", "device", "augment"]
+)
 def test_a_huge_value_makes_a_short_error(field):
     for value in (10**5000, [[0] * 10**5] * 10**3, dict.fromkeys(range(10**5)), "x" * 10**6):
         if (field, type(value)) != ("device", str):  # a text is looked at where the device is chosen

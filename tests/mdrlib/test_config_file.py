@@ -114,7 +114,9 @@ def test_a_bomb_of_aliases_is_refused_at_once(file):
     assert time.process_time() - began < 10, "it took 45 s"
 
 
-@pytest.mark.parametrize("text, value", [("1e-3", 1e-3), ("5E-5", 5e-5), ("2", 2), (".5", 0.5), ("+1.5e2", 150)])
+@pytest.mark.parametrize(
+    "text, value", [("1e-3", 1e-3), ("5E-5", 5e-5), ("2", 2), (".5", 0.5), ("+1.5e2", 150)]
+)
 def test_numbers_are_decimal(file, text, value):
     assert read_config(file(f"lr: {text}")).lr == read_config(None, [f"lr={text}"]).lr == value
     assert json.loads(json.dumps(read_config(None, ["seed=0"]).to_dict()))["seed"] == 0

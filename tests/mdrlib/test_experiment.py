@@ -441,3 +441,117 @@ def test_a_compiled_network_trains_as_the_plain_one(tmp_path, monkeypatch):
         assert other["loss"] == pytest.approx(row["loss"], rel=1e-4)
     weights = [checkpoint.load(tmp_path / str(on) / "checkpoint.pt")["model"] for on in (False, True)]
     assert weights[0].keys() == weights[1].keys(), "a checkpoint does not tell that it was compiled"
+
+
+def test_the_levels_may_have_their_own_learning_rate(tmp_path, quick_model):
+    same, fixed, fast = (
+        run(replace(CONFIG, level_lr=lr), tmp_path / str(lr)).history[-1] for lr in (CONFIG.lr, 0, 0.1)
+    )
+    plain = run(CONFIG, tmp_path / "plain").history[-1]
+    levels = [[row[f"level_{k}"] for k in range(3)] for row in (plain, same, fixed, fast)]
+    assert levels[0] == levels[1] and plain["lr"] == fast["lr"] == CONFIG.lr
+    assert levels[2] == [-3, 0, 3]
+    moved = np.abs(np.array(levels) - [-3, 0, 3]).max(1)
+    assert moved[3] > 20 * moved[0] > 0
+
+
+def test_a_weights_file_of_the_same_name_and_other_content_is_another_experiment(tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        path = tmp_path / str(seed) / "weights.pt"
+        path.parent.mkdir()
+        torch.save(build_embedder("tiny", 8, "mean-distance").state_dict(), path)
+    configs = [replace(CONFIG, mode="evaluate", weights=tmp_path / str(k) / "weights.pt") for k in (0, 1)]
+    result = run(configs[0], tmp_path / "run")
+    with pytest.raises(ValueError, match="another experiment .weights: .*fingerprint.* there, .* now"):
+        run(configs[1], tmp_path / "run")
+    (tmp_path / "1/weights.pt").write_bytes((tmp_path / "0/weights.pt").read_bytes())
+    assert run(configs[1], tmp_path / "run") == result
+    (tmp_path / "1/weights.pt").unlink()
+    assert run(configs[1], tmp_path / "run") == result, "a finished run needs no weights"
+    (tmp_path / "0/weights.pt").write_bytes(b"other")
+    (tmp_path / "run/result.json").rename(tmp_path / "run/other.json")
+    checkpoint.save(tmp_path / "run/checkpoint.pt", {"config": result.config, "data": result.data})
+    with pytest.raises(ValueError, match="weights: .* there, .* now"):
+        run(configs[0], tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda trainer: trainer.mdr.levels.data.fill_(np.nan), "(level_0|L_MDR) is nan at iteration 3"),
+        (lambda trainer: trainer.mdr.running_mean.fill_(np.inf), "(running_mean|L_MDR) is .* at iteration 3"),
+        (lambda trainer: trainer.mdr.running_std.fill_(np.nan), "(running_std|L_MDR) is nan at iteration 3"),
+        (lambda trainer: trainer.optimizer.param_groups[0].update(lr=np.inf), "lr is inf at iteration 3"),
+        (lambda trainer: trainer.model.backbone[2].running_var.fill_(np.nan), "running_var is NaN .* 3"),
+    ],
+)
+def test_what_is_not_finite_ends_a_run_before_it_is_written(tmp_path, quick_model, monkeypatch, spoil, words):
+    step = experiment.Trainer.step
+
+    def spoiled(trainer, *batch):
+        step(trainer, *batch)
+        if trainer.iteration == 3:
+            spoil(trainer)
+
+    monkeypatch.setattr(experiment.Trainer, "step", spoiled)
+    with pytest.raises(FloatingPointError, match=words):
+        run(CONFIG, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+    assert [row["iteration"] for row in csv.DictReader((tmp_path / "history.csv").open())] == ["0"]
+
+
+def test_metrics_that_are_not_finite_end_a_run(tmp_path, quick_model, monkeypatch):
+    monkeypatch.setattr(experiment, "measure", lambda *arguments: ({"recall@1": float("nan")}, {}))
+    with pytest.raises(FloatingPointError, match="recall@1 is nan at iteration 0"):
+        run(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_levels_that_leave_float32_end_the_run(tmp_path, quick_model):
+    with pytest.raises(FloatingPointError, match="L_MDR is nan at iteration 3: lower lr, mdr_weight"):
+        run(replace(CONFIG, level_weight=1e39), tmp_path)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "type"])
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name(runs, tmp_path, change):
+    state = checkpoint.load(runs["triplet+mdr"][0] / "checkpoint.pt")
+    if change == "missing":
+        del state["optimizer"]
+    elif change == "shape":
+        state["model"]["linear.bias"] = torch.zeros(3)
+    else:
+        state["config"] = torch.zeros(3)
+    checkpoint.save(tmp_path / "checkpoint.pt", state)
+    wanted = {"missing": "KeyError .*optimizer", "shape": "linear.bias", "type": "made of a mapping"}[change]
+    with pytest.raises(ValueError, match=wanted) as caught:
+        run(CONFIG, tmp_path)
+    assert str(tmp_path) in str(caught.value) and "another folder" in str(caught.value)
+
+
+def test_one_process_at_a_time_is_at_a_run(tmp_path, quick_model, monkeypatch):
+    with checkpoint.locked(tmp_path):
+        with pytest.raises(BlockingIOError, match=f"{tmp_path} is in use by process {os.getpid()}: wait"):
+            run(CONFIG, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert not any(tmp_path.iterdir())
+    (tmp_path / ".lock").write_text("12345")  # of a process that was killed
+    (tmp_path / ".checkpoint.pt.abcdefgh").write_bytes(b"half")
+    (tmp_path / ".gitignore").write_text("*")
+    run(CONFIG, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", *FILES]
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(tmp_path):
+    first = start(replace(CONFIG, iterations=60), tmp_path / "run", 1000)
+    wait_for((tmp_path / "run" / "history.csv").exists, first)
+    before = (tmp_path / "run" / "history.csv").read_bytes()
+    for config in (replace(CONFIG, iterations=60), replace(CONFIG, seed=1)):
+        with pytest.raises(BlockingIOError, match=f"run is in use by process {first.pid}: wait"):
+            run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "history.csv").read_bytes() == before
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    run(CONFIG, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES

@@ -1,10 +1,13 @@
 """The command line, as a process and as a function."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,7 +131,91 @@ def test_an_empty_file_is_the_default_and_json_will_do(tmp_path):
     assert command.read_config(str(path), []) == Config(dim=7, lr_steps=(3,))
 
 
-@pytest.mark.parametrize("words", ["", "walk c.yml --out d", "run c.yml", "run --out d", "run c.yml --out"])
+def test_the_file_may_be_left_out(tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "run", lambda config, out: seen.append((config, out)) or load_run(out))
+    assert command.main(["run", "dim=8", "--out", str(tmp_path / "out"), "seed=2"]) == 1
+    assert seen == [(Config(dim=8, seed=2), tmp_path / "out")] and "no result" in capsys.readouterr().err
+
+
+def test_many_runs_are_made_and_one_that_fails_ends_no_other(config, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["run", str(config), "--out", str(out), "iterations=1", "backbone=tiny", "seed=0,1"]
+    assert command.main([*words, "dataset=digits,mnist", "--jobs", "2"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith(f"4 runs, 2 at a time, in {out}\n")
+    assert said.out.count("FAILED: unknown data set 'mnist'") == 2
+    for seed in (0, 1):
+        result = load_run(out / f"seed={seed}-dataset=digits")
+        assert (result.config["seed"], result.environment["threads"]) == (seed, 1)
+        recall = f"{100 * result.metrics['recall@1']:.1f}"
+        assert re.search(rf"\[./4\] seed={seed}-dataset=digits  Recall@1 {recall} %, ", said.out)
+    assert re.search(r"^triplet +2\* .* the baseline$", said.out, re.M), "with the interval of the mean"
+    assert said.err.startswith("mdrlib: 2 of 4 runs failed: ") and said.err.count("\n") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["seed=0-dataset=digits", "seed=1-dataset=digits"]
+
+    times = [path.stat().st_mtime_ns for path in sorted(out.glob("*/*"))]
+    assert command.main([*words, "dataset=digits,mnist"]) == 1
+    assert [path.stat().st_mtime_ns for path in sorted(out.glob("*/*"))] == times, "they are not made again"
+
+
+def test_a_value_that_is_wrong_starts_no_run(config, tmp_path, capsys):
+    assert command.main(["run", str(config), "--out", str(tmp_path / "out"), "dim=8,16,0"]) == 1
+    assert "dim must be at least" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_leaves_does_not_end_a_run(config, tmp_path):
+    words = f"{sys.executable} -m mdrlib run {config} --out {tmp_path / 'out'} iterations=1 backbone=tiny"
+    bash = ["bash", "-o", "pipefail", "-c", f"{words} 2>&1 | true"]
+    done = subprocess.run(bash, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert load_run(tmp_path / "out").config["iterations"] == 1
+
+
+def states_of_group(number):
+    """The states of the processes of a group, as Linux tells them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            found += [state] if int(group) == number else []
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", ["0", "0,1"])
+def test_ctrl_c_ends_all_in_one_line_and_the_same_call_goes_on(config, tmp_path, seeds):
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "mdrlib", "run", config, "--out", out, f"seed={seeds}", "backbone=tiny"]
+    words = [*map(str, words), "iterations=60", "evaluate_every=5"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    shell = subprocess.Popen(
+        words, cwd=ROOT, env=os.environ | {"MDR_PROGRESS": "off"}, start_new_session=True, **pipes
+    )
+    while len(list(out.rglob("checkpoint.pt"))) < len(seeds.split(",")):
+        assert shell.poll() is None
+        time.sleep(0.05)
+    os.killpg(shell.pid, signal.SIGINT)
+    _, said = shell.communicate(timeout=60)
+    assert shell.returncode == 130 and said == "\nmdrlib: stopped; the same call goes on\n"
+    deadline = time.monotonic() + 60
+    while any(
+        state != "Z" for state in states_of_group(shell.pid)
+    ):  # nobody may have read a dead one's status
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list(out.rglob("result.json"))
+    done = subprocess.run(
+        [*words, "--jobs", "2"], cwd=ROOT, env=os.environ | {"MDR_PROGRESS": "off"}, **pipes
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert len(list(out.rglob("result.json"))) == len(seeds.split(","))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "walk c.yml --out d", "run c.yml --out d --jobs 0", "run c.yml", "run --out d", "run c.yml --out"],
+)
 def test_wrong_usage_shows_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(words.split())

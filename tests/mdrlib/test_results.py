@@ -134,6 +134,27 @@ def test_a_foreign_file_is_refused_by_name(tmp_path, text):
         load_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": "x"},
+        {"metrics": [0.5]},
+        {"metrics": {"recall@1": "0.5"}},
+        {"metrics": {"recall@1": float("nan")}},
+        {"history": {}},
+        {"data": None},
+        {"seconds": "1"},
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(tmp_path, result, change):
+    (tmp_path / "result.json").write_text(json.dumps(asdict(result) | change))
+    with pytest.raises(ValueError, match=f"result.json is not a result .*{'|'.join((*change, 'recall@1'))}"):
+        load_run(tmp_path)
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="result.json is not a result"):
+        load_run(tmp_path)
+
+
 def test_an_unknown_key_is_refused_by_name(tmp_path, result):
     results.write_json(tmp_path / "result.json", asdict(result) | {"host": "x"})
     with pytest.raises(ValueError, match="result.json is not a result of this version.*host"):
