@@ -57,10 +57,10 @@ def embed(words: Sequence[str]) -> None:
     if checks.path(given.out).suffix != ".npz":
         raise ValueError(f"embeddings are written as .npz, got {given.out}")
     embedder, folder = Embedder.load(given.run), checks.path(given.folder)
-    names, classes = images_below(folder)
-    x = embed_folder(embedder, folder, names).numpy()
-    classes = np.array([name or "" for name in classes], dtype=str)
-    save_arrays(given.out, embeddings=x, files=np.array(names, dtype=str), classes=classes)
+    found = images_below(folder)
+    x = embed_folder(embedder, folder, list(found)).numpy()
+    classes = np.array([name or "" for name in found.values()], dtype=str)
+    save_arrays(given.out, embeddings=x, files=np.array(list(found), dtype=str), classes=classes)
     print(f"{given.out}: embeddings {x.shape} float32, files and classes ({len(x)},)")
 
 

@@ -27,6 +27,8 @@ def embeddings(
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}; convert with .float()")
+    if x.dtype.itemsize < 2 or x.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, of 16 bits or more, got {x.dtype} and {x.layout}")
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(x.shape)}")
     if x.shape[0] < at_least or x.shape[1] < 1:
@@ -43,14 +45,16 @@ def embeddings(
 
 
 def labels(y: Tensor, count: int, name: str = "labels") -> Tensor:
-    """Return integer labels (N,) with N = `count`."""
+    """Return integer labels (N,) with N = `count` as int64."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N,), got {type(y).__name__}")
     if y.is_floating_point() or y.is_complex():
         raise TypeError(f"{name} must be integers, got {y.dtype}; convert with .long()")
     if y.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one per vector, got {tuple(y.shape)}")
-    return y
+    if y.dtype == torch.uint64 and (y.long() < 0).any():
+        raise ValueError(f"{name} must be below 2^63, got larger ones: number the classes from 0")
+    return y.long()
 
 
 def shown(value: Any) -> str:

@@ -257,7 +257,7 @@ def main(words: Sequence[str]) -> None:
         "compare A B shows the difference of two groups alone, A minus B, by the names of the tables.",
     )
     parser.add_argument("words", nargs="*", metavar="PATH", help="lists of runs, or folders of runs")
-    parser.add_argument("--from", dest="paths", nargs="+", metavar="PATH", default=[], help="further ones")
+    parser.add_argument("--from", dest="paths", nargs="+", default=[], help=argparse.SUPPRESS)  # as it was
     parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
     parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
     parser.add_argument("--csv", metavar="FILE", help="write a row per run, and their histories next to it")

@@ -138,7 +138,7 @@ class Config:
                 raise ValueError(f"{name} must be {wanted}, got {checks.shown(pair)}")
         if self.dataset in ("folder", *BENCHMARKS) and self.backbone in SMALL:
             wrong = f'{self.dataset} has photographs, which the backbone "{self.backbone}" does not take'
-            raise ValueError(f'{wrong}; choose "bn_inception", "resnet50" or another of torchvision or timm')
+            raise ValueError(f'{wrong}; choose "efficientnet_lite0" or another of torchvision or timm')
         MDR(self.levels, self.momentum, backend=self.mdr_backend)  # checks them
 
     @classmethod

@@ -1,7 +1,7 @@
 """A gallery of photographs to search in, and its embeddings on disk."""
 
+import contextlib
 import io
-import json
 import os
 import sys
 from collections import Counter
@@ -19,8 +19,6 @@ from mdrlib.checkpoint import write_atomically
 from mdrlib.datasets.folder import KINDS, listed, walk
 from mdrlib.datasets.images import cache_root, digest
 from mdrlib.inference import Embedder, is_one
-
-SCHEMA = 1  # of saved galleries and of the cache
 
 
 class Match(NamedTuple):
@@ -47,6 +45,8 @@ class Gallery:
         self.classes: list[str | None] = []  #: N
         self.embeddings = torch.empty(0, embedder.dim)  #: (N, D)
         self._made: Any = None  # the faiss index
+        blank = torch.zeros(1, embedder.dim)
+        retrieval.search(blank, blank)  # importing faiss takes longer than a search
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -72,8 +72,8 @@ class Gallery:
         if folder is not None:
             if classes is not None:
                 raise ValueError("classes go with a list of files: in a folder, folders are the classes")
-            names, classes = images_below(folder)
-            files = [str(folder / name) for name in names]
+            found = images_below(folder)
+            files, classes = [str(folder / name) for name in found], list(found.values())
         else:
             files = [str(path) for path in paths]
             classes = [None] * len(files) if classes is None else list(classes)
@@ -83,7 +83,7 @@ class Gallery:
         again = [path for path in count if count[path] > 1]
         if again:
             raise ValueError(f"{len(again)} photographs would be in the gallery twice: {listed(again)}")
-        x = self.embedder(files) if folder is None else embed_folder(self.embedder, folder, names)
+        x = self.embedder(files) if folder is None else embed_folder(self.embedder, folder, list(found))
         self.embeddings = torch.cat((self.embeddings, x))
         self.paths += files
         self.classes += classes
@@ -129,13 +129,12 @@ class Gallery:
 
     def save(self, path: str | Path) -> None:
         """Write the gallery to a file .npz, without its photographs; a killed process leaves the old one."""
-        about = {"schema": SCHEMA, "embedder": self.embedder.fingerprint, "dim": self.embedder.dim}
         save_arrays(
             path,
             embeddings=self.embeddings.numpy(),
             files=np.array(self.paths, dtype=str),
             classes=np.array([name or "" for name in self.classes], dtype=str),
-            about=np.array(json.dumps(about)),
+            embedder=np.array(self.embedder.fingerprint),
         )
 
     @classmethod
@@ -146,10 +145,9 @@ class Gallery:
             ValueError: It was made by another embedder, or the file is damaged.
         """
         path = checks.path(path)
-        arrays = _arrays(path, "embeddings", "files", "classes", "about")
-        about = json.loads(str(arrays["about"]))
-        if about["embedder"] != embedder.fingerprint:
-            theirs = f"the embedder {about['embedder']} of {about['dim']} dimensions"
+        arrays = _arrays(path, "embeddings", "files", "classes", "embedder")
+        if arrays["embedder"] != embedder.fingerprint:
+            theirs = f"the embedder {arrays['embedder']} of {arrays['embeddings'].shape[-1]} dimensions"
             own = f"{embedder.fingerprint} of {embedder.dim}"
             raise ValueError(f"{path} was made by {theirs}, this is {own}: embed its photographs again")
         gallery = cls(embedder, index)
@@ -159,20 +157,19 @@ class Gallery:
         return gallery
 
 
-def images_below(folder: Path) -> tuple[list[str], list[str | None]]:
-    """List the images below a folder: their paths from it, and the folders that hold them as classes."""
+def images_below(folder: Path) -> dict[str, str | None]:
+    """List the images below a folder by their paths from it, with the folders that hold them as classes."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise NotADirectoryError(f"{folder} {what}: give a folder of photographs, or a list of files")
     listing = walk(folder)
-    if listing.problems:  # such as a folder that may not be read
-        print(f"mdrlib: left out of {folder}: {listed(listing.problems)}", file=sys.stderr)
     if not listing.images:
         kinds = ", ".join(KINDS)
         raise ValueError(f"{folder} holds no images: give a folder with files {kinds}, at any depth")
-    found = [(here, name) for here, names in sorted(listing.images.items()) for name in names]
-    names = [f"{here}/{name}".lstrip("/") for here, name in found]
-    return names, [here or None for here, _ in found]
+    if listing.problems:  # such as a folder that may not be read
+        print(f"mdrlib: left out of {folder}: {listed(listing.problems)}", file=sys.stderr)
+    every = sorted(listing.images.items())
+    return {name: here or None for here, names in every for name in names}
 
 
 def embed_folder(embedder: Embedder, folder: Path, names: Sequence[str]) -> Tensor:
@@ -183,16 +180,14 @@ def embed_folder(embedder: Embedder, folder: Path, names: Sequence[str]) -> Tens
     """
     kept = cache_root() / f"embeddings-{embedder.fingerprint}-{digest(str(folder.resolve()))}.npz"
     files = [folder / name for name in names]
-    stats = [file.stat() for file in files]  # before the files are read, which may be replaced meanwhile
+    # Before the files are read, which may be replaced meanwhile. A link may lead nowhere.
+    stats = [file.stat() if file.exists() else file.lstat() for file in files]
     keys = [(name, s.st_mtime_ns, s.st_size) for name, s in zip(names, stats, strict=True)]
     rows: dict[tuple, Tensor] = {}
-    if kept.exists():
-        try:
-            old = _arrays(kept, "embeddings", "files", "stamps")
-            stamps = zip(old["files"].tolist(), *old["stamps"].T.tolist(), strict=True)
-            rows = dict(zip(stamps, torch.from_numpy(old["embeddings"]), strict=True))
-        except ValueError:  # damaged: it is made again
-            rows = {}
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+        old = _arrays(kept, "embeddings", "files", "stamps")
+        stamps = zip(old["files"].tolist(), *old["stamps"].T.tolist(), strict=True)
+        rows = dict(zip(stamps, torch.from_numpy(old["embeddings"]), strict=True))
     lacking = [i for i, key in enumerate(keys) if key not in rows]
     if lacking:
         found = embedder([files[i] for i in lacking])
@@ -217,6 +212,9 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return {name: file[name] for name in names}
+            arrays = {name: file[name] for name in names}
+        if len({len(array) for array in arrays.values() if array.ndim}) != 1:
+            raise ValueError("its arrays differ in length")
+        return arrays
     except Exception as error:  # numpy and zipfile raise several kinds for a damaged file
         raise ValueError(f"{path} is damaged or not a gallery of mdrlib ({error}); make it again") from error

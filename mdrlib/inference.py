@@ -97,10 +97,10 @@ class Embedder:
             OSError: Images cannot be read; the message lists them.
             TypeError, ValueError: The images are of another kind, or none.
         """
-        listed = [images] if is_one(images) else list(images)
-        if not listed:
+        images = [images] if is_one(images) else list(images)
+        if not images:
             raise ValueError("images must hold one image or more, got none")
-        return embed(self.network, self._batches(listed, checks.whole(batch_size, "batch_size", 1))).cpu()
+        return embed(self.network, self._batches(images, checks.whole(batch_size, "batch_size", 1))).cpu()
 
     def _batches(self, images: list[Any], size: int) -> Iterator[Tensor]:
         """Yield uint8 batches; after an image that cannot be read, only look for more of them."""

@@ -1,6 +1,6 @@
 """Nearest-neighbour search, exact unless an index is given, and the metrics of zero-shot retrieval."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -45,16 +45,16 @@ def search(
         equal distances in order of index.
 
     Raises:
-        ValueError: Inputs do not fit or are not finite, or the index finds too few neighbours.
-        RuntimeError: faiss refuses the index or `probes`.
+        ValueError: Inputs do not fit or are not finite, faiss refuses the index, or it finds too few.
+        TypeError: An input is of another kind.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     alone = gallery is None
     shards = sharded_search.checked(query if alone else gallery, query.shape[1])
     count = sum(map(len, shards))
-    if type(k) is not int or not 1 <= k <= count - alone:
-        there = f"the {count - alone} neighbours there are"
-        raise ValueError(f"k must be an integer from 1 to {there}, got {k}")
+    k = checks.whole(k, "k", 1)
+    if k > count - alone:
+        raise ValueError(f"k must be at most the {count - alone} neighbours there are, got {checks.shown(k)}")
     if index is not None:
         return sharded_search.search(query, shards, k, alone, index, probes, candidates)
     everyone = torch.arange(len(query), device=query.device)
@@ -112,8 +112,10 @@ def evaluate(
     gallery = checks.embeddings(gallery, "gallery", at_least=1, dim=query.shape[1])
     gallery = gallery.detach().to(query).contiguous()
     gallery_labels = checks.labels(gallery_labels, len(gallery), "gallery_labels").to(query.device)
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks must be integers of 1 or more, got {ks!r}")
+    numbers = [checks.whole(k, "each of ks", 1) for k in ks] if isinstance(ks, Iterable) else []
+    if not numbers:
+        raise ValueError(f"ks must be whole numbers such as (1, 2, 4, 8), got {checks.shown(ks)}")
+    ks = [min(k, len(gallery)) for k in numbers]
     classes, members = torch.cat((gallery_labels, query_labels)).unique(return_inverse=True)
     gallery_classes, query_classes = members.split((len(gallery), len(query)))
     matches = torch.bincount(gallery_classes, minlength=len(classes))[query_classes] - int(alone)
@@ -133,7 +135,7 @@ def evaluate(
         precision += (relevant.sum(1) / r).sum()
         first[rows[kept]] = right[:, 0].double()
         averages[rows[kept]] = (relevant.cumsum(1) / rank * relevant).sum(1) / r
-    metrics = {f"recall@{n}": hit / counted for n, hit in zip(ks, hits.tolist(), strict=True)}
+    metrics = {f"recall@{n}": hit / counted for n, hit in zip(numbers, hits.tolist(), strict=True)}
     metrics |= {"r_precision": float(precision) / counted, "map@r": float(averages.nansum()) / counted}
     if per_class:
         metrics["per_class"] = _by_class(query_labels, first, averages)

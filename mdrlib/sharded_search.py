@@ -1,6 +1,8 @@
 """Galleries in shards that need not fit in memory, and search through faiss indexes."""
 
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from mdrlib import checks
 
 CHUNK = 2**24  # numbers held at once: 64 MB in float32
 CACHED = 2**19  # numbers that a CPU's caches hold
+LONGEST = 200  # characters of a description of an index; faiss crashes over 100,000
 TRAINED = 64  # vectors that train one list, or one of the 256 codewords of a byte; faiss asks for 39 or more
 
 Shard = Tensor | np.ndarray
@@ -24,12 +27,15 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
         index: A string for `faiss.index_factory`, such as "IVF4096,PQ32".
 
     Raises:
-        RuntimeError: faiss refuses the string, or the gallery is too small for it.
+        ValueError: faiss refuses the string, or the gallery is too small for it.
     """
     faiss = _faiss()
+    if not isinstance(index, str) or len(index) > LONGEST:
+        raise ValueError(f'index must be a string such as "IVF4096,PQ32", got {checks.shown(index)}')
     shards = checked(gallery)
     count, dims = sum(map(len, shards)), shards[0].shape[1]
-    made = faiss.index_factory(dims, index)
+    with _refusals(index):
+        made = faiss.index_factory(dims, index)
     ivf = faiss.downcast_index(faiss.try_extract_index_ivf(made))
     if isinstance(ivf, faiss.IndexIVFPQ):
         ivf.do_polysemous_training = False  # takes most of the time, for a filter that no search here uses
@@ -37,7 +43,9 @@ def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
         wanted = min(count, TRAINED * max(256, ivf.nlist if ivf else 0))
         drawn = (np.arange(wanted) + np.random.default_rng(0).random(wanted)) * (count / wanted)
         drawn = torch.from_numpy(drawn.astype(np.int64)).clamp(max=count - 1)
-        made.train(take(shards, drawn, torch.empty(0)).numpy())
+        vectors = take(shards, drawn, torch.empty(0)).numpy()
+        with _refusals(index):
+            made.train(vectors)
     return made
 
 
@@ -54,12 +62,14 @@ def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = Non
             from the number of vectors in the index.
     """
     shards = checked(gallery)
-    made = train(shards, index) if isinstance(index, str) else index
+    made = train(shards, index) if isinstance(index, str) else _trained(index, shards[0].shape[1])
+    first = first if first is None else checks.whole(first, "first", 0)
     for start, piece in pieces(shards, torch.empty(0)):
-        if first is None:
-            made.add(piece.numpy())
-        else:
-            made.add_with_ids(piece.numpy(), np.arange(first + start, first + start + len(piece)))
+        with _refusals(index):
+            if first is None:
+                made.add(piece.numpy())
+            else:
+                made.add_with_ids(piece.numpy(), np.arange(first + start, first + start + len(piece)))
     return made
 
 
@@ -74,20 +84,21 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Find neighbours through an index, as `retrieval.search` does; `alone`: the queries are the gallery."""
     faiss = _faiss()
-    if isinstance(index, str):
-        index = build(shards, index)
+    index = build(shards, index) if isinstance(index, str) else _trained(index, query.shape[1])
     count = sum(map(len, shards))
-    if (index.ntotal, index.d, index.metric_type) != (count, query.shape[1], faiss.METRIC_L2):
-        both = f"{index.ntotal} vectors of {index.d} dimensions and the gallery {count} of {query.shape[1]}"
+    if index.ntotal != count or index.metric_type != faiss.METRIC_L2:
+        both = f"{index.ntotal} vectors and the gallery {count}"
         raise ValueError(f"the index has {both}: rebuild it from this gallery, for Euclidean distances")
     ivf = faiss.try_extract_index_ivf(index)
     before = ivf and ivf.nprobe
-    reach = min(candidates or max(10 * k, 100), count - alone) + alone
+    probes = max(1, before or 1) if probes is None else checks.whole(probes, "probes", 1)
+    wanted = max(10 * k, 100) if candidates is None else checks.whole(candidates, "candidates", 1)
+    reach = min(wanted, count - alone) + alone
     results = []
     try:
         for rows in torch.arange(len(query)).split(max(1, CHUNK // 4 // reach)):
             if ivf:
-                ivf.nprobe = before if probes is None else probes
+                ivf.nprobe = min(probes, ivf.nlist)
             x = query[rows].cpu()
             found = _candidates(x, k, reach, index, ivf, rows if alone else None).sort(dim=1).values
             if (last := int(found.max())) >= count:
@@ -107,7 +118,8 @@ def _candidates(query: Tensor, k: int, reach: int, index: Any, ivf: Any, own: Te
     found = torch.empty(len(query), reach, dtype=torch.int64)
     lacking = torch.arange(len(query))
     while True:
-        found[lacking] = torch.from_numpy(index.search(query[lacking].float().numpy(), reach)[1])
+        with _refusals(index):
+            found[lacking] = torch.from_numpy(index.search(query[lacking].float().numpy(), reach)[1])
         if own is not None:
             found[found == own[:, None]] = -1
         lacking = ((found >= 0).sum(dim=1) < k).nonzero()[:, 0]
@@ -122,14 +134,18 @@ def _candidates(query: Tensor, k: int, reach: int, index: Any, ivf: Any, own: Te
 def checked(gallery: Tensor | Sequence[Shard], dims: int | None = None) -> list[Shard]:
     """Return a gallery as a list of shards (G_i, D) of `dims` dimensions; values are not read."""
     shards = list(gallery) if isinstance(gallery, list | tuple) else [gallery]
-    if not shards:
-        raise ValueError("gallery is an empty list: give one shard or more")
     for i, shard in enumerate(shards):
         if not isinstance(shard, Tensor | np.ndarray):
             raise TypeError(f"gallery[{i}] must be a torch.Tensor or an array, got {type(shard).__name__}")
-        dims = dims or shard.shape[-1]
+        if isinstance(shard, np.ndarray) and (shard.dtype.kind != "f" or shard.dtype.itemsize > 8):
+            raise TypeError(f"gallery[{i}] must be floating point, of 64 bits or fewer, got {shard.dtype}")
+        if isinstance(shard, Tensor) and shard.layout != torch.strided:
+            raise TypeError(f"gallery[{i}] must be dense, got {shard.layout}")
+        dims = dims or (shard.shape[1] if shard.ndim == 2 else "D")
         if shard.ndim != 2 or shard.shape[1] != dims:
             raise ValueError(f"gallery[{i}] must have shape (N, {dims}), got {tuple(shard.shape)}")
+    if not any(map(len, shards)):
+        raise ValueError("gallery has no vectors: give one shard or more")
     return shards
 
 
@@ -180,6 +196,27 @@ def _tensor(shard: Shard) -> Tensor:
     if isinstance(shard, np.ndarray):  # copied: a memory map may be read-only, or in another byte order
         shard = torch.from_numpy(np.array(shard, shard.dtype.newbyteorder("=")))
     return shard.detach()
+
+
+def _trained(index: Any, dims: int) -> Any:
+    """Return a trained faiss index for vectors of `dims` dimensions."""
+    if not isinstance(index, _faiss().Index):
+        raise TypeError(f"index must be a faiss.Index or a string for its factory, got {checks.shown(index)}")
+    if not index.is_trained:
+        raise ValueError("the index is not trained: make it with sharded_search.train or build")
+    if index.d != dims:
+        raise ValueError(f"the index has {index.d} dimensions and the vectors {dims}: rebuild it from them")
+    return index
+
+
+@contextmanager
+def _refusals(index: Any) -> Iterator[None]:
+    """Turn what faiss refuses inside into a ValueError of one line, without its place in C++."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        why = re.split(r"\.(?:cpp|h):\d+: ", str(error))[-1]
+        raise ValueError(f"faiss refuses the index {checks.shown(index)}: {why}") from error
 
 
 def _faiss() -> Any:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from mdrlib import checks
 from mdrlib.datasets import grocery
 from mdrlib.datasets.class_splits import Row, Rows
 from mdrlib.datasets.preprocessing import optional
 
+LONGEST = 1000  # characters of a line of an annotation
 MINIATURE = 0.1  # a smaller share of a published set is a miniature, a larger one has lost images
 # A path that stays in the folder and ends like an image, so was not cut short; and the folder it starts with.
 IMAGE = r"(?!/|\S*\.\./)([^\s\\\0/]+)/[^\s\\\0]+\.(?i:jpe?g|png)"
@@ -76,6 +78,9 @@ def recognized(folder: Path) -> Rows | None:
 
 def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
     """Return True for the published set and False for a miniature; refuse others, and shared classes."""
+    for split, found in rows.items():
+        if not found:
+            raise ValueError(f"{folder} has no image of {split}: get the annotation again")
     seen = {key for row in rows["train"] for key in (row.number, row.name)}
     for split in list(rows)[1:]:
         shared = [row.name for row in rows[split] if row.number in seen or row.name in seen]
@@ -132,16 +137,19 @@ def _cars_mat(path: Path) -> list[Row]:
     try:
         content = scipy.loadmat(data, simplify_cells=True)
         found = [(record["relative_im_path"], record["class"]) for record in content["annotations"]]
+        names = [str(name) for name in content.get("class_names", [])]
     except Exception as error:  # scipy raises many kinds for a damaged file
         expected = "a MATLAB file with annotations of relative_im_path and class"
-        raise ValueError(f"{path}: expected {expected}, found {type(error).__name__}: {error}") from error
-    names = list(content.get("class_names", []))
+        raise ValueError(f"{path}: expected {expected}, found {checks.shown(error)}") from error
     rows = []
     for line, (file, number) in enumerate(found, 1):
         if not re.fullmatch(IMAGE, str(file)) or str(number) not in map(str, range(1, 197)):
             expected = "a path car_ims/<name>.jpg and a class 1-196"
-            raise ValueError(f"{path}, annotation {line}: expected {expected}, found {file!r}, {number!r}")
-        rows.append(Row(file, int(number), names[number - 1] if number <= len(names) else f"{number:03d}"))
+            raise ValueError(
+                f"{path}, annotation {line}: expected {expected}, found {checks.shown((file, number))}"
+            )
+        number = int(number)
+        rows.append(Row(str(file), number, names[number - 1] if number <= len(names) else f"{number:03d}"))
     return rows
 
 
@@ -205,16 +213,18 @@ def read_grocery(folder: Path) -> tuple[Path, Rows]:
 
 
 def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, ...]]]:
-    """Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
+    r"""Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
 
-    Each of these is a pattern, where a space stands for any white space, and what it is in words.
+    Each of these is a pattern, where a space stands for any white space and \d+ for a number of at most nine
+    digits, and what it is in words.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     lines += [""] * (len(wanted) - 1 - len(lines))
     found = []
     for number, text in enumerate(lines, 1):
         pattern, words = wanted[min(number, len(wanted)) - 1]
-        match = re.fullmatch(pattern.replace(" ", r"\s+"), text.strip())
+        pattern = pattern.replace(" ", r"\s+").replace(r"\d+", r"\d{1,9}")
+        match = re.fullmatch(pattern, text.strip()) if len(text) <= LONGEST else None
         if match is None:
             refuse(path, number, words, text)
         found.append((number, match.groups()))
@@ -223,7 +233,7 @@ def matches(path: Path, *wanted: tuple[str, str]) -> list[tuple[int, tuple[str, 
 
 def refuse(path: Path, line: int, expected: str, found: str) -> NoReturn:
     """Raise the ValueError of a wrong line."""
-    raise ValueError(f"{path}, line {line}: expected {expected}, found {found!r}")
+    raise ValueError(f"{path}, line {line}: expected {expected}, found {checks.shown(found)}")
 
 
 BENCHMARKS = {

@@ -24,7 +24,7 @@ from mdrlib.datasets.preprocessing import optional, orientation, to_rgb
 KINDS = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .heic .heif".split()
 LAYOUTS = (("train", "query", "gallery"), ("train", "test"))  # folders at the top that are splits
 # What systems and editors leave behind, and names that begin with a point.
-HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini")
+HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini")
 SHOWN = 20  # problems that an error lists
 
 
@@ -153,11 +153,11 @@ def _useless(rows: Rows, class_split: int) -> list[str]:
             problems.append(f"class {name} is in query and not in gallery")
     shared = sorted(trained.keys() & tested.keys())
     if shared and not class_split:
-        many = f"{len(shared):,} classes are in train and in {tests}, such as {shared[0]}"
+        many = f"train and {tests} share {len(shared):,} of the classes, such as {shared[0]}"
         problems.append(f"{many}: move each to one side, or set class_split from 1 to 10")
     if (len(classes) < 4) if class_split else (min(len(trained), len(tested)) < 2):
-        few = f"{len(classes)} classes in all, {len(trained)} for training and {len(tested)} for testing"
-        problems.append(f"it has {few}: 2 are needed for each")
+        found = f"{len(classes)} in all, {len(trained)} for training and {len(tested)} for testing"
+        problems.append(f"the classes are too few: {found}, each needs 2")
     return problems
 
 

@@ -85,8 +85,10 @@ def to_rgb(image: Any) -> Any:
     turn = TURNS.get(orientation(image))
     upright = image.transpose(pillow.Transpose[turn]) if turn else image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        (bits,) = getattr(image, "tag_v2", {}).get(258, (16,))  # a TIFF may have 12
+        tags = getattr(image, "tag_v2", {})  # a TIFF may have 12 bits, or 0 for white
+        (bits,), white = tags.get(258, (16,)), tags.get(262) == 0
         grey = np.asarray(upright).astype(np.float64) * (255 / (2**bits - 1))
+        grey = 255 - grey if white else grey
         upright = pillow.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     elif image.mode[0] in "IF":
         kind = "whole numbers of 32 bits" if image.mode[0] == "I" else "floating-point numbers"

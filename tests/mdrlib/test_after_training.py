@@ -87,6 +87,7 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(
     assert main(given) == 1
     said = capsys.readouterr()
     assert said.out == "" and re.search(message, said.err), said.err
+    assert said.err.startswith("mdrlib: ") and said.err.count("\n") == 1
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache/mdrlib").exists()
 
 

@@ -122,14 +122,17 @@ def test_a_gallery_of_another_embedder_is_refused(gallery, photo_config, tmp_pat
         Gallery.load(tmp_path / "g.npz", other)
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip file", "cut", "arrays"])
+@pytest.mark.parametrize("content", [b"", b"no zip file", "cut", "arrays", "lengths"])
 def test_a_damaged_file_is_refused_by_name(gallery, embedder, tmp_path, content):
     path = tmp_path / "g.npz"
     gallery.save(path)
     if content == "cut":
         content = path.read_bytes()[:-100]
+    arrays = {"embeddings": np.zeros((2, 8)), "files": np.array(["a"]), "classes": np.array(["", ""])}
     if content == "arrays":
-        np.savez(path, embeddings=np.zeros((2, 8)))
+        np.savez(path, **arrays)
+    elif content == "lengths":
+        np.savez(path, **arrays, embedder=np.array(embedder.fingerprint))
     else:
         path.write_bytes(content)
     with pytest.raises(ValueError, match="g.npz is damaged or not a gallery"):
@@ -145,6 +148,13 @@ def test_what_is_unreadable_leaves_the_gallery_as_it_was(gallery, album):
         files = [album / "milk/broken.jpg", album / "broken too.png", album / "copy.jpg"]
         gallery.add(files)
     assert gallery.paths == before and len(gallery.embeddings) == len(gallery.classes) == 8
+
+
+def test_a_link_that_leads_nowhere_is_listed_too(embedder, album):
+    (album / "lost.jpg").symlink_to(album / "nowhere.jpg")
+    (album / "cut.jpg").write_bytes(b"cut")
+    with pytest.raises(OSError, match="2 of 10 images are unreadable: .*cut.jpg .*lost.jpg"):
+        Gallery(embedder).add(album)
 
 
 def test_twice_the_same_file_is_refused(gallery, album):

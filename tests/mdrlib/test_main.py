@@ -160,7 +160,7 @@ def test_many_runs_are_made_and_one_that_fails_ends_no_other(config, tmp_path, c
 
 
 def test_a_value_that_is_wrong_starts_no_run(config, tmp_path, capsys):
-    assert command.main(["run", str(config), "--out", str(tmp_path / "out"), "dim=8,16,0"]) == 1
+    assert command.main(["run", str(config), "--out", str(tmp_path / "out"), "dim=8,16,-1"]) == 1
     assert "dim must be at least" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

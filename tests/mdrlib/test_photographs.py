@@ -117,6 +117,27 @@ def test_augmentation_is_of_photographs_too(make_tree, tmp_path):
     assert same.history[-1]["loss"] == losses[2]
 
 
+def test_stored_size_aspect_and_crops_are_those_of_the_config(make_tree, tmp_path):
+    folder = make_tree("cub")
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        noise = np.random.default_rng(number).integers(0, 256, (18, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    whole = {"crop_scale": [1, 1], "crop_ratio": [1, 1]}
+    losses = {}
+    for name, changes in {
+        "recipe": {},
+        "said": {"stored_size": 37, "crop_scale": (0.16, 1), "crop_ratio": (0.75, 1.33)},
+        "whole": whole,
+        "aspect": whole | {"keep_aspect": True},
+        "size": whole | {"stored_size": 64},
+        "ratio": {"crop_ratio": [0.5, 0.6]},
+    }.items():
+        result = run(replace(CONFIG, iterations=1, **changes), tmp_path / name)
+        losses[name] = result.history[-1]["loss"]
+    assert losses.pop("said") == losses["recipe"], "37 is 32 of 256 / 224"
+    assert len(set(losses.values())) == 5
+
+
 def test_validation_classes_of_photographs_are_held_out(make_tree, tmp_path):
     make_tree("cub")
     with pytest.raises(ValueError, match="validation=0.5 of 3 classes"):

@@ -296,9 +296,7 @@ def test_k_beyond_the_gallery_is_capped_by_evaluate_and_refused_by_search():
     assert capped["recall@5"] == capped["recall@6"] == capped["recall@1000"] == 1
     assert search(x, k=5)[1].shape == (6, 5) and search(x, x, 6)[1].shape == (6, 6)
     for arguments, there in (((x, None, 6), 5), ((x, x, 7), 6), ((x[:1], None, 1), 0)):
-        with pytest.raises(
-            ValueError, match=f"k must be an integer from 1 to the {there} neighbours there are"
-        ):
+        with pytest.raises(ValueError, match=f"k must be at most the {there} neighbours there are"):
             search(*arguments)
 
 
@@ -322,12 +320,34 @@ def test_inputs_are_left_as_they_were():
 X, Y = batch(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
 
 
-@pytest.mark.parametrize("k", (0, -1, 1.0, True, None))
+@pytest.mark.parametrize("k", (0, -1, 1.0, True, None, "1", -(10**5000)), ids=lambda k: type(k).__name__)
 def test_k_must_be_a_positive_integer(k):
     with pytest.raises(
-        ValueError, match=f"k must be an integer from 1 to the 5 neighbours there are, got {k}"
+        (ValueError, TypeError), match="^k must be a whole number of at least 1, got .{1,80}$"
     ):
         search(X, k=k)
+
+
+@pytest.mark.parametrize("exponent", (1, 30, 5000))
+def test_k_is_at_most_the_gallery(exponent):
+    with pytest.raises(ValueError, match="^k must be at most the 5 neighbours there are, got .{1,80}$"):
+        search(X, k=10**exponent)
+
+
+def test_numbers_may_be_those_of_numpy_and_torch():
+    assert search(X, k=np.int64(3))[1].equal(search(X, k=torch.tensor(3))[1])
+    want = evaluate(X, Y, ks=(1, 3))
+    assert want == evaluate(X, Y, ks=np.array([1, 3])) == evaluate(X, Y, ks=torch.tensor([1, 3]))
+    assert evaluate(X, Y, ks=(1, 10**30))[f"recall@{10**30}"] == 1
+
+
+@pytest.mark.parametrize("dtype", (torch.uint8, torch.int32, torch.uint64, torch.bool))
+def test_labels_may_be_integers_of_any_kind(dtype):
+    y = torch.tensor([0, 0, 1, 1, 1, 0])
+    assert evaluate(X, y.to(dtype), X, y) == evaluate(X, y, X, y.to(dtype)) == evaluate(X, y, X, y)
+    large = torch.tensor([2**64 - 1] * 6, dtype=torch.uint64)  # as int64 it would be -1
+    with pytest.raises(ValueError, match=r"gallery_labels must be below 2\^63"):
+        evaluate(X, torch.full((6,), -1), X, large)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +355,13 @@ def test_k_must_be_a_positive_integer(k):
     [
         (X[:, 0], ValueError, r"NAME.* must have shape \(N, .\), got \(6,\)"),
         (X.long(), TypeError, "NAME.* must be floating point, got torch.int64"),
+        (
+            X.to(torch.float8_e5m2),
+            TypeError,
+            "NAME.* must be dense, of 16 bits or more, got torch.float8_e5m2",
+        ),
+        (X.to_sparse(), TypeError, "NAME.* must be dense, .*torch.sparse_coo"),
+        (X.to(torch.complex64), TypeError, "NAME.* must be floating point, got torch.complex64"),
         (X.tolist()[0], TypeError, "NAME.* must be a torch.Tensor .*, got (list|float)"),
         (X * float("nan"), ValueError, "NAME.* hold 18 NaN or infinite values among 18"),
     ],
@@ -366,8 +393,13 @@ def test_bad_vectors_are_refused(bad, error, message):
         ((X, torch.arange(6)), ValueError, "no query has a match in the gallery"),
         ((X, Y, X, Y + 3), ValueError, "no query has a match in the gallery"),
         ((X[:1], Y[:1]), ValueError, "no query has a match in the gallery"),
-        ((X, Y, None, None, ()), ValueError, r"ks must be integers of 1 or more, got \(\)"),
-        ((X, Y, None, None, (1, 0)), ValueError, r"ks must be integers of 1 or more, got \(1, 0\)"),
+        ((X, "abbcca"), TypeError, "query_labels must be a torch.Tensor .*, got str"),
+        ((X, Y, None, None, ()), ValueError, r"ks must be whole numbers such as \(1, 2, 4, 8\), got \(\)"),
+        ((X, Y, None, None, 3), ValueError, r"ks must be whole numbers such as \(1, 2, 4, 8\), got 3"),
+        ((X, Y, None, None, None), ValueError, "ks must be whole numbers such as .*, got None"),
+        ((X, Y, None, None, (1, 0)), ValueError, "each of ks must be a whole number of at least 1, got 0"),
+        ((X, Y, None, None, "12"), TypeError, "each of ks must be a whole number of at least 1, got '1'"),
+        ((X, Y, None, None, (1.5,)), TypeError, "each of ks must be a whole number of at least 1, got 1.5"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):

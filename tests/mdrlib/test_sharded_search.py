@@ -1,6 +1,7 @@
 """Search through shards against a loop over all vectors, and through faiss indices against exact search."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,16 +101,20 @@ def test_float64_stays_float64_and_kinds_may_differ():
         (
             [],
             ValueError,
-            "gallery is an empty list: give one shard or more",
+            "gallery has no vectors: give one shard or more",
         ),
         ([Y, Y.tolist()], TypeError, r"gallery\[1\] must be a torch.Tensor or an array, got list"),
         ([Y, Y.long()], TypeError, r"gallery\[1\] must be floating point, got torch.int64"),
-        ([Y, Y.long().numpy()], TypeError, r"gallery\[1\] must be floating point, got torch.int64"),
+        ([Y, Y.long().numpy()], TypeError, r"gallery\[1\] must be floating point, .* got int64"),
+        ([Y.numpy().astype(object)], TypeError, r"gallery\[0\] must be floating point, .* got object"),
+        ([Y.numpy().astype("g")], TypeError, r"gallery\[0\] must be floating point, of 64 bits or fewer"),
+        ([Y[0, 0]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(\)"),
+        ([Y[:0], Y[:0]], ValueError, "gallery has no vectors"),
         ([Y, Y[0]], ValueError, r"gallery\[1\] must have shape \(N, 6\), got \(6,\)"),
         ([Y, Y[:, :3]], ValueError, r"gallery\[1\] must have shape \(N, 6\), got \(90, 3\)"),
         ([Y[:, :3]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(90, 3\)"),
         ([Y, Y * torch.nan], ValueError, r"gallery\[1\] hold 540 NaN"),
-        ([Y[:1], Y[:2]], ValueError, "k must be an integer from 1 to the 3 neighbours there are, got 4"),
+        ([Y[:1], Y[:2]], ValueError, "k must be at most the 3 neighbours there are, got 4"),
     ],
 )
 def test_bad_shards_are_refused(gallery, error, message):
@@ -280,13 +285,17 @@ def test_many_queries_are_searched_in_chunks():
     "index, message",
     [
         ("nonsense", "could not parse index string nonsense"),
+        ("", "could not parse index string"),
+        ("IVF99999999999999,Flat", "stoi"),
         ("IVF16,PQ7", "multiple of the number of subquantizers"),
         ("IVF4096,Flat", "training points .2000. should be at least .* clusters .4096."),
     ],
 )
 def test_faiss_refuses_a_string_that_makes_no_index(index, message):
-    with pytest.raises(RuntimeError, match=message):
-        search(Q, X, 5, index)
+    for call in (lambda: search(Q, X, 5, index), lambda: sharded_search.build(X, index)):
+        with pytest.raises(ValueError, match=f"^faiss refuses the index '.*{message}") as caught:
+            call()
+        assert len(str(caught.value)) < 300 and "/" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 FLAT = sharded_search.build(X, "Flat")
@@ -300,26 +309,66 @@ DOT.add(X.numpy())
         (
             (Q, X[:9], 5, FLAT),
             ValueError,
-            "has 2000 vectors of 16 dimensions and the gallery 9 of 16: rebuild",
+            "has 2000 vectors and the gallery 9: rebuild",
         ),
-        ((Q[:, :3], X[:, :3], 5, FLAT), ValueError, "has 2000 vectors of 16 .* and the gallery 2000 of 3"),
+        ((Q[:, :3], X[:, :3], 5, FLAT), ValueError, "the index has 16 dimensions and the vectors 3: rebuild"),
         ((Q, X, 5, DOT), ValueError, "for Euclidean distances"),
         (
             (Q, X, 5, FLAT, None, 4),
             ValueError,
             "fewer than 5 neighbours for 60 of 60 queries: raise candidates",
         ),
-        ((Q, X, 2001, FLAT), ValueError, "k must be an integer from 1 to the 2000 neighbours there are"),
-        ((X, None, 2000, FLAT), ValueError, "k must be an integer from 1 to the 1999 neighbours there are"),
+        ((Q, X, 2001, FLAT), ValueError, "k must be at most the 2000 neighbours there are"),
+        ((X, None, 2000, FLAT), ValueError, "k must be at most the 1999 neighbours there are"),
         ((Q, X[:, :3], 5, "Flat"), ValueError, r"gallery.0. must have shape \(N, 16\), got \(2000, 3\)"),
         ((Q * torch.nan, X, 5, "Flat"), ValueError, "query hold 960 NaN"),
         ((Q, X * torch.nan, 5, "Flat"), ValueError, r"gallery\[0\] hold 32000 NaN"),
-        ((Q, X * torch.nan, 5, "IVF4,Flat"), RuntimeError, "NaN"),
+        ((Q, X * torch.nan, 5, "IVF4,Flat"), ValueError, "faiss refuses the index 'IVF4,Flat': .*NaN"),
+        (
+            (Q, X, 5, faiss.index_factory(16, "IVF4,Flat")),
+            ValueError,
+            "the index is not trained: make it with",
+        ),
+        (
+            (Q, X, 5, faiss.IndexBinaryFlat(16)),
+            TypeError,
+            "must be a faiss.Index or a string .*IndexBinaryFlat",
+        ),
+        ((Q, X, 5, Path("a.index")), TypeError, r"must be a faiss.Index or a string .*a.index"),
+        ((Q, X, 5, FLAT, 0), ValueError, "probes must be a whole number of at least 1, got 0"),
+        ((Q, X, 5, FLAT, "4"), TypeError, "probes must be a whole number of at least 1, got '4'"),
+        ((Q, X, 5, FLAT, None, 0), ValueError, "candidates must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         search(*arguments)
+
+
+@pytest.mark.parametrize("index", ("x" * 10**6, 5, None))
+def test_what_describes_no_index_is_refused(index):
+    with pytest.raises(ValueError, match='^index must be a string such as "IVF4096,PQ32", got .{1,80}$'):
+        sharded_search.train(X, index)
+
+
+def test_an_index_that_takes_no_vectors_or_numbers_is_refused():
+    for index, first, message in (
+        (faiss.index_factory(16, "IVF4,Flat"), None, "the index is not trained"),
+        (faiss.index_factory(9, "Flat"), None, "the index has 9 dimensions and the vectors 16"),
+        (faiss.index_factory(16, "Flat"), 5, "faiss refuses the index .*: add_with_ids not implemented"),
+        (faiss.index_factory(16, "Flat"), -1, "first must be a whole number of at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sharded_search.build(X, index, first)
+
+
+def test_an_index_whose_probes_are_zero_searches_one_list():
+    index = sharded_search.build(X, "IVF16,Flat")
+    index.nprobe = 0
+    got = search(Q, X, 5, index)
+    index.nprobe = 1
+    assert got[1].equal(search(Q, X, 5, index)[1])
+    assert search(Q, X, 5, index, 10**30)[1].equal(search(Q, X, 5)[1]), "more lists than there are"
 
 
 def test_without_faiss_the_error_names_the_extra(monkeypatch):

@@ -111,10 +111,20 @@ WRONG = [
     ("cars csv", "anno_train.csv", 3, "00003.jpg,1,2,3,4,197", 3, "a class 1-196"),
     ("cars csv", "anno_test.csv", 3, "../3.jpg,1,2,3,4,6", 3, "a file, four corners"),
     ("cars csv", "names.csv", 5, "", 5, "the name of a class"),
+    # Numbers that Python reads in no time, or that fit into no tensor; a line of a megabyte.
+    ("cub", "images.txt", 3, "9" * 5000 + " 003.Bird_3/a.jpg", 3, "an image's id and its path"),
+    ("cub", "image_class_labels.txt", 3, "3 " + "9" * 5000, 3, "an image's id and its class"),
+    ("sop", "Ebay_train.txt", 4, f"12 {'9' * 5000} 1 a/b.JPG", 4, "three numbers and a path"),
+    ("sop", "Ebay_train.txt", 4, f"12 {10**20} 1 a/b.JPG", 4, "three numbers and a path"),
+    ("sop", "Ebay_train.txt", 4, f"12 1 1 a/{'b' * 10**6}.JPG", 4, "three numbers and a path"),
+    ("inshop", "list_eval_partition.txt", 1, "9" * 5000, 1, "the number of images"),
+    ("inshop", "list_eval_partition.txt", 9, f"img/a/b.jpg id_{'1' * 5000} train", 9, "an item id_<number>"),
+    ("cars csv", "anno_train.csv", 3, f"00003.jpg,1,2,3,4,{'9' * 5000}", 3, "a class 1-196"),
+    ("cars csv", "names.csv", 5, "x" * 10**6, 5, "the name of a class"),
 ]
 
 
-@pytest.mark.parametrize("layout, file, at, text, named, expected", WRONG)
+@pytest.mark.parametrize("layout, file, at, text, named, expected", WRONG, ids=lambda value: str(value)[:20])
 def test_a_wrong_annotation_is_refused(make_tree, layout, file, at, text, named, expected):
     path = make_tree(layout) / file
     lines = path.read_text().splitlines()
@@ -122,7 +132,18 @@ def test_a_wrong_annotation_is_refused(make_tree, layout, file, at, text, named,
     with pytest.raises(ValueError) as caught:
         load(layout.split()[0], "train")
     assert f"{path}, line {named}: expected " in str(caught.value), caught.value
-    assert expected in str(caught.value)
+    assert expected in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("layout", ["cub", "sop", "inshop", "cars csv"])
+def test_an_annotation_without_images_is_refused(make_tree, layout):
+    folder = make_tree(layout)
+    for path in (*folder.glob("image*.txt"), *folder.glob("Ebay_test.txt"), *folder.glob("anno_*.csv")):
+        path.write_text("image_id class_id super_class_id path\n" if layout == "sop" else "")
+    for path in folder.glob("list_*.txt"):
+        path.write_text("0\nimage_name item_id evaluation_status\n")
+    with pytest.raises(ValueError, match=f"{folder} has no image of (train|test): get the annotation again"):
+        load(layout.split()[0], "train")
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>" * 99])
@@ -146,7 +167,8 @@ def test_a_mat_of_another_kind_is_refused(make_tree):
         (column, "O") for column in "relative_im_path bbox_x1 bbox_y1 bbox_x2 bbox_y2 class test".split()
     ]
     good = ("car_ims/1.jpg", 1, 2, 3, 4, 5, 0)
-    for at, value in ((5, 197), (5, 0), (5, "five"), (0, "car_ims/1"), (0, "../1.jpg"), (0, [1, 2])):
+    numbers, files = (197, 0, "five", 1.5, "9" * 5000), ("car_ims/1", "../1.jpg", [1, 2])
+    for at, value in (*((5, number) for number in numbers), *((0, file) for file in files)):
         bad = tuple(value if k == at else field for k, field in enumerate(good))
         savemat(path, {"annotations": np.array([[good, bad]], dtype=columns)})
         with pytest.raises(ValueError, match=f"{path}, annotation 2: expected a path"):

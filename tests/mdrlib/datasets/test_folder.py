@@ -152,14 +152,17 @@ def test_a_long_list_is_cut(make):
 @pytest.mark.parametrize(
     "paths, words",
     [
-        ((), "photos is an empty folder; it has 0 classes"),
-        (two_each("a"), "it has 1 classes in all, 0 for training and 1 for testing: 2 are needed for each"),
+        ((), "photos is an empty folder; the classes are too few: 0 in all"),
+        (two_each("a"), "the classes are too few: 1 in all, 0 for training and 1 for testing, each needs 2"),
         (("0.jpg", "1.jpg"), "2 images, such as 0.jpg, are in no folder of a class"),
-        (two_each("a", "b", "c"), "it has 3 classes in all, 1 for training and 2 for testing"),
-        (two_each("train/a", "train/b", "test/b", "test/c"), "1 classes are in train and in test, such as b"),
+        (two_each("a", "b", "c"), "the classes are too few: 3 in all, 1 for training and 2 for testing"),
+        (
+            two_each("train/a", "train/b", "test/b", "test/c"),
+            "train and test share 1 of the classes, such as b: move each",
+        ),
         (
             two_each("train/a", "train/b", "test/c"),
-            "it has 3 classes in all, 2 for training and 1 for testing",
+            "the classes are too few: 3 in all, 2 for training and 1 for testing",
         ),
         (two_each("train/a", "test/c", "test/d", "val/e"), "val holds 2 images and is none of train, test"),
         (
@@ -176,7 +179,7 @@ def test_what_cannot_be_split_is_refused(make, tmp_path, paths, words):
 def test_classes_on_both_sides_can_be_split_at_random(make):
     place = make(*two_each("train/a", "train/b", "train/c", "train/d", "test/a", "test/b"))
     assert (
-        "2 classes are in train and in test, such as a: move each to one side, or set class_split"
+        "train and test share 2 of the classes, such as a: move each to one side, or set class_split"
         in problems(place)[0]
     )
     train, test = (load("folder", split, place, class_split=1) for split in ("train", "test"))

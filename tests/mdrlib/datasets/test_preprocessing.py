@@ -1,5 +1,6 @@
 """From files as phones, scanners and editors store them to the pixels that a network sees."""
 
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -61,6 +62,24 @@ def test_grey_of_16_bits_is_scaled_by_its_range(tmp_path, suffix):
     got = np.asarray(open_image(path))
     assert got.shape == (4, 6, 3) and (got == got[:, :, :1]).all()
     assert np.abs(got[:, :, 0] - grey / 257).max() <= 0.5 + 1e-9
+
+
+def tiff(path, bits, photometric, data):
+    """A file of two grey pixels next to each other, as scanners write them and pillow does not."""
+    short = {256: 2, 257: 1, 258: bits, 259: 1, 262: photometric, 277: 1, 278: 1}
+    tags = {key: struct.pack("<HHIHH", key, 3, 1, value, 0) for key, value in short.items()}
+    tags |= {key: struct.pack("<HHII", key, 4, 1, value) for key, value in ((273, 8), (279, len(data)))}
+    header = b"II*\0" + struct.pack("<I", 8 + 4) + data.ljust(4, b"\0")
+    path.write_bytes(
+        header + struct.pack("<H", len(tags)) + b"".join(tags[key] for key in sorted(tags)) + bytes(4)
+    )
+
+
+@pytest.mark.parametrize("bits, data", [(8, b"\xff\x00"), (12, b"\xff\xf0\x00"), (16, b"\xff\xff\x00\x00")])
+def test_scans_of_12_bits_and_those_whose_white_is_0(tmp_path, bits, data):
+    for photometric, wanted in ((1, [255, 0]), (0, [0, 255]))[: 1 if bits == 12 else 2]:
+        tiff(tmp_path / "scan.tif", bits, photometric, data)
+        assert np.asarray(open_image(tmp_path / "scan.tif"))[0, :, 0].tolist() == wanted
 
 
 def test_numbers_of_unknown_range_are_refused_by_path(tmp_path):
