@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,10 +40,9 @@ CHECKPOINT = "checkpoint.pt"
 METRICS = ("r_precision", "map@r", "train_recall@1", "train_map@r", *DIAGNOSTICS)
 FILES = (CHECKPOINT, "distances.npz", "embeddings.npz", "history.csv", "result.json")  # of a finished run
 State = dict[str, Any]  # of a run, as its checkpoint has it
-Callback = Callable[[Trainer], None]
 
 
-def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> Result:
+def run(config: Config, out_dir: str | Path) -> Result:
     """Train and evaluate, or continue an interrupted run, or return the Result of a finished one.
 
     On a CPU an interrupted run ends with the same bits as an uninterrupted one.
@@ -53,7 +52,6 @@ def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> R
             distances.npz (histograms per evaluation) and embeddings.npz (of test images and gallery, with
             labels and nearest neighbours). ValueError if it holds another experiment, naming the fields;
             BlockingIOError if another process is at it.
-        watch: Called after each iteration, instead of what shows progress.
     """
     distributed.join()
     out_dir = checks.path(out_dir, "out_dir")
@@ -69,10 +67,10 @@ def run(config: Config, out_dir: str | Path, watch: Callback | None = None) -> R
         return result
     with ExitStack() as stack:
         distributed.from_first(lambda: stack.enter_context(checkpoint.locked(out_dir)))
-        return _go_on(config, stored, out_dir, watch)
+        return _go_on(config, stored, out_dir)
 
 
-def _go_on(config: Config, stored: State, out_dir: Path, watch: Callback | None) -> Result:
+def _go_on(config: Config, stored: State, out_dir: Path) -> Result:
     """Do what `run` does, in a folder that is this run's alone."""
     result, state = distributed.from_first(lambda: _found(config, out_dir))
     if result is not None:  # made since the folder was looked at
@@ -87,8 +85,7 @@ def _go_on(config: Config, stored: State, out_dir: Path, watch: Callback | None)
         raise ValueError(f"{out_dir} {seen}; choose another folder")
     splits = _splits(config, sets, device)
     with deterministic(device.type == "cpu"):
-        about = {"config": stored, "data": data}
-        trainer, history = _train(config, splits, device, out_dir, about, state, watch)
+        trainer, history = _train(config, splits, device, out_dir, {"config": stored, "data": data}, state)
 
         def finish() -> Result:
             for name, arrays in _arrays(trainer.model, splits, history).items():
@@ -268,13 +265,7 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
 
 
 def _train(
-    config: Config,
-    splits: Splits,
-    device: torch.device,
-    out_dir: Path,
-    about: State,
-    state: State | None,
-    watch: Callback | None,
+    config: Config, splits: Splits, device: torch.device, out_dir: Path, about: State, state: State | None
 ) -> tuple[Trainer, History]:
     """Train from the start or from a checkpoint's `state`; evaluate and save; end with the best weights."""
     images, labels = splits["train"]
@@ -332,7 +323,7 @@ def _train(
             save()
             saved = time.perf_counter()
 
-    shown = watch or progress(f"{config.dataset} {config.method}", iterations, trainer.iteration)
+    shown = progress(f"{config.dataset} {config.method}", iterations, trainer.iteration)
     trainer.fit(batches, [shown, evaluate_and_save])
     history.select(trainer.model)
     if iterations and history.keep_best:

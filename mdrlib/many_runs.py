@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from mdrlib import experiment
 from mdrlib.config import Config
 from mdrlib.datasets.loader import default_workers
-from mdrlib.experiment import run
 from mdrlib.trainer import Trainer
 
 SECONDS = 10  # between two lines on what is running
@@ -119,8 +119,9 @@ def _work(config: Config, out_dir: Path, connection: Connection) -> None:
             connection.send(trainer.iteration)
             said = time.monotonic()
 
+    experiment.progress = lambda *about: watch  # in this process, which makes one run
     try:
-        result = run(config, out_dir, watch)
+        result = experiment.run(config, out_dir)
         connection.send(f"Recall@1 {100 * result.metrics['recall@1']:.1f} %, {result.seconds:.0f} s")
     except MISTAKES as error:
         connection.send(f"FAILED: {' '.join(str(error).split())}")
