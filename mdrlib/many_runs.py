@@ -57,7 +57,7 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
     context.set_forkserver_preload(["mdrlib.experiment"])
     waiting, running, failed = list(configs), {}, []
     print(f"{len(configs)} runs, {min(jobs, len(configs))} at a time, in {out_dir}", flush=True)
-    shown = time.monotonic()
+    shown, quiet = time.monotonic(), os.environ.get("MDR_PROGRESS") == "off"
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -76,7 +76,7 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
                 failed += [its.name] if text.startswith("FAILED") else []
                 count = len(configs) - len(waiting) - len(running)
                 print(f"[{count}/{len(configs)}] {its.name}  {text}", flush=True)
-            if running and time.monotonic() - shown > SECONDS:
+            if running and not quiet and time.monotonic() - shown > SECONDS:
                 at = ", ".join(
                     f"{r.name} {r.iteration}/{configs[r.name].iterations}" for r in running.values()
                 )

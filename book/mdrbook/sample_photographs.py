@@ -1,5 +1,6 @@
 """A small folder of photographs for pages that cannot count on any: places in the pictures of two packages."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +19,7 @@ PLAIN = 20  # standard deviation of the brightness of a place where nothing is t
 QUERIES = 2  # visits of a test place that are searched for; the gallery has the others
 
 
-def cut(folder: str | Path, seed: int = 0) -> None:
+def cut(folder: str | Path, train: Sequence[str] = TRAIN, seed: int = 0) -> None:
     """Write a folder of JPEG, PNG and WebP files as `mdrlib` takes it: train, query and gallery.
 
     A class is a place in a picture, such as china/b2. A visit has its own viewpoint and light, and the shots
@@ -26,15 +27,16 @@ def cut(folder: str | Path, seed: int = 0) -> None:
 
     Args:
         folder: It must not exist.
+        train: The pictures to train on, a part of TRAIN.
         seed: Of viewpoints and light.
     """
     folder, random = Path(folder), np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    for name in TRAIN + TEST:
+    for name in (*train, *TEST):
         picture, places = _picture(name)
         for place, centre in places.items():
             for visit in range(VISITS):
-                split = "train" if name in TRAIN else "query" if visit < QUERIES else "gallery"
+                split = "train" if name in train else "query" if visit < QUERIES else "gallery"
                 home = folder / split / Path(name).stem / place
                 home.mkdir(parents=True, exist_ok=True)
                 view = random.uniform(-1, 1, 9)
