@@ -1,6 +1,7 @@
 """Many runs in one call, as many at a time as there are cores or GPUs, each in its own process and folder."""
 
 import ctypes
+import os
 import signal
 import sys
 import time
