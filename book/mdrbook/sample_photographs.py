@@ -1,4 +1,4 @@
-"""A small folder of photographs for pages that cannot count on any: places in the pictures of two packages."""
+"""A small folder of photographs for a page that brings none: places in the pictures of two packages."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
