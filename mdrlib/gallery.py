@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
@@ -211,6 +212,8 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """Read the arrays `names` of a file; ValueError for a damaged one."""
     content = path.read_bytes()
     try:
+        if not zipfile.is_zipfile(io.BytesIO(content)):  # numpy advises to execute what the file holds
+            raise ValueError("it is no file .npz")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in names}
         if len({len(array) for array in arrays.values() if array.ndim}) != 1:

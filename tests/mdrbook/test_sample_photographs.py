@@ -1,4 +1,4 @@
-"""The small folder of photographs is one that mdrlib takes, and its bursts and visits are what they should be."""
+"""The small folder of photographs is one that mdrlib takes; its bursts are alike and its visits are not."""
 
 import numpy as np
 import pytest
