@@ -4,6 +4,7 @@ import contextlib
 import glob
 import io
 import os
+import pickle
 import socket
 import threading
 import zipfile
@@ -113,6 +114,8 @@ def read(path: Path) -> Any:
             raise ValueError(f"wrong checksum of {broken}")
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch advises to execute what the file holds
+        raise ValueError("it holds more than tensors and plain values, or something else") from error
     except Exception as error:  # zipfile and torch raise several kinds for a damaged file
         raise ValueError(" ".join(str(error).split())[:200]) from error
 

@@ -1,6 +1,7 @@
 """Many runs in one call, as many at a time as there are cores or GPUs, each in its own process and folder."""
 
 import ctypes
+import os
 import signal
 import sys
 import time
@@ -53,6 +54,7 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
     context = get_context("forkserver")  # imports torch once, and forks no threads
     context.set_forkserver_preload(["mdrlib.experiment"])
     waiting, failed, shown = list(configs), [], time.monotonic()
+    quiet = os.environ.get("MDR_PROGRESS") == "off"
     running: dict[Connection, _Running] = {}
     print(f"{len(configs)} runs, {min(jobs, len(configs))} at a time, in {out_dir}", flush=True)
     try:
@@ -82,7 +84,7 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
                 failed += [its.name] if said.startswith("FAILED") else []
                 ended = len(configs) - len(waiting) - len(running)
                 print(f"[{ended}/{len(configs)}] {its.name}  {said}", flush=True)
-            if running and time.monotonic() - shown > SECONDS:
+            if running and not quiet and time.monotonic() - shown > SECONDS:
                 at = [f"{r.name} {r.iteration}/{configs[r.name].iterations}" for r in running.values()]
                 print(f"at iteration: {', '.join(at)}", flush=True)
                 shown = time.monotonic()

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from mdrbook.style import GROUPS, LIGHT, MARKERS, NEGATIVE, POSITIVE, WIDTH, figure, text_color
+from mdrlib.datasets.preprocessing import open_image
 
 if TYPE_CHECKING:
     from mdrlib.datasets import ImageFiles
@@ -117,7 +117,7 @@ def photograph_gallery(
     chosen = np.asarray(chosen)
     near = np.asarray(neighbours)[chosen, :k]
     paths = [queries.paths[i] for i in chosen] + [gallery.paths[j] for j in near.ravel()]
-    images = np.stack([np.asarray(Image.open(path).convert("RGB").resize((size, size))) for path in paths])
+    images = np.stack([np.asarray(open_image(path).resize((size, size))) for path in paths])
     labels = np.concatenate([queries.labels[chosen], gallery.labels[near.ravel()]])
     rows = np.zeros((len(paths), near.shape[1]), dtype=int)  # those of neighbours are not drawn
     rows[: len(chosen)] = np.arange(len(chosen), len(paths)).reshape(near.shape)
