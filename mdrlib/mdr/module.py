@@ -101,7 +101,7 @@ class MDR(nn.Module):
     torch.compile takes the module as one graph, but not within a checkpointed part; torch.func and
     torch.export take it in evaluation mode. Values are not checked then, and all distances come from
     differences (backend "eager", but for training compiled for a GPU on small batches). On a CPU that takes
-    three to eight times as long as the module itself: `torch.compiler.disable(mdr)` keeps it as it is.
+    three to eighteen times as long as the module itself: `torch.compiler.disable(mdr)` keeps it as it is.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.
