@@ -90,7 +90,10 @@ def path(value: str | os.PathLike[str], name: str = "path") -> Path:
     """Return a path with ~ expanded, which a shell leaves as it is in --out=~/runs and YAML everywhere."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, got {shown(value)}")
-    return Path(os.path.expanduser(value))
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} {shown(value)} is below no known home folder; write it in full") from error
 
 
 def whole(value: int, name: str, least: int) -> int:
