@@ -1,6 +1,7 @@
 """Serve the built pages on this machine alone, until Ctrl-C."""
 
 import argparse
+import signal
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,8 @@ def main() -> int:
         said = f"Port {port} of 127.0.0.1 is not available ({error.strerror}): stop what uses it, or call"
         print(f"{said} `make serve PORT={port % 65535 + 1}`.", file=sys.stderr)
         return 1
+    # What a shell starts in the background ignores Ctrl-C, and Python would not raise KeyboardInterrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"The book is at http://127.0.0.1:{port}/ until you press Ctrl-C", flush=True)
     try:
         server.serve_forever()
