@@ -77,7 +77,9 @@ def test_opened_before_anything_was_made_it_says_what_to_call(path, tmp_path):
         "capture_output": True,
     }
     done = subprocess.run([sys.executable, "-c", OPENED], input=json.dumps(sources), **words)
-    if path.stem != "omniglot":
+    if path.stem in ("omniglot", "your_own_photographs"):  # they do without
+        assert done.returncode == 0, done.stderr
+    else:
         assert done.returncode and "`make experiments`" in done.stderr.splitlines()[-1], done.stderr
 
 
