@@ -62,7 +62,8 @@ def check(entry):
     assert entry["seconds"] > 0
     assert set(entry["environment"]) == ENVIRONMENT | (NEW_ENVIRONMENT if new else set())
     assert entry["git"] is None or set(entry["git"]) == {"commit", "dirty"}
-    assert set(entry["data"]) == {"train", "test"}
+    searched = {"query", "gallery"} if entry["config"]["dataset"] == "grocery" else {"test"}
+    assert set(entry["data"]) == {"train"} | searched
     for split in entry["data"].values():
         assert split["images"] > 0 and len(split["fingerprint"]) == 16
     assert entry["history"][0]["iteration"] == 0
