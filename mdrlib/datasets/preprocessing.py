@@ -26,7 +26,7 @@ def optional(module: str, extra: str) -> Any:
 class Preprocessing:
     """What evaluation makes of a photograph: a stored square, of which the network sees the middle.
 
-    Sizes and filter (Lanczos) are those of utils/common.py of github.com/kakaoenterprise/AAAI2021_MDR.
+    Sizes and filter (Lanczos) are those of the authors, kakaoenterprise/AAAI2021_MDR, utils/common.py.
     """
 
     image_size: int = 224  #: pixels of the side that the network sees
