@@ -13,12 +13,10 @@ import yaml
 
 from mdrlib import after_training, checks, comparison, distributed
 from mdrlib.config import Config
-from mdrlib.config_file import read_config, read_configs
+from mdrlib.config_file import read_configs
 from mdrlib.datasets import benchmarks, download, folder
 from mdrlib.experiment import run
 from mdrlib.many_runs import MISTAKES, keep_memory, run_all
-
-__all__ = ["main", "read_config"]
 
 
 class _Pipe(io.FileIO):
@@ -51,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return commands[command](words[1:]) or 0
     except (*MISTAKES, yaml.YAMLError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise  # a mistake of ours
+            raise  # a mistake in mdrlib
         count = distributed.world_size()
         process = f" (process {distributed.rank()} of {count})" if count > 1 else ""
         print(f"mdrlib{process}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mdrlib import __main__ as command
+from mdrlib.config_file import read_config
 from mdrlib.experiment import Config
 from mdrlib.results import load_run, load_runs
 
@@ -99,7 +100,7 @@ def test_a_diverging_run_is_one_line_too(config, tmp_path, capsys, monkeypatch):
 
 def test_values_are_yaml_and_later_ones_win(config):
     changes = ["levels=[-2, 0, 2]", "augment=false", "data_root=~", "dim=4", "dim=6"]
-    found = command.read_config(str(config), changes)
+    found = read_config(str(config), changes)
     assert found == Config.of(
         {
             "dataset": "digits",
@@ -113,22 +114,22 @@ def test_values_are_yaml_and_later_ones_win(config):
             "device": "cpu",
         }
     )
-    assert command.read_config(str(config), ["data_root='1e3'"]).data_root == "1e3"
-    assert command.read_config(str(config), ["data_root=a=b"]).data_root == "a=b"
+    assert read_config(str(config), ["data_root='1e3'"]).data_root == "1e3"
+    assert read_config(str(config), ["data_root=a=b"]).data_root == "a=b"
 
 
 def test_numbers_may_have_an_exponent_without_a_point(config):
     for text, value in (("1e-3", 1e-3), ("5E-5", 5e-5), ("2", 2.0), ("1.0e-4", 1e-4), ("+1e2", 100.0)):
-        assert command.read_config(str(config), [f"lr={text}"]).lr == value
-        assert command.read_config(str(config), [f"levels=[{text}]"]).levels == (value,)
+        assert read_config(str(config), [f"lr={text}"]).lr == value
+        assert read_config(str(config), [f"levels=[{text}]"]).levels == (value,)
 
 
 def test_an_empty_file_is_the_default_and_json_will_do(tmp_path):
     path = tmp_path / "config"
     path.write_text("# nothing\n")
-    assert command.read_config(str(path), []) == Config()
+    assert read_config(str(path), []) == Config()
     path.write_text(json.dumps({"dim": 7, "lr_steps": [3]}))
-    assert command.read_config(str(path), []) == Config(dim=7, lr_steps=(3,))
+    assert read_config(str(path), []) == Config(dim=7, lr_steps=(3,))
 
 
 def test_the_file_may_be_left_out(tmp_path, capsys, monkeypatch):

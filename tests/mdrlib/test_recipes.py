@@ -9,7 +9,8 @@ import yaml
 
 import execute
 import runs
-from mdrlib.__main__ import main, read_config
+from mdrlib.__main__ import main
+from mdrlib.config_file import read_config
 from mdrlib.datasets import PKBatchSampler
 from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.experiment import Config, run

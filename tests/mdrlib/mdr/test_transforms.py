@@ -1,5 +1,7 @@
 """torch.compile, torch.export and torch.func on the loss and the module."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -45,7 +47,10 @@ def test_func_grad_and_jacrev(backend):
 
 def test_vmap_over_batches_and_levels():
     xs, levels = batch(3, 12, 8), torch.tensor(LEVELS) + batch(3, 3, seed=1) / 9
-    loss = lambda x, s: mdr_loss(x, s, MEAN, STD)  # noqa: E731
+
+    def loss(x, s):
+        return mdr_loss(x, s, MEAN, STD)
+
     torch.testing.assert_close(torch.vmap(loss)(xs, levels), torch.stack([*map(loss, xs, levels)]))
     each = torch.stack([gradient(lambda x, s=s: loss(x, s), x) for x, s in zip(xs, levels, strict=True)])
     torch.testing.assert_close(torch.vmap(torch.func.grad(loss))(xs, levels), each)
@@ -94,7 +99,7 @@ def test_compiled_within_a_checkpoint_it_is_right_or_refused(fullgraph):
     for compiled in (False, True):
         mdr, x = MDR(), (3 * batch(12, 8)).requires_grad_()
         mdr(batch(12, 8, seed=1))
-        step = lambda x, mdr=mdr: checkpoint(mdr, x, use_reentrant=False)  # noqa: E731
+        step = partial(checkpoint, mdr, use_reentrant=False)
         if compiled:
             step = torch.compile(step, fullgraph=fullgraph, backend="aot_eager")
         if compiled and fullgraph:
