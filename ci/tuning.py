@@ -1,12 +1,13 @@
 """What the random configurations of a tuning study have shown, an arm after the other.
 
-An arm is a grid's fixed fields. Its configurations are ordered by the greatest MAP@R along the run on
+An arm is a grid's listed fields. Its configurations are ordered by the greatest MAP@R along the run on
 training classes that were held out; metrics of test classes are never looked at.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,23 +31,37 @@ class Trial(NamedTuple):
 def trials(root: Path, study: str, results: dict[str, Result]) -> dict[str, list[Trial]]:
     """Return the finished trials of each arm of a study, the best first.
 
+    A configuration that was tried with several alphabets held out is one trial, of the mean over these. It is
+    finished when all its runs are.
+
     Args:
         results: By identity, as `runs.committed` and `runs.swept` return them.
     """
     about = read(root, "ablations")["studies"][study]
     grids = about["grid"] if isinstance(about["grid"], list) else [about["grid"]]
-    fields = sorted({field for grid in grids for field, values in grid.items() if values == "draw"})
-    found: dict[str, list[Trial]] = {}
+    drawn = sorted({field for grid in grids for field, values in grid.items() if values == "draw"})
+    listed = {field for grid in grids for field in grid} - {*drawn, "held_out_group"}
+    arms: dict[str, dict[str, list[Config]]] = {}
     for cell in matrix(root, study):
-        config = cell.config
-        fixed = {name: getattr(config, name) for grid in grids for name in grid if name not in fields}
-        arm = found.setdefault(", ".join(f"{name} {value}" for name, value in fixed.items()), [])
-        if config.identity() in results:
-            rows = [row for row in results[config.identity()].history if row["iteration"] > 0]
-            best = max(rows, key=lambda row: row[METRIC])
-            drawn = {name: getattr(config, name) for name in fields}
-            arm.append(Trial(best[METRIC], best["iteration"], drawn, config))
+        arm = ", ".join(f"{name} {getattr(cell.config, name)}" for name in sorted(listed, reverse=True))
+        configuration = replace(cell.config, held_out_group=-1).identity()
+        arms.setdefault(arm, {}).setdefault(configuration, []).append(cell.config)
+    found: dict[str, list[Trial]] = {arm: [] for arm in arms}
+    for arm, configurations in arms.items():
+        for configs in configurations.values():
+            made = [results[c.identity()] for c in configs if c.identity() in results]
+            if len(made) == len(configs):
+                score, iteration = best(made)
+                values = {name: getattr(configs[0], name) for name in drawn}
+                found[arm].append(Trial(score, iteration, values, configs[0]))
     return {arm: sorted(its, key=lambda trial: -trial.score) for arm, its in found.items()}
+
+
+def best(made: Sequence[Result]) -> tuple[float, int]:
+    """Return the greatest METRIC along runs, averaged over them, and where it is; the start does not count."""
+    rows = zip(*(run.history[1:] for run in made), strict=True)
+    means = [(sum(row[METRIC] for row in at) / len(made), at[0]["iteration"]) for at in rows]
+    return max(means, key=lambda mean: mean[0])
 
 
 def table(found: dict[str, list[Trial]]) -> str:

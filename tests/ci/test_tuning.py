@@ -36,3 +36,19 @@ def test_the_best_along_the_run_is_first_and_the_start_does_not_count(study):
     assert (best.score, best.iteration, best.drawn) == (0.5, 20, {"lr": plain[0].lr})
     assert (second.score, second.iteration) == (0.4, 10) and found["method triplet+l2"] == []
     assert f"50.0 at iteration   20  lr {plain[0].lr:g}" in tuning.table(found)
+
+
+def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
+    path = study / "ci/ablations.yml"
+    spec = yaml.safe_load(path.read_text())
+    spec["studies"]["t"]["grid"] = {"method": ["triplet"], "held_out_group": [0, 1], "lr": "draw"}
+    path.write_text(yaml.safe_dump(spec))
+    cells = [cell.config for cell in runs.matrix(study, "t")]
+    rates = sorted({config.lr for config in cells})
+    scores = {(rates[0], 0): (0, 0.6, 0.1), (rates[0], 1): (0, 0.0, 0.3), (rates[1], 0): (0, 0.9, 0.9)}
+    made = {}
+    for config in cells:
+        if (config.lr, config.held_out_group) in scores:
+            made[config.identity()] = result(config, *scores[config.lr, config.held_out_group])
+    (trial,) = tuning.trials(study, "t", made)["method triplet"]
+    assert (trial.score, trial.iteration, trial.drawn) == (0.3, 10, {"lr": rates[0]})
