@@ -19,6 +19,7 @@ from mdrlib.results import Result, load_committed, load_runs, write_json
 from runs import by_identity, file_of, matrix, source_of, swept
 
 ROOT = Path(__file__).resolve().parents[1]
+DRAWINGS = ("glyphs", "digits", "omniglot")
 
 
 def store(root: Path, dataset: str, scale: str) -> Path:
@@ -90,11 +91,14 @@ def refuse_other_images(runs: list[Result]) -> None:
 
 
 def compact(run: Result) -> dict[str, Any]:
-    """Return a result as JSON has it, with five digits of each number along the run."""
-    short = asdict(run) | {"history": rounded(run.history)}
-    if run.per_class and "history" in run.per_class:
-        short["per_class"] = run.per_class | {"history": rounded(run.per_class["history"])}
-    return short
+    """Return a result as JSON has it, with five digits of each number along the run and of classes.
+
+    The metrics of classes along a run stay for photographs alone: Omniglot has a hundred classes.
+    """
+    classes = run.per_class and rounded(run.per_class)
+    if classes and run.config["dataset"] in DRAWINGS:
+        classes.pop("history", None)
+    return asdict(run) | {"history": rounded(run.history), "per_class": classes}
 
 
 def rounded(value: Any) -> Any:

@@ -58,7 +58,7 @@ def trials(root: Path, study: str, results: dict[str, Result]) -> dict[str, list
 
 
 def best(made: Sequence[Result]) -> tuple[float, int]:
-    """Return the greatest METRIC along runs, averaged over them, and where it is; the start does not count."""
+    """Return the greatest mean METRIC along runs, and where it is; their start does not count."""
     rows = zip(*(run.history[1:] for run in made), strict=True)
     means = [(sum(row[METRIC] for row in at) / len(made), at[0]["iteration"]) for at in rows]
     return max(means, key=lambda mean: mean[0])

@@ -187,12 +187,16 @@ def test_a_cell_that_is_no_config_is_told_with_its_study(matrix_house):
         runs.matrix(matrix_house, "nu")
 
 
+# Studies whose runs are not all stored yet.
+UNDER_WAY = {"cub-tuning", "cub-tuning-sphere", "cub-tuning-units", "cub-tuning-proxies", "grocery-quick"}
+UNDER_WAY |= {"omniglot-tune", "omniglot-tune-sphere", "omniglot-tune-proxies", "levels-move"}
+
+
 def test_all_stored_runs_count_as_done():
     results, cells = runs.committed(ROOT), runs.matrix(ROOT)
     assert len(results) >= 600 and results.keys() <= {cell.config.identity() for cell in cells}
-    drawings = ("omniglot", "glyphs", "digits")  # their studies are complete
     for cell in cells:
-        if cell.config.dataset not in drawings and cell.config.identity() not in results:
+        if UNDER_WAY.issuperset(cell.studies) and cell.config.identity() not in results:
             continue
         seen = results[cell.config.identity()].data
         data = {split: part["fingerprint"] for split, part in seen.items()}
