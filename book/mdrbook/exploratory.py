@@ -30,14 +30,17 @@ class Compared(NamedTuple):
         return verdict(self.low, self.high)
 
     def __str__(self) -> str:
-        """Points, their interval in brackets and the verdict, with * where it stays decided."""
-        d, low, high = (signed(100 * value, plus="+") for value in self[:3])
-        return f"{d} {ends(low, high)} {self.verdict}{'*' if self.kept else ''}"
+        """For a cell: points, their interval in brackets and the verdict, with * where it stays decided."""
+        d, low, high = self._points()
+        return f"{d} ({low} to {high}) {self.verdict}{'*' * self.kept}"
 
+    def told(self) -> str:
+        """For a sentence: the same with the verdict in the brackets."""
+        d, low, high = self._points()
+        return f"{d} ({low} to {high}, {self.verdict}{'*' * self.kept})"
 
-def ends(low: str, high: str) -> str:
-    """Return an interval in brackets, in which no line breaks."""
-    return f"({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high})"
+    def _points(self) -> list[str]:
+        return [signed(100 * value, plus="+") for value in self[:3]]
 
 
 def compare(pairs: Mapping[Hashable, tuple[Values, Values]]) -> dict[Hashable, Compared]:

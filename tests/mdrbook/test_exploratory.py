@@ -65,6 +65,7 @@ def test_what_a_cell_says(low, high, verdict):
     found = Compared((low + high) / 2, low, high, 0.01, True, 0.0, 1.0)
     assert found.verdict == verdict and str(found).endswith(f") {verdict}*")
     assert str(found._replace(kept=False)).endswith(f") {verdict}")
+    assert found.told().endswith(f", {verdict}*)") and found.told().split(",")[0] in str(found)
     assert str(Compared(-0.021, -0.03, -0.012, 0.01, False, 0.0, 1.0)).startswith(
         "\N{MINUS SIGN}2.1 (\N{MINUS SIGN}3.0"
     )
