@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from mdrlib.comparison import Group
+from mdrlib.comparison import Group, Interval, interval
 from mdrlib.config import Config
 from mdrlib.results import Result
 
@@ -49,7 +49,23 @@ def seed_values(found: Iterable[Group], config: Mapping[str, Any], **changes: An
     return next((group.values for group in found if group.config == wanted), {})
 
 
-def with_held_out(result: Result) -> Result:
-    """The run with a further metric "held out": its best Recall@1 on held-out training classes, in [0, 1]."""
-    best = max(row["validation_recall@1"] for row in result.history)
+def varied(
+    found: Iterable[Group], config: Mapping[str, Any], field: str, seeds: int = 5
+) -> dict[Any, Interval]:
+    """What `field` is -> mean and interval of the groups whose config is `config` but for it.
+
+    Args:
+        seeds: How many a group has at least. A list of values, such as levels, becomes a tuple.
+    """
+    means = {}
+    for group in found:
+        value = group.config[field]
+        if group.config == {**config, field: value} and len(group.values) >= seeds:
+            means[tuple(value) if isinstance(value, list) else value] = interval(list(group.values.values()))
+    return means
+
+
+def with_held_out(result: Result, metric: str = "recall@1") -> Result:
+    """The run with a further metric "held out": its best `metric` on held-out training classes, in [0, 1]."""
+    best = max(row[f"validation_{metric}"] for row in result.history)
     return replace(result, metrics=result.metrics | {"held out": best})

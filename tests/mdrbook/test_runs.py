@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdrbook.live.training import stored_distances
-from mdrbook.runs import distinct, seed_values, stored_arrays, with_held_out
+from mdrbook.runs import distinct, seed_values, stored_arrays, varied, with_held_out
 from mdrlib.comparison import groups
 from mdrlib.config import Config
 from mdrlib.results import Result
@@ -60,3 +60,27 @@ def test_held_out_is_the_best_over_the_evaluations():
     assert "held out" not in run.metrics
     with pytest.raises(KeyError, match="validation_recall@1"):
         with_held_out(replace(run, history=[{"recall@1": 0.5}]))
+
+
+def test_varied_means_of_groups_that_differ_in_one_field():
+    found = groups(
+        [
+            *seeds(A),
+            *seeds(B, dim=16),
+            *seeds(B[:3], dim=32),
+            *seeds(B, dim=16, method="triplet"),
+            *seeds(B, levels=[0.0]),
+        ]
+    )
+    base = found[0].config
+    assert {value: mean.mean for value, mean in varied(found, base, "dim").items()} == {
+        base["dim"]: pytest.approx(np.mean(A)),
+        16: pytest.approx(np.mean(B)),
+    }
+    assert set(varied(found, base, "dim", seeds=3)) == {base["dim"], 16, 32}
+    assert (0.0,) in varied(found, base, "levels")
+
+
+def test_held_out_by_another_metric():
+    run = replace(result(0.5), history=[{"validation_map@r": 0.3}, {"validation_map@r": 0.2}])
+    assert with_held_out(run, "map@r").metrics["held out"] == 0.3
