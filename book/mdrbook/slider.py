@@ -1,4 +1,4 @@
-"""Figures behind a slider: an animation that works in a built page, without a kernel."""
+"""Figures with a slider that works in a built page, without a kernel."""
 
 from collections.abc import Sequence
 from html import escape
@@ -27,9 +27,13 @@ def frames(
 
     Args:
         figures: F figures of one size, embedded as PNG.
-        labels: F texts, shown next to the slider and read out.
-        alt: What all figures show; the description of each is this and its label.
-        start: Which figure is shown first, and alone where scripts do not run.
+        labels: F texts, one for each figure, shown next to the slider and read out.
+        alt: What all figures show; each figure's description is this and its label.
+        caption: Shown below the figures, and read out for the slider.
+        start: The figure that is shown first, from 0, and alone where scripts do not run.
+
+    Returns:
+        The slider and the figures.
     """
     images = "".join(
         image(figure, f"{alt}: {label}", label, shown=k == start)

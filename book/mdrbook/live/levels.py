@@ -1,4 +1,4 @@
-"""Levels and lambda against the distances of a batch, with sliders in a page and as a still figure."""
+"""Histogram of normalized distances with sliders for levels and lambda, and as a still figure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,20 +26,25 @@ def levels_live(
     weight: float = 0.1,
     caption: str = "",
 ) -> HTML:
-    """Return distances by level with sliders for levels and lambda, which need no kernel.
+    """Return a histogram of distances with sliders for levels and lambda; a built page needs no kernel.
 
-    The page holds counts and sums of z in bins of 0.025. No level and no middle between two lies inside a
-    bin, so that the mean of `|z - nearest level|` is exact.
+    The page holds counts and sums of z in bins of 0.025. No level, and no middle between two levels, lies
+    inside a bin, so the mean of `|z - nearest level|` is exact.
 
     Args:
-        distances: Of the pairs of a batch, (P,), P >= 2, normalized here by their own mean and deviation.
+        distances: Distances of the pairs of a batch, (P,), P >= 2. They are normalized here, by their own
+            mean and standard deviation.
         same_class: Whether each pair is of one class, (P,) bool.
-        levels: Those at the start: multiples of 0.05 within 5 standard deviations.
-        settings: Further levels to choose with a button.
+        levels: Levels at the start, multiples of 0.05 from -5 to 5.
+        settings: Further sets of levels, each with a button.
         weight: Lambda at the start, 0 to 1.
+        caption: Shown below the picture, and read out for it.
+
+    Returns:
+        The picture, with a still figure where scripts do not run.
 
     Raises:
-        ValueError: Levels are not multiples of 0.05 within 5.
+        ValueError: A level is no multiple of 0.05 from -5 to 5.
     """
     z, same = normalized(distances), np.asarray(same_class, dtype=bool)
     start, others = _on_grid(levels), [_on_grid(setting) for setting in settings]
@@ -59,9 +64,9 @@ def levels_live(
 
 
 def levels_figure(z: np.ndarray, same: np.ndarray, levels: Sequence[float], weight: float) -> Figure:
-    """Draw distances by level and, below, the pull of lambda L_MDR on a distance.
+    """Draw a histogram of distances by level and, below it, the pull of lambda L_MDR on a distance.
 
-    The pull is -lambda sign(z - s), where s is the level nearest to z.
+    The pull is -lambda sign(z - s), with s the level nearest to z.
 
     Args:
         z: Normalized distances (P,).
@@ -82,7 +87,7 @@ def levels_figure(z: np.ndarray, same: np.ndarray, levels: Sequence[float], weig
 
 
 def _draw_pull(ax: Axes, levels: np.ndarray, weight: float) -> None:
-    """The pull as steps in each level's colour, with arrows that point to the level."""
+    """Draw the pull as steps in each level's colour, with arrows that point to the level."""
     bounds = np.concatenate([[-REACH - 0.2], (levels[1:] + levels[:-1]) / 2, [REACH + 0.2]])
     for k, (level, color) in enumerate(zip(levels, level_colors(len(levels)), strict=True)):
         steps = np.clip([bounds[k], level, bounds[k + 1]], bounds[0], bounds[-1])
@@ -99,7 +104,7 @@ def _draw_pull(ax: Axes, levels: np.ndarray, weight: float) -> None:
 
 
 def describe(z: np.ndarray, same: np.ndarray, levels: Sequence[float], weight: float) -> str:
-    """Return `levels_figure` in words, for those who do not see it."""
+    """Return `levels_figure` in words, for readers who cannot see it."""
     levels = sorted_levels(levels)
     nearest = nearest_level(z, levels)
     parts = []
@@ -122,7 +127,7 @@ def regularizer(z: Any, levels: Any) -> float:
 
 
 def normalized(distances: Any) -> np.ndarray:
-    """Return z of the distances (P,), by their own mean and standard deviation."""
+    """Return distances (P,) normalized by their own mean and standard deviation."""
     d = np.asarray(distances, dtype=float)
     return (d - d.mean()) / d.std(ddof=1)
 
@@ -143,7 +148,7 @@ def binned(z: np.ndarray, same: np.ndarray) -> dict[str, list]:
 
 
 def _on_grid(levels: Any) -> list[float]:
-    """Levels from near to far, each at a position that its slider has."""
+    """Return levels from near to far; ValueError unless each is a position of its slider."""
     found = sorted_levels(levels)
     steps = np.round(found / STEP)
     if np.abs(found).max() > REACH or np.abs(found - steps * STEP).max() > 1e-9:

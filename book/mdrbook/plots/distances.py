@@ -154,7 +154,12 @@ def distance_strip(
 
 
 def distances_to_levels(z: Any, levels: Any) -> Figure:
-    """Draw normalized distances (P,) in ascending order, each joined to the nearest of the levels (S,)."""
+    """Draw distances in ascending order, each joined to its nearest level by a line.
+
+    Args:
+        z: Normalized distances (P,).
+        levels: (S,).
+    """
     z, levels = np.sort(np.asarray(z, dtype=float)), sorted_levels(levels)
     own = nearest_level(z, levels)
     fig, ax = figure(WIDTH, 4)
@@ -171,11 +176,13 @@ def distances_to_levels(z: Any, levels: Any) -> Figure:
 def outlined_histograms(
     samples: Mapping[str, Any], bins: Any, colors: Sequence[str] = GROUPS, ax: Axes | None = None
 ) -> Figure:
-    """Draw outlines of histograms, each in percent of its sample.
+    """Draw the outlines of histograms, each in percent of its sample.
 
     Args:
         samples: One to four samples (P,) by name.
-        bins: Edges (B + 1,).
+        bins: Edges of the bins, (B + 1,).
+        colors: One for each sample.
+        ax: Where to draw; None makes a figure.
     """
     fig, ax = figure(WIDTH, 3.2) if ax is None else (ax.figure, ax)
     for k, (name, values) in enumerate(samples.items()):
@@ -246,7 +253,13 @@ def point_map(points: Any, labels: Any, forces: Any = None, ax: Axes | None = No
 
 
 def pair_matrix(values: Any, title: str = "", ax: Axes | None = None) -> Figure:
-    """Draw a matrix (N, N) of values of pairs as greys with their numbers, without its diagonal."""
+    """Draw a matrix of pairs in grey, with the number in each entry and an empty diagonal.
+
+    Args:
+        values: A value for each pair, (N, N).
+        title: Above the matrix.
+        ax: Where to draw; None makes a figure.
+    """
     values = np.asarray(values)
     n = len(values)
     fig, ax = figure(WIDTH / 2, WIDTH / 2) if ax is None else (ax.figure, ax)
