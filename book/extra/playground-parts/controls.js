@@ -368,7 +368,7 @@
       moved = shared.moved;
       write();
       reset(shared.levels);
-      root.scrollIntoView({ block: "start" });
+      find(".pg-columns").scrollIntoView({ block: "start" });
     }
 
     // Predict, then play.
@@ -386,7 +386,7 @@
         back.href = `#${title.closest("section").id}`;
         back.textContent = `Back to \u201c${title.firstChild.textContent.trim()}\u201d`;
       }
-      root.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
+      find(".pg-columns").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
       find("[data-do=play]").focus({ preventScroll: true });
       tell("Set up.");
       share();

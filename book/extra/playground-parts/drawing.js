@@ -129,7 +129,7 @@
     function rove(which) { self.nodes.forEach((node, i) => set(node, { tabindex: i === which ? 0 : -1 })); }
 
     function resize() {
-      [width, height] = fit(svg, wide => Math.min(narrow(svg) ? 226 : 380, 1.3 * wide));
+      [width, height] = fit(svg, wide => Math.min(narrow(svg) ? 226 : 340, 1.3 * wide));
       long = Math.min(LONGEST, 0.27 * Math.min(width, height));
     }
 
