@@ -1,6 +1,6 @@
 """Photograph the playground, playground.png next to this file: python make_playground_picture.py _build/html
 
-The picture that stays on its page where no script runs: mixed classes, forty steps on, in Chromium.
+The picture that stays on its page where no script runs: mixed classes with and without MDR, forty steps on.
 """
 
 import shutil
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1400}, color_scheme="light")
-        page.goto(page_file.as_uri())
+        page.goto(f"{page_file.as_uri()}#play&compare=1")
         page.evaluate(STEPS, 40)
         page.add_style_tag(content=".bd-header-article { display: none; }")  # it would lie over the top
         page.locator("#mdr-playground").screenshot(path=Path(__file__).with_name("playground.png"))

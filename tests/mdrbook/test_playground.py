@@ -196,13 +196,14 @@ def test_a_step_is_quick(script):
     assert step < 10 and all_of_it < 100
 
 
-# What the page says you see.
+# What the page says happens, and which of its answers are right.
 
 
 def setup(script, name, steps, moved=(), **changes):
     """An experiment of the page, `steps` on: TRAJECTORY's answer."""
     asked = script.evaluate("name => ({...mdrPlayground.defaults, ...mdrPlayground.setups[name]})", name)
     asked |= changes
+    asked.pop("compare")
     levels = script.evaluate("spread => mdrPlayground.spreads[spread]", asked.pop("spread"))
     return run(script, asked.pop("layout"), steps, levels, moved, **asked)
 
@@ -228,7 +229,7 @@ def triplets_of(done):
     return [said["triplet"] for said in done["said"]]
 
 
-def test_a_loss_that_fell_silent(script):
+def test_clean_classes(script):
     said = setup(script, "silent", 101)["said"]
     assert all(step["triplet"] == 0 for step in said)
     assert lengths(said[0]["byTriplet"]).max() == lengths(said[100]["byTriplet"]).max() == 0
@@ -236,7 +237,7 @@ def test_a_loss_that_fell_silent(script):
     assert said[100]["mdr"] < said[0]["mdr"] / 4
 
 
-def test_one_point_against_all(script):
+def test_one_point_in_another_class(script):
     done = setup(script, "outlier", 60)
     pull = lengths(done["said"][0]["byTriplet"])
     assert pull.argmax() == 6 and done["labels"][6] == 0 and pull.max() > 9 * pull.median()
@@ -253,7 +254,7 @@ def test_one_point_against_all(script):
     assert nearest_class(setup(script, "outlier", 400, loss="mdr")["points"]) == 1
 
 
-def test_two_levels_two_heaps(script):
+def test_two_fixed_levels(script):
     done = setup(script, "heaps", 200)
     found = heaps(done, 0.15)
     assert len(found) == 2
@@ -266,19 +267,20 @@ def test_two_levels_two_heaps(script):
     assert len(heaps(setup(script, "heaps", 200, learn=True), 0.15)) > 5
 
 
-def test_a_tug_of_war(script):
+def test_with_and_without_mdr(script):
     both, alone = triplets_of(setup(script, "tug", 301)), setup(script, "tug", 301, loss="triplet")
     assert both[300] < 0.01 * both[0] and min(both) > 0
-    assert triplets_of(alone)[90] > 0 and triplets_of(alone)[120] == 0
+    assert triplets_of(alone)[90] > 0 and triplets_of(alone)[120] == 0 and min(both[:151]) > 0
     assert alone["said"][150]["points"] == alone["said"][300]["points"]
     strong = triplets_of(setup(script, "tug", 301, **{"lambda": 1}))
     assert 0.45 < min(strong[150:]) / strong[0] and max(strong[150:]) / strong[0] < 0.6
 
 
-def test_stuck_on_a_line(script):
+def test_all_points_on_a_line(script):
     done = setup(script, "line", 300)
     assert all(y == 0 for _, y in done["points"])
-    assert triplets_of(done)[-1] > 0.9 * triplets_of(done)[0]
+    triplets = triplets_of(done)
+    assert min(triplets) > 0.9 * triplets[0] and triplets[150] < triplets[0]
     for i in (0, 7, 10, 19):
         x = done["said"][0]["points"][i][0]
         assert triplets_of(setup(script, "line", 101, moved=[(i, x, 0.02)]))[100] < 0.01
@@ -286,10 +288,11 @@ def test_stuck_on_a_line(script):
     assert triplets_of(setup(script, "line", 101, moved=later))[100] < 0.01
 
 
-def test_collapse(script):
+def test_all_points_on_one_spot(script):
     still = setup(script, "collapse", 50)
     assert all(point == [0, 0] for point in still["points"])
     assert still["said"][0]["triplet"] == pytest.approx(0.2) and still["said"][0]["mdr"] == 0
+    assert lengths(still["said"][0]["byMdr"]).max() == lengths(still["said"][0]["byTriplet"]).max() == 0
     for place in ((0.02, 0), (0.3, 0.1), (-0.9, 0.5)):
         done = setup(script, "collapse", 100, moved=[(20, *place)])
         by_size = sorted(heaps(done, 1e-9), key=len)
@@ -315,9 +318,10 @@ def test_starts_with_everything_drawn_and_explained(open_page):
     page = open_page()
     assert page.locator(".pg-point").count() == 21 and page.locator(".pg-handle").count() == 3
     assert page.locator(".pg-layouts button").count() == 5
-    assert page.locator("button.pg-setup:visible").count() == 6
+    assert page.locator(".pg-predict:visible").count() == 6
+    assert page.locator(".pg-predict button:visible").count() == 18
     for path in ("triplet", "mdr"):
-        assert page.locator(f".pg-plane path.pg-shaft.pg-{path}").get_attribute("d").count("M") > 10
+        assert page.locator(f".pg-with path.pg-shaft.pg-{path}").get_attribute("d").count("M") > 10
     names = page.evaluate("""() => [...document.querySelectorAll(
       "article :is(button, input, select, [tabindex], [role=application], [role=group], [role=slider])")]
       .filter(node =>
@@ -363,15 +367,209 @@ def test_points_follow_the_pointer_and_the_keys(open_page):
     assert abs(after["x"] - box["x"] - 60) < 2 and abs(after["y"] - box["y"] + 30) < 2
     assert page.locator(".pg-lines path").count() == 3  # its pairs, by level
 
-    node.focus()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Point 10,")
+    page.keyboard.press("Space")
+    assert node.get_attribute("aria-pressed") == "true"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Shift+ArrowDown")
     x, y = places(page)[9]
     assert x == pytest.approx(moved[9][0] - 0.02) and y == pytest.approx(moved[9][1] - 0.1)
     assert "Point 10 at" in page.locator("[aria-live]").inner_text()
+    page.keyboard.press("Escape")
+    assert node.get_attribute("aria-pressed") == "false"
+    page.keyboard.press("ArrowLeft")
+    assert places(page)[9] == [x, y]
     assert page.evaluate("scrollY") == 0
+    press(page, "step")
+    press(page, "reset")
+    assert places(page)[9] == [x, y], "what was moved before the first step is the start"
     press(page, "reset")
     assert places(page) == start
+
+
+def test_the_plane_is_one_stop_and_the_keys_reach_every_point(open_page):
+    page = open_page()
+    assert page.locator(".pg-with [tabindex='0']").count() == 1
+    page.focus("[data-layout=collapsed]")
+    page.keyboard.press("Tab")
+    focused = "Number(document.activeElement.getAttribute('aria-label').match(/Point (\\d+)/)[1]) - 1"
+    assert page.evaluate(focused) == 0
+    for axis, forth, back in ((0, "ArrowRight", "ArrowLeft"), (1, "ArrowUp", "ArrowDown")):
+        for _ in range(20):
+            page.keyboard.press(back)
+        seen = [page.evaluate(focused)]
+        for _ in range(20):
+            page.keyboard.press(forth)
+            seen.append(page.evaluate(focused))
+        assert sorted(seen) == list(range(21))
+        along = [places(page)[i][axis] for i in seen]
+        assert along == sorted(along)
+    assert page.locator(".pg-with [tabindex='0']").count() == 1
+    last = page.evaluate(focused)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.do") == "play"
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate(focused) == last
+
+
+def test_a_point_that_the_keys_hold_stays_while_others_train(open_page):
+    page = open_page()
+    start = places(page)
+    page.locator(".pg-point").nth(3).focus()
+    page.keyboard.press("Enter")
+    page.evaluate("document.querySelector('[data-do=step]').click()")  # the focus stays
+    assert places(page)[3] == start[3] and places(page)[4] != start[4]
+    page.keyboard.press("Enter")
+    page.evaluate("document.querySelector('[data-do=step]').click()")
+    assert places(page)[3] != start[3]
+
+
+def test_with_and_without_mdr_side_by_side(open_page):
+    page = open_page()
+    assert not page.locator(".pg-without").is_visible()
+    press(page, "step")
+    page.check("[data-setting=compare]")
+    other = "mdrPlayground.other().points"
+    assert page.evaluate("mdrPlayground.steps()") == 0 and page.evaluate(other) == places(page)
+    left, right = (page.locator(f".pg-{name}").bounding_box() for name in ("without", "with"))
+    assert left["x"] + left["width"] <= right["x"] and abs(left["y"] - right["y"]) < 1
+    assert abs(left["width"] - right["width"]) < 1
+    assert page.locator(".pg-without path.pg-shaft.pg-mdr").get_attribute("d") == ""
+    scales = page.locator(".pg-plane .pg-scale").all_text_contents()
+    assert len({text.replace("mean distance", "") for text in scales}) == 1, "one scale of arrows"
+    page.locator(".pg-without .pg-point").nth(2).focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowUp")
+    page.keyboard.press("Space")
+    assert page.evaluate(other) == places(page), "before the first step a point moves on both sides"
+    for _ in range(20):
+        press(page, "step")
+    assert page.evaluate(other) != places(page)
+    assert page.locator(".pg-chart path.pg-alone").get_attribute("d").count("L") == 20
+    alone, both = page.evaluate(other), places(page)
+    press(page, "reset")
+    page.check("[data-setting=loss][value=triplet]")
+    assert not page.locator(".pg-without").is_visible() and page.evaluate("mdrPlayground.other()") is None
+    for _ in range(20):
+        press(page, "step")
+    assert places(page) == alone != both
+
+
+# The address holds the state.
+
+
+def shared(page):
+    return page.evaluate(
+        "[mdrPlayground.settings, mdrPlayground.state().levels, mdrPlayground.state().points]"
+    )
+
+
+def test_the_address_holds_the_state(open_page, visit, address):
+    page = open_page()
+    assert "#" not in page.url
+    page.click("[data-layout=clusters]")
+    press(page, "draw")
+    page.check("[data-setting=compare]")
+    page.select_option("[data-setting=spread]", "4")
+    page.locator("[data-setting=lambda]").focus()
+    page.keyboard.press("End")
+    page.uncheck("[data-setting=learn]")
+    page.locator(".pg-handle").nth(3).focus()
+    page.keyboard.press("ArrowRight")
+    page.locator(".pg-with .pg-point").nth(5).focus()
+    for key in ("Enter", "Shift+ArrowUp", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    assert "#play&layout=clusters&seed=2" in page.url and "&moved=5~" in page.url
+    kept, url = shared(page), page.url
+    press(page, "step")
+    assert page.url == url
+    again = visit(url)
+    settings, levels, points = shared(again)
+    assert settings == kept[0] and levels == kept[1] == [-1.5, -0.5, 0.5, 1.55]
+    torch.testing.assert_close(torch.tensor(points), torch.tensor(kept[2]), atol=6e-4, rtol=0)
+    assert again.evaluate("mdrPlayground.other().points") == points
+    assert again.url == url
+    again.click("[data-layout=mixed]")
+    assert "layout" not in again.url
+    again.evaluate("hash => { location.hash = hash; }", "#play&loss=mdr")
+    again.wait_for_function("mdrPlayground.settings.loss === 'mdr'")
+    assert again.evaluate("mdrPlayground.settings.layout") == "mixed"
+
+
+@pytest.mark.parametrize(
+    "hash",
+    [
+        "things-to-try",
+        "playground",
+        "play",
+        "play&layout=nowhere&lambda=7&seed=0.5&rate=3&learn=yes&spread=9",
+        "play&levels=1,2&moved=99~x~2,-1~0~0,3~1~2~3,4~99~0&margin=&nu=NaN",
+        "play&%E0%A4%A",
+        "play&__proto__=1&constructor=2&&=",
+    ],
+)
+def test_an_address_without_a_state_or_with_a_damaged_one_starts_as_ever(open_page, visit, address, hash):
+    plain = shared(open_page())
+    assert shared(visit(f"{address}#{hash}")) == plain
+
+
+def test_a_link_is_copied(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    page.check("[data-setting=loss][value=mdr]")
+    press(page, "share")
+    page.get_by_text("Link copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert page.url.endswith("#play&loss=mdr")
+
+
+# Predictions.
+
+
+def chosen(page, name, right=True):
+    """Choose a right or a wrong answer of an experiment, and return what it says."""
+    answer = page.locator(
+        f"[data-setup={name}] button" + ("[data-right]" if right else ":not([data-right])")
+    ).first
+    answer.click()
+    return answer.inner_text()
+
+
+def test_each_experiment_has_one_right_answer_and_is_set_up_by_any(open_page):
+    page = open_page(reduced_motion="reduce")
+    page.check("[data-setting=loss][value=mdr]")
+    for name, wanted in page.evaluate("mdrPlayground.setups").items():
+        assert page.locator(f"[data-setup={name}] [data-right]").count() == 1
+        chosen(page, name, right=False)
+        defaults = page.evaluate("mdrPlayground.defaults")
+        assert page.evaluate("mdrPlayground.settings") == defaults | wanted
+        assert page.evaluate("document.activeElement.dataset.do") == "play"
+        assert page.evaluate("mdrPlayground.playing()")
+    assert page.locator(".pg-counts text").first.text_content() == "×21"
+
+
+def test_a_prediction_is_played_and_answered(open_page):
+    page = open_page()
+    answer = chosen(page, "collapse")
+    said = page.locator("[data-say=prediction]")
+    assert said.inner_text() == f"You predict: {answer}. 50 steps will show."
+    page.wait_for_function("!mdrPlayground.playing()")
+    assert page.evaluate("mdrPlayground.steps()") == 50 == page.evaluate("mdrPlayground.trials.collapse")
+    assert said.inner_text() == f"You predicted: {answer}. So it is."
+    assert said.inner_text() in page.locator("[aria-live]").inner_text()
+    answer = chosen(page, "outlier", right=False)
+    press(page, "play")
+    paused = page.evaluate("mdrPlayground.steps()")
+    assert paused < 60
+    press(page, "play")
+    page.wait_for_function("!mdrPlayground.playing()")
+    assert page.evaluate("mdrPlayground.steps()") == 60
+    assert said.inner_text() == f"You predicted: {answer}. It is not so."
+    press(page, "play")
+    page.wait_for_function("mdrPlayground.steps() > 70")
+    assert not said.is_visible()
+    chosen(page, "line")
+    press(page, "reset")
+    assert not said.is_visible() and not page.evaluate("mdrPlayground.playing()")
 
 
 def test_points_follow_a_finger(open_page):
@@ -396,6 +594,7 @@ def test_levels_follow_the_pointer_and_the_keys(open_page):
     levels = "mdrPlayground.state().levels"
     handle = page.locator(".pg-handle").nth(2)
     handle.focus()
+    assert handle.get_attribute("aria-label") == "The far level"
     page.keyboard.press("ArrowRight")
     assert page.evaluate(levels)[2] == pytest.approx(1.55)
     assert handle.get_attribute("aria-valuenow") == "1.55"
@@ -446,8 +645,11 @@ def test_losses_levels_and_layouts_do_something(open_page):
         page.check(f"[data-setting=loss][value={loss}]")
         seen.append(after_steps(page))
         gone = {"triplet": "mdr", "mdr": "triplet"}[loss]
-        assert page.locator(f".pg-plane path.pg-shaft.pg-{gone}").get_attribute("d") == ""
+        assert page.locator(f".pg-with path.pg-shaft.pg-{gone}").get_attribute("d") == ""
     assert page.locator("[data-setting=margin]").is_disabled()
+    page.check("[data-setting=compare]")
+    assert page.locator("[data-setting=margin]").is_enabled()
+    page.uncheck("[data-setting=compare]")
     page.uncheck("[data-setting=learn]")
     seen.append(after_steps(page))
     assert seen[-1][1] == [-1.5, 0, 1.5]
@@ -460,17 +662,6 @@ def test_losses_levels_and_layouts_do_something(open_page):
         assert page.locator("[data-layout][aria-pressed=true]").get_attribute("data-layout") == layout
         seen.append(after_steps(page))
     assert all(a != b for i, a in enumerate(seen) for b in seen[:i])
-
-
-def test_the_experiments_set_themselves_up(open_page):
-    page = open_page()
-    page.check("[data-setting=loss][value=mdr]")
-    for name, wanted in page.evaluate("mdrPlayground.setups").items():
-        page.click(f"button[data-setup={name}]")
-        defaults = page.evaluate("mdrPlayground.defaults")
-        assert page.evaluate("mdrPlayground.settings") == defaults | wanted
-        assert page.evaluate("document.activeElement.dataset.do") == "play"
-    assert page.locator(".pg-counts text").text_content() == "×21"
 
 
 def test_those_who_want_less_motion_get_still_pictures(open_page):
@@ -511,7 +702,10 @@ DRAWN = """() => {
 def test_readable_in_both_themes(open_page, theme):
     page = open_page()
     fill = "getComputedStyle(document.querySelector('.pg-pill')).fill"
+    page.check("[data-setting=compare]")
     page.select_option("[data-setting=spread]", "5")
+    for _ in range(3):
+        press(page, "step")
     page.locator(".pg-point").nth(3).focus()
     light = page.evaluate(fill)
     check_book.set_theme(page, theme)
@@ -528,12 +722,68 @@ def test_fits_a_phone(open_page, width):
     page = open_page(viewport={"width": width, "height": 800}, device_scale_factor=2)
     for layout in ("mixed", "line"):
         page.click(f"[data-layout={layout}]")
+        page.set_checked("[data-setting=compare]", layout == "line")
         assert check_book.look(page, "wide") == []
         texts = page.evaluate("""() => [...document.querySelectorAll(".mdr-playground svg text")]
           .filter(node => node.getBoundingClientRect().left < -1
             || node.getBoundingClientRect().right > innerWidth + 1)
           .map(node => node.textContent)""")
         assert texts == []
+
+
+HEADER = 64  # pixels that the book's header takes of the window
+
+
+@pytest.mark.parametrize("compare", [False, True], ids=["one plane", "two planes"])
+def test_plane_strip_and_losses_fit_the_screen_of_a_phone(open_page, compare):
+    """Also that of a phone whose browser shows its bars, while no prediction is on trial."""
+    page = open_page(viewport=check_book.PHONE, is_mobile=True, has_touch=True)
+    page.set_checked("[data-setting=compare]", compare)
+    for _ in range(3):
+        press(page, "step")
+    span = """() => document.querySelector('.pg-chart').getBoundingClientRect().bottom
+      - document.querySelector('.pg-planes').getBoundingClientRect().top"""
+    assert page.evaluate(span) < 725 - HEADER
+    chosen(page, "tug" if compare else "line")
+    assert page.evaluate(span) < check_book.PHONE["height"] - HEADER
+    sizes = page.evaluate("""() => {
+      const written = [...document.querySelectorAll(".mdr-playground :is(text, label, span, button)")];
+      return written.filter(node => node.getClientRects().length)
+        .map(node => parseFloat(getComputedStyle(node).fontSize));
+    }""")
+    assert min(sizes) >= 11
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_buttons_stay_readable_under_the_pointer_and_after_a_tap(open_page, theme):
+    contrast = """node => {
+      const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+      const rgb = css => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = css; canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data].map(v => v / 255); };
+      const light = ([r, g, b]) => [[r, 0.2126], [g, 0.7152], [b, 0.0722]].reduce((sum, [v, share]) =>
+        sum + share * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4), 0);
+      const under = rgb(getComputedStyle(document.body).backgroundColor);
+      const [r, g, b, a] = rgb(getComputedStyle(node).backgroundColor);
+      const back = [r, g, b].map((v, c) => a * v + (1 - a) * under[c]);
+      const [low, high] = [light(back), light(rgb(getComputedStyle(node).color))].sort((p, q) => p - q);
+      return (high + 0.05) / (low + 0.05);
+    }"""
+    for touch in (False, True):
+        page = open_page(
+            has_touch=touch, **({"is_mobile": True, "viewport": check_book.PHONE} if touch else {})
+        )
+        check_book.set_theme(page, theme)
+        for button in page.locator("article button").all():
+            if touch:
+                button.tap()
+            else:
+                button.hover()
+            assert button.evaluate("node => node.matches(':hover')")
+            assert button.evaluate(contrast) >= 4.5, button.inner_text()
+            if not touch:
+                page.mouse.down()
+                assert button.evaluate(contrast) >= 4.5, button.inner_text()
+                page.mouse.up()
 
 
 def test_without_scripts_a_picture_and_a_sentence_remain(browser, address):

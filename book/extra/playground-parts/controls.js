@@ -1,80 +1,102 @@
 /* The playground's controls: what the reader sets, drags and presses, and when the pictures are drawn. */
 (function () {
   "use strict";
-  const { layout, layouts, evaluate, step, weights, drawing } = globalThis.mdrPlayground;
-  const { signed } = drawing;
+  const { layout, layouts, evaluate, step, weights, drawing, sharing } = globalThis.mdrPlayground;
+  const { signed } = drawing, { SPREADS, RATES, DEFAULTS } = sharing;
 
   const NAMES = { clusters: "Clusters", mixed: "Mixed", outlier: "Outlier", line: "Line", collapsed: "Collapse" };
-  const SPREADS = { 1: [0], 2: [-1, 1], 3: [-1.5, 0, 1.5], paper: [-3, 0, 3], 4: [-1.5, -0.5, 0.5, 1.5],
-                    5: [-2, -1, 0, 1, 2] };
-  const RATES = [0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2];
-  const DEFAULTS = { layout: "mixed", seed: 1, loss: "both", margin: 0.2, lambda: 0.2, spread: "3", learn: true,
-                     nu: 0.01, momentum: 0.9, rate: 0.3 };
-  // The experiments of the page: what differs from the defaults.
+  // The experiments of the page: what differs from the defaults, and for how many steps a prediction is tried.
   const SETUPS = {
     silent: { layout: "clusters" },
     outlier: { layout: "outlier", loss: "triplet" },
     heaps: { layout: "mixed", loss: "mdr", lambda: 1, spread: "2", learn: false },
-    tug: { layout: "mixed" },
+    tug: { layout: "mixed", compare: true },
     line: { layout: "line" },
     collapse: { layout: "collapsed", loss: "triplet" },
   };
+  const TRIALS = { silent: 100, outlier: 60, heaps: 200, tug: 150, line: 150, collapse: 50 };
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   const STEPS_A_SECOND = 30, MOST_AT_ONCE = 4;
   const REMEMBERED = 3000;  // steps in the chart
+  const NOTHING = { side: null, point: -1, byKey: false };
 
   function start(root) {
     const find = selector => root.querySelector(selector);
-    const plane = drawing.plane(find(".pg-plane")), strip = drawing.strip(find(".pg-strip"));
-    const chart = drawing.chart(find(".pg-chart"));
+    // The training that the settings describe, and the same without MDR, which is there while both are compared.
+    const withMdr = { plane: drawing.plane(find(".pg-with")), loss: () => settings.loss };
+    const without = { plane: drawing.plane(find(".pg-without")), loss: () => "triplet" };
+    const strip = drawing.strip(find(".pg-strip")), chart = drawing.chart(find(".pg-chart"));
+    const scale = drawing.arrowScale();
     const calm = matchMedia("(prefers-reduced-motion: reduce)");
     const settings = { ...DEFAULTS };
-    let state, now, history, steps, startLevels, shown = null, selected = -1, held = -1, playing = false, clock = 0;
+    let history, steps, startLevels, moved = {}, selected = -1, held = NOTHING, playing = false, clock = 0;
+    let trial = null;  // a prediction that is tried: {button, until}
+    let written = "";  // the state that the address has
+
+    const compared = () => settings.compare && settings.loss !== "triplet";
+    const sides = () => (compared() ? [withMdr, without] : [withMdr]);
 
     // What is drawn.
 
     /** Pulls, minus the weighted gradients, of the next step. While it plays, an average over some steps:
         the gradient of an absolute value jumps when a distance passes its level, and arrows would flicker. */
-    function pulls() {
-      const weight = weights(settings);
+    function pulls({ now, shown, loss }) {
+      const weight = weights({ ...settings, loss: loss() });
       const exact = { triplet: now.byTriplet.map(v => -weight.triplet * v), mdr: now.byMdr.map(v => -weight.mdr * v) };
       if (!playing || !shown) return exact;
       for (const name in exact) exact[name] = exact[name].map((v, k) => 0.15 * v + 0.85 * shown[name][k]);
       return exact;
     }
 
+    const say = (name, text) => { find(`[data-say=${name}]`).textContent = text; };
+
     function draw() {
-      now = evaluate(state, settings);
-      shown = pulls();
-      const view = { ...state, now, pulls: shown, selected, held, playing };
-      plane.draw(view);
-      strip.draw(view);
-      chart.draw([...history, [now.triplet, now.mdr]]);
-      const { running, batch } = now, say = (name, text) => { find(`[data-say=${name}]`).textContent = text; };
+      for (const side of sides()) {
+        side.now = evaluate(side.state, settings);
+        side.shown = pulls(side);
+      }
+      const reference = scale.fit(Math.max(...sides().map(side => drawing.longest(side.shown))));
+      for (const side of sides())
+        side.plane.draw({ ...side.state, now: side.now, pulls: side.shown, selected, playing, reference,
+                          held: held.side === side ? held.point : -1 });
+      const { state, now } = withMdr, { running, batch } = now;
+      strip.draw({ ...state, now, selected });
+      chart.draw([...history, losses()]);
       say("step", `Step ${steps}`);
-      say("triplet", now.triplet.toFixed(3) + (settings.loss === "mdr" ? ", only watched" : ""));
-      say("mdr", now.mdr.toFixed(3) + (settings.loss === "triplet" ? ", only watched" : ""));
-      say("statistics", `Running mean ${running.mean.toFixed(2)}, deviation ${running.std.toFixed(2)}` +
+      say("triplet", now.triplet.toFixed(3));
+      say("mdr", now.mdr.toFixed(3));
+      say("alone", compared() ? without.now.triplet.toFixed(3) : "");
+      say("statistics", `Running mean ${running.mean.toFixed(2)}, standard deviation ${running.std.toFixed(2)}` +
         `; of these points alone ${batch.mean.toFixed(2)} and ${batch.std.toFixed(2)}.`);
     }
 
+    const losses = () => [withMdr.now.triplet, withMdr.now.mdr, ...(compared() ? [without.now.triplet] : [])];
+
     /** What a screen reader is told after a change, not during play. */
     function tell(what) {
-      find("[aria-live]").textContent = `${what} Step ${steps}. Triplet loss ${now.triplet.toFixed(3)}, ` +
-        `MDR ${now.mdr.toFixed(3)}. Levels at ${state.levels.map(level => signed(level)).join(", ")}.`;
+      const { levels } = withMdr.state, order = drawing.ranks(levels);
+      const named = levels.map((level, s) => `${drawing.levelName(order[s], levels.length)} ${signed(level)}`);
+      find("[aria-live]").textContent = `${what} Step ${steps}. Triplet loss ${withMdr.now.triplet.toFixed(3)}, ` +
+        (compared() ? `without MDR ${without.now.triplet.toFixed(3)}, ` : "") +
+        `MDR ${withMdr.now.mdr.toFixed(3)}. Levels: ${named.join(", ")}.`;
     }
 
     // Starting, stepping, playing.
 
     function reset(levels = startLevels) {
       startLevels = [...levels];
-      const fresh = layout(settings.layout, settings.seed);
-      const same = state && state.labels.join() === fresh.labels.join();
-      state = { ...fresh, levels: [...levels], running: null };
+      for (const side of sides()) {
+        const fresh = layout(settings.layout, settings.seed), old = side.state;
+        for (const i in moved) if (i in fresh.points) fresh.points[i] = [...moved[i]];
+        if (side === withMdr && old && old.labels.join() !== fresh.labels.join()) selected = -1;
+        side.state = { ...fresh, levels: [...levels], running: null };
+        side.shown = null;
+        side.plane.start(fresh.labels);
+      }
+      scale.reset();
       history = [];
       steps = 0;
-      held = -1;
-      if (!same) selected = -1;
-      plane.start(state.labels);
+      held = NOTHING;
       if (strip.handles.length !== levels.length) strip.start(levels.length);
       listen();
       draw();
@@ -82,8 +104,9 @@
 
     function advance(count) {
       for (let k = 0; k < count; k++) {
-        const { triplet, mdr } = step(state, settings, held);
-        history.push([triplet, mdr]);
+        const told = sides().map(side =>
+          step(side.state, { ...settings, loss: side.loss() }, held.side === side ? held.point : -1));
+        history.push([told[0].triplet, told[0].mdr, ...told.slice(1).map(now => now.triplet)]);
         steps++;
       }
       if (history.length > REMEMBERED) history.splice(0, history.length - REMEMBERED);
@@ -95,9 +118,11 @@
       const wait = calm.matches ? 500 : 1000 / STEPS_A_SECOND;
       if (time - clock >= wait) {
         const due = Math.floor(((time - clock) * STEPS_A_SECOND) / 1000);
-        advance(calm.matches ? STEPS_A_SECOND / 2 : Math.min(due, MOST_AT_ONCE));
+        const count = calm.matches ? STEPS_A_SECOND / 2 : Math.min(due, MOST_AT_ONCE);
+        advance(trial ? Math.min(count, trial.until - steps) : count);
         clock = calm.matches || due > MOST_AT_ONCE ? time : clock + (due * 1000) / STEPS_A_SECOND;
         draw();
+        if (trial && steps >= trial.until) return outcome();
       }
       requestAnimationFrame(frame);
     }
@@ -115,6 +140,16 @@
 
     // Points and levels under the reader's hand.
 
+    /** Put a point elsewhere: before the first step it is the start of all sides, later it is moved on one. */
+    function put(side, i, place) {
+      forget();
+      if (steps) side.state.points[i] = place;
+      else {
+        moved[i] = place;
+        for (const each of sides()) each.state.points[i] = [...place];
+      }
+    }
+
     /** While a pointer drags `node`, or what `grab` returns in its stead, call move(dx, dy) in pixels from where it
         was taken, and `drop` in the end. */
     function draggable(node, grab, move, drop) {
@@ -123,58 +158,86 @@
         event.preventDefault();
         node.setPointerCapture(event.pointerId);
         grab(event).focus({ preventScroll: true });
-        node.onpointermove = moved => { move(moved.clientX - event.clientX, moved.clientY - event.clientY); draw(); };
+        node.onpointermove = to => { move(to.clientX - event.clientX, to.clientY - event.clientY); draw(); };
         node.onpointerup = node.onpointercancel = () => {
           node.onpointermove = node.onpointerup = node.onpointercancel = null;
           drop();
           draw();
+          share();
         };
       };
     }
 
-    /** Call move(dx, dy) at an arrow key, ten times as far with Shift. */
-    function keys(node, move, told) {
-      node.onkeydown = event => {
-        const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-        if (!arrow || event.ctrlKey || event.altKey || event.metaKey) return;
-        event.preventDefault();
-        event.stopPropagation();
-        move(...arrow.map(v => v * (event.shiftKey ? 5 : 1)));
-        draw();
-        tell(told());
-      };
+    /** The point next to point `i` in a direction: by x for Left and Right, by y for Up and Down, so that every
+        point can be reached. */
+    function neighbour({ points }, i, [dx, dy]) {
+      const axis = dx ? 0 : 1;
+      const order = points.map((_, k) => k).sort((a, b) => points[a][axis] - points[b][axis] || a - b);
+      return order[Math.max(0, Math.min(order.length - 1, order.indexOf(i) + dx + dy))];
     }
 
     function listen() {
-      plane.nodes.forEach((node, i) => {
-        const select = which => () => { selected = which; draw(); };
-        node.onfocus = node.onpointerenter = select(i);
-        node.onblur = select(-1);
-        node.onpointerleave = () => { if (document.activeElement !== node) select(-1)(); };
-        let from;
-        // Points lie close: what counts is not which one lies on top, but which is nearest.
-        draggable(node, event => {
-          held = plane.pick(event.clientX, event.clientY);
-          from = state.points[held];
-          return plane.nodes[held];
-        }, (dx, dy) => { state.points[held] = plane.moved(from, dx, dy); }, () => {
-          tell(`Point ${held + 1} moved.`);
-          held = -1;
-        });
-        keys(node, (dx, dy) => {
-          state.points[i] = [state.points[i][0] + 0.02 * dx, state.points[i][1] + 0.02 * dy];
-        }, () => `Point ${i + 1} at ${state.points[i].map(v => signed(v)).join(", ")}.`);
+      for (const side of sides()) side.plane.nodes.forEach((node, i) => listenToPoint(side, node, i));
+      strip.handles.forEach(listenToLevel);
+    }
+
+    function listenToPoint(side, node, i) {
+      const { plane } = side, select = which => () => { selected = which; draw(); };
+      const taken = () => held.byKey && held.side === side && held.point === i;
+      node.onfocus = () => { plane.rove(i); select(i)(); };
+      node.onblur = () => { if (taken()) held = NOTHING; select(-1)(); };
+      node.onpointerenter = select(i);
+      node.onpointerleave = () => { if (document.activeElement !== node) select(-1)(); };
+      let from;
+      // Points lie close: what counts is not which one lies on top, but which is nearest.
+      draggable(node, event => {
+        held = { side, point: plane.pick(event.clientX, event.clientY), byKey: false };
+        from = side.state.points[held.point];
+        return plane.nodes[held.point];
+      }, (dx, dy) => put(side, held.point, plane.moved(from, dx, dy)), () => {
+        tell(`Point ${held.point + 1} moved.`);
+        held = NOTHING;
       });
-      strip.handles.forEach((node, s) => {
-        const put = level => {
-          const rounded = Math.round(Math.max(-4, Math.min(4, level)) * 20) / 20;
-          state.levels[s] = startLevels[s] = rounded;
-        };
-        let from;
-        draggable(node, () => { from = state.levels[s]; return node; }, dx => put(strip.moved(from, dx)),
-          () => tell(`Level ${s + 1} moved.`));
-        keys(node, (dx, dy) => put(state.levels[s] + 0.05 * (dx + dy)), () => "");
-      });
+      node.onkeydown = event => {
+        const arrow = ARROWS[event.key], toggle = [" ", "Enter"].includes(event.key);
+        const drop = event.key === "Escape" && taken();
+        if (!(arrow || toggle || drop) || event.ctrlKey || event.altKey || event.metaKey) return;
+        event.preventDefault();
+        event.stopPropagation();
+        const { points } = side.state;
+        if (!arrow) {
+          held = taken() ? NOTHING : { side, point: i, byKey: true };
+          draw();
+          tell(taken() ? `Point ${i + 1} taken: arrow keys move it.` : `Point ${i + 1} put down.`);
+          share();
+        } else if (taken()) {
+          put(side, i, points[i].map((v, c) => v + 0.02 * arrow[c] * (event.shiftKey ? 5 : 1)));
+          draw();
+          tell(`Point ${i + 1} at ${side.state.points[i].map(v => signed(v)).join(", ")}.`);
+        } else plane.nodes[neighbour(side.state, i, arrow)].focus({ preventScroll: true });
+      };
+    }
+
+    function listenToLevel(node, s) {
+      const put = level => {
+        forget();
+        const rounded = Math.round(Math.max(-4, Math.min(4, level)) * 20) / 20;
+        startLevels[s] = rounded;
+        for (const side of sides()) side.state.levels[s] = rounded;
+      };
+      let from;
+      draggable(node, () => { from = withMdr.state.levels[s]; return node; }, dx => put(strip.moved(from, dx)),
+        () => tell("Level moved."));
+      node.onkeydown = event => {
+        const arrow = ARROWS[event.key];
+        if (!arrow || event.ctrlKey || event.altKey || event.metaKey) return;
+        event.preventDefault();
+        event.stopPropagation();
+        put(withMdr.state.levels[s] + 0.05 * (arrow[0] + arrow[1]) * (event.shiftKey ? 5 : 1));
+        draw();
+        tell("");
+        share();
+      };
     }
 
     // Settings.
@@ -203,35 +266,44 @@
         }
       }
       // A setting that changes nothing now says so.
-      const off = { margin: settings.loss === "mdr", lambda: settings.loss === "triplet",
-                    nu: settings.loss === "triplet" || !settings.learn, learn: settings.loss === "triplet" };
+      const plain = settings.loss === "triplet";
+      const off = { margin: settings.loss === "mdr" && !settings.compare, lambda: plain, learn: plain,
+                    nu: plain || !settings.learn, compare: plain };
       for (const input of inputs) {
         input.disabled = Boolean(off[input.dataset.setting]);
         input.closest("label").classList.toggle("pg-off", input.disabled);
       }
       for (const button of root.querySelectorAll("[data-layout]"))
         button.setAttribute("aria-pressed", button.dataset.layout === settings.layout);
+      if (root.classList.toggle("pg-comparing", compared()) !== without.sized) {
+        without.sized = compared();
+        resize();
+      }
     }
 
-    /** Begin anew with some settings changed. */
-    function change(changes) {
+    /** Begin again with some settings changed, from the points of the layout. */
+    function change(changes, levels) {
       Object.assign(settings, changes);
+      moved = {};
       write();
-      reset("spread" in changes ? SPREADS[settings.spread] : startLevels);
+      reset(levels || ("spread" in changes ? SPREADS[settings.spread] : startLevels));
     }
 
     for (const input of inputs)
       input.addEventListener("input", () => {
-        const spread = settings.spread;
+        const { spread } = settings, before = compared();
+        forget();
         read(input);
         write();
         if (settings.spread !== spread) {  // new levels; points and statistics stay
           startLevels = [...SPREADS[settings.spread]];
-          state.levels = [...startLevels];
+          for (const side of sides()) side.state.levels = [...startLevels];
           strip.start(startLevels.length);
           listen();
         }
+        if (compared() !== before) reset();  // both sides start from the same points
         draw();
+        share();
       });
 
     for (const name of layouts) {
@@ -241,50 +313,124 @@
       drawing.thumbnail(button.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "svg")),
         layout(name, 1));
       button.append(NAMES[name]);
-      button.addEventListener("click", () => {
-        play(false);
-        change({ layout: name, seed: 1 });
-        tell(`${NAMES[name]}.`);
-      });
+      button.addEventListener("click", () => act(`${NAMES[name]}.`, () => change({ layout: name, seed: 1 })));
       find(".pg-layouts").append(button);
     }
 
+    /** What a button does: stop, act, tell, and give the address the new state. */
+    function act(what, action) {
+      forget();
+      play(false);
+      action();
+      tell(what);
+      share();
+    }
+
     const actions = {
-      play: () => play(!playing),
-      step: () => { play(false); advance(1); draw(); tell(""); },
-      reset: () => { play(false); reset(); tell("Reset."); },
-      draw: () => { play(false); change({ seed: settings.seed + 1 }); tell("Another draw of the points."); },
+      play: () => { if (!playing && trial && steps >= trial.until) forget(); play(!playing); },
+      step: () => act("", () => { advance(1); draw(); }),
+      // A second time it also forgets which points and levels were moved.
+      reset: () => act("Reset.", () => (steps ? reset() : change({}, SPREADS[settings.spread]))),
+      draw: () => act("Another draw of the points.", () => change({ seed: settings.seed + 1 })),
+      share: copy,
     };
     for (const button of root.querySelectorAll("[data-do]"))
       button.addEventListener("click", actions[button.dataset.do]);
 
-    for (const button of document.querySelectorAll("button[data-setup]")) {
-      button.hidden = false;
-      button.addEventListener("click", () => {
-        play(false);
-        change({ ...DEFAULTS, ...SETUPS[button.dataset.setup] });
-        const title = button.closest("section")?.querySelector("h3");
-        const back = find(".pg-back");
-        back.hidden = !title;
-        if (title) {
-          back.href = `#${title.closest("section").id}`;
-          back.textContent = `Back to \u201c${title.firstChild.textContent.trim()}\u201d`;
-        }
-        root.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
-        find("[data-do=play]").focus({ preventScroll: true });
-        tell("Set up.");
-      });
+    // The address.
+
+    /** Give the address the present state. An address that leads to a part of the page stays while nothing is set. */
+    function share() {
+      const hash = sharing.toHash(settings, startLevels, moved);
+      if (hash === written || (hash === "#play" && !location.hash.startsWith("#play"))) return;
+      written = hash;
+      // Browsers refuse it where pages are files, and when there are too many changes a second.
+      try { window.history.replaceState(window.history.state, "", hash); } catch { written = ""; }
     }
+
+    async function copy() {
+      written = sharing.toHash(settings, startLevels, moved);
+      location.hash = written;
+      let done = "Link copied";
+      try { await navigator.clipboard.writeText(location.href); } catch { done = "Copy it from the address bar"; }
+      find("[data-do=share]").textContent = done;
+      setTimeout(() => { find("[data-do=share]").textContent = "Copy link"; }, 2500);
+    }
+
+    /** Take the state of the address, if it has one. */
+    function follow() {
+      const shared = sharing.fromHash(location.hash);
+      if (!shared || location.hash === written) return;
+      written = location.hash;
+      play(false);
+      forget();
+      Object.assign(settings, shared.settings);
+      moved = shared.moved;
+      write();
+      reset(shared.levels);
+      find(".pg-columns").scrollIntoView({ block: "start" });
+    }
+
+    // Predict, then play.
+
+    /** Set an experiment up, show it and put the keyboard's focus on Play. */
+    function setUp(button) {
+      const about = button.closest("[data-setup]");
+      play(false);
+      forget();
+      change({ ...DEFAULTS, ...SETUPS[about.dataset.setup] });
+      const title = about.closest("section")?.querySelector("h3");
+      const back = find(".pg-back");
+      back.hidden = !title;
+      if (title) {
+        back.href = `#${title.closest("section").id}`;
+        back.textContent = `Back to \u201c${title.firstChild.textContent.trim()}\u201d`;
+      }
+      find(".pg-columns").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
+      find("[data-do=play]").focus({ preventScroll: true });
+      tell("Set up.");
+      share();
+    }
+
+    function predict(button) {
+      setUp(button);
+      trial = { button, until: TRIALS[button.closest("[data-setup]").dataset.setup] };
+      say("prediction", `You predict: ${button.textContent}. ${trial.until} steps will show.`);
+      play(true);
+    }
+
+    function outcome() {
+      play(false);
+      const right = "right" in trial.button.dataset;
+      const said = `You predicted: ${trial.button.textContent}. ${right ? "So it is." : "It is not so."}`;
+      say("prediction", said);
+      tell(said);
+    }
+
+    /** Whoever takes the playground in hand is no longer trying a prediction. */
+    function forget() {
+      trial = null;
+      say("prediction", "");
+    }
+
+    for (const choice of document.querySelectorAll(".pg-predict")) choice.hidden = false;
+    for (const button of document.querySelectorAll("[data-setup] button"))
+      button.addEventListener("click", () => predict(button));
 
     for (const still of document.querySelectorAll(".playground-still")) still.hidden = true;
     root.hidden = false;
-    const resize = () => { for (const picture of [plane, strip, chart]) picture.resize(); };
-    resize();
+    const pictures = () => [...sides().map(side => side.plane), strip, chart];
+    function resize() { for (const picture of pictures()) picture.resize(); }
     change({ spread: settings.spread });
+    resize();
+    draw();
+    follow();
+    window.addEventListener("hashchange", follow);
     new ResizeObserver(() => { resize(); draw(); }).observe(root);
     // For tests, and for the curious in the console.
     Object.assign(globalThis.mdrPlayground, { settings, setups: SETUPS, defaults: DEFAULTS, spreads: SPREADS,
-      state: () => state, steps: () => steps, playing: () => playing });
+      trials: TRIALS, state: () => withMdr.state, other: () => (compared() ? without.state : null),
+      steps: () => steps, playing: () => playing });
   }
 
   const root = document.getElementById("mdr-playground");

@@ -1,4 +1,4 @@
-/* The playground's pictures: the plane with points and pulls, the strip of distances, the chart of losses.
+/* The playground's pictures: planes with points and pulls, the strip of distances, the chart of losses.
 
    All are SVG with one unit a CSS pixel, so that text keeps its size on a phone. Colours that depend on the theme
    come from playground.css; those of levels are the book's (mdrbook.style), which serve both themes. */
@@ -9,7 +9,10 @@
   const LEVELS = [[122, 92, 203], [42, 157, 106], [176, 125, 0]];  // mdrbook.style.LEVELS, near to far
   const SHAPES = ["M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z", "M-6 -6h12v12h-12z", "M0 -7.6L7 5.4H-7z"];
   const SHAPE_NAMES = ["circle", "square", "triangle"];
+  const NAMES = { 1: ["only"], 2: ["near", "far"], 3: ["near", "middle", "far"],
+                  4: ["near", "second", "third", "far"], 5: ["near", "second", "middle", "fourth", "far"] };
   const LONGEST = 72;  // pixels of the arrow in the legend, which none exceeds
+  const NARROW = 600;  // a playground of fewer pixels has small pictures: all of them fit a phone's screen
   const SMALLEST = 0.005;  // a longest pull below this is drawn short instead of blown up
 
   /** The colour of level `rank` of `count`, 0 the nearest: as mdrbook.style.level_colors. */
@@ -17,6 +20,9 @@
     const where = count > 1 ? (2 * rank) / (count - 1) : 1, k = Math.min(1, Math.floor(where)), t = where - k;
     return `rgb(${LEVELS[k].map((v, c) => Math.round(v + t * (LEVELS[k + 1][c] - v))).join(",")})`;
   }
+
+  /** Name of level `rank` of `count`, 0 the nearest. */
+  const levelName = (rank, count) => NAMES[count][rank];
 
   /** Rank of each level from the nearest; a reader may drag one past another. */
   const ranks = levels => levels.map((a, i) => levels.filter((b, j) => b < a || (b === a && j < i)).length);
@@ -46,6 +52,8 @@
     return [width, high];
   }
 
+  const narrow = svg => (svg.closest(".mdr-playground") || svg).clientWidth < NARROW;
+
   /** The smallest of `steps`, times a power of ten, that is at least `value`. */
   function nice(value, steps = [1, 2, 5, 10]) {
     const power = 10 ** Math.floor(Math.log10(value));
@@ -67,7 +75,31 @@
     return [shafts, heads];
   }
 
-  /** The plane. `draw(view)` shows points, pulls and the selected point's pairs; `nodes` are the points. */
+  /** The longest of pulls {triplet, mdr}, each [x0, y0, x1, ...]. */
+  function longest(pulls) {
+    let most = 0;
+    for (const name of ["triplet", "mdr"])
+      for (let k = 0; k < pulls[name].length; k += 2)
+        most = Math.max(most, Math.hypot(pulls[name][k], pulls[name][k + 1]));
+    return most;
+  }
+
+  /** The scale of arrows, one for all planes: `fit(largest)` is the pull of an arrow of full length. It keeps still
+      until arrows outgrow it or shrink far below it. */
+  function arrowScale() {
+    let reference = SMALLEST;
+    return {
+      reset() { reference = SMALLEST; },
+      fit(largest) {
+        if (largest > reference || largest < reference / 2)
+          reference = nice(Math.max(SMALLEST, largest), [1, 1.5, 2, 3, 5, 7, 10]);
+        return reference;
+      },
+    };
+  }
+
+  /** A plane. `draw(view)` shows points, pulls and the selected point's pairs; `nodes` are the points, one of which
+      the Tab key reaches: `rove(i)` says which. */
   function plane(svg) {
     const lines = add(svg, "g", { class: "pg-lines" });
     const kinds = ["triplet", "mdr"].map(name => ({
@@ -77,24 +109,29 @@
     }));
     const layer = add(svg, "g"), counts = add(svg, "g", { class: "pg-counts" });
     const scale = add(svg, "g", { class: "pg-scale" });
-    const self = { nodes: [], span: 0, moved, pick, draw, start, resize };
-    let reference = SMALLEST, width = 320, height = 320, places = [];
+    const self = { nodes: [], span: 0, moved, pick, draw, start, resize, rove };
+    let width = 320, height = 320, long = LONGEST, places = [];
 
     /** New points: the view goes back to its start. */
     function start(labels) {
       self.span = 1.12;
-      reference = SMALLEST;
       layer.replaceChildren();
       self.nodes = labels.map(label => {
-        const node = add(layer, "g", { class: `pg-point pg-class-${label}`, tabindex: 0, role: "img" });
+        const node = add(layer, "g", { class: `pg-point pg-class-${label}`, tabindex: -1, role: "button" });
         add(node, "circle", { class: "pg-hit", r: 18 });
         add(node, "circle", { class: "pg-ring", r: 12 });
         add(node, "path", { class: "pg-mark", d: SHAPES[label] });
         return node;
       });
+      rove(0);
     }
 
-    function resize() { [width, height] = fit(svg, wide => Math.min(430, wide)); }
+    function rove(which) { self.nodes.forEach((node, i) => set(node, { tabindex: i === which ? 0 : -1 })); }
+
+    function resize() {
+      [width, height] = fit(svg, wide => Math.min(narrow(svg) ? 226 : 340, 1.3 * wide));
+      long = Math.min(LONGEST, 0.27 * Math.min(width, height));
+    }
 
     const pixels = () => Math.min(width, height) / (2 * self.span);
     const place = ([x, y]) => [width / 2 + x * pixels(), height / 2 - y * pixels()];
@@ -112,19 +149,12 @@
       return gaps.lastIndexOf(Math.min(...gaps));
     }
 
-    function draw({ points, labels, levels, now, pulls, selected, held, playing }) {
+    function draw({ points, labels, levels, now, pulls, selected, held, playing, reference }) {
       const far = Math.max(...points.map(point => Math.max(Math.abs(point[0]), Math.abs(point[1]))));
       if (held < 0) self.span = Math.max(self.span, far / 0.93);
       places = points.map(place);
-      let largest = 0;
-      for (const name of ["triplet", "mdr"])
-        for (let i = 0; i < points.length; i++)
-          largest = Math.max(largest, Math.hypot(pulls[name][2 * i], pulls[name][2 * i + 1]));
-      // The scale keeps still until arrows outgrow it or shrink far below it.
-      if (largest > reference || largest < reference / 2)
-        reference = nice(Math.max(SMALLEST, largest), [1, 1.5, 2, 3, 5, 7, 10]);
       for (const { name, shaft, head } of kinds) {
-        const vectors = pulls[name].map((v, k) => (k % 2 ? -v : v) * (LONGEST / reference));
+        const vectors = pulls[name].map((v, k) => (k % 2 ? -v : v) * (long / reference));
         const [shafts, heads] = arrows(places, vectors, 9);
         set(shaft, { d: shafts });
         set(head, { d: heads });
@@ -134,7 +164,7 @@
         self.nodes[i].classList.toggle("pg-selected", i === selected);
         if (!playing)
           set(self.nodes[i], { "aria-label": `Point ${i + 1}, class ${"ABC"[labels[i]]}, ${SHAPE_NAMES[labels[i]]}, ` +
-            `at ${signed(points[i][0])}, ${signed(points[i][1])}. Arrow keys move it.` });
+            `at ${signed(points[i][0])}, ${signed(points[i][1])}`, "aria-pressed": i === held });
       });
       lines.replaceChildren();
       if (selected >= 0)
@@ -144,7 +174,7 @@
           add(lines, "path", { d, stroke: levelColor(rank, levels.length) });
         });
       heaps();
-      legend(now.meanDistance * pixels());
+      legend(reference, now.meanDistance * pixels());
     }
 
     /** Points that hide one another get their number beside them. */
@@ -159,14 +189,14 @@
       });
     }
 
-    function legend(mean) {
+    function legend(reference, mean) {
       scale.replaceChildren();
       const y = height - 14;
-      const [shaft, head] = arrows([[12, y]], [LONGEST, 0], 0);
+      const [shaft, head] = arrows([[12, y]], [long, 0], 0);
       add(scale, "path", { d: shaft, class: "pg-shaft" });
       add(scale, "path", { d: head, class: "pg-head" });
       add(scale, "text", { x: 12, y: y - 9 }, `a pull of ${+reference.toPrecision(2)}`);
-      if (!(mean > 0)) return;
+      if (!(mean > 0) || width < 240) return;
       const x = width - 12, left = x - Math.min(mean, width / 2);
       add(scale, "path", { d: `M${left} ${y - 4}v8M${left} ${y}H${x}M${x} ${y - 4}v8`, class: "pg-shaft" });
       add(scale, "text", { x, y: y - 9, "text-anchor": "end" }, "mean distance");
@@ -177,13 +207,19 @@
 
   /** The strip of normalized distances, same class up and different classes down, with levels to drag. */
   function strip(svg) {
-    const HEIGHT = 214, FOOT = 180, MIDDLE = 116, ROOM = 62, RUG = 7, BIN = 0.2;
+    const TOP = 52, RUG = 7, BIN = 0.2;
     const bands = add(svg, "g"), bars = add(svg, "g"), rug = add(svg, "g"), axis = add(svg, "g");
     const chosen = add(svg, "path", { class: "pg-chosen" }), stems = add(svg, "g"), layer = add(svg, "g");
     const self = { handles: [], moved, draw, start, resize };
-    let width = 320, reach = 3.4, tallest = 8;
+    let width = 320, room = 60, reach = 3.4, tallest = 8, middle, foot, high;
 
-    function resize() { [width] = fit(svg, () => HEIGHT); }
+    function resize() {
+      room = narrow(svg) ? 37 : 58;
+      middle = TOP + room;
+      foot = middle + room;
+      high = foot + 32;
+      [width] = fit(svg, () => high);
+    }
 
     const x = z => width * (0.5 + (0.5 * Math.max(-reach, Math.min(reach, z))) / reach);
 
@@ -196,7 +232,7 @@
       layer.replaceChildren();
       self.handles = Array.from({ length: count }, (_, s) => {
         const node = add(layer, "g", { class: "pg-handle", tabindex: 0, role: "slider",
-          "aria-label": `Level ${s + 1} of ${count}`, "aria-valuemin": -4, "aria-valuemax": 4 });
+          "aria-valuemin": -4, "aria-valuemax": 4 });
         for (const part of ["pg-halo", "pg-stem"]) add(stems, "path", { class: part });
         add(node, "rect", { class: "pg-pill", x: -24, y: 0, width: 48, height: 24, rx: 12 });
         add(node, "text", { y: 16.5, "text-anchor": "middle" });
@@ -219,7 +255,7 @@
       drawBands(levels, order, pairs);
       drawBars(pairs, order, count);
       set(chosen, { d: pairs.filter(pair => pair.own).map(
-        pair => `M${x(pair.z).toFixed(1)} ${MIDDLE}v${pair.up ? -RUG - 9 : RUG + 9}`).join("") });
+        pair => `M${x(pair.z).toFixed(1)} ${middle}v${pair.up ? -RUG - 9 : RUG + 9}`).join("") });
       const sorted = levels.map((_, s) => s).sort((a, b) => order[a] - order[b]);
       let last = -100, low = true;
       for (const s of sorted) {  // pills that would overlap alternate between two rows
@@ -228,9 +264,10 @@
         last = place;
         const top = low ? 26 : 0, [pill, text] = self.handles[s].children;
         set(self.handles[s], { transform: `translate(${place.toFixed(1)} ${top})`,
+          "aria-label": `The ${levelName(order[s], count)} level`,
           "aria-valuenow": levels[s].toFixed(2), "aria-valuetext": signed(levels[s]) });
         const color = levelColor(order[s], count);
-        const d = `M${place.toFixed(1)} ${top + 24}L${x(levels[s]).toFixed(1)} 52V${FOOT}`;
+        const d = `M${place.toFixed(1)} ${top + 24}L${x(levels[s]).toFixed(1)} ${TOP}V${foot}`;
         set(stems.children[2 * s], { d });
         set(stems.children[2 * s + 1], { d, stroke: color });
         set(pill, { stroke: color });
@@ -246,17 +283,18 @@
         const left = rank ? x((sorted[rank - 1] + level) / 2) : 0;
         const right = rank < sorted.length - 1 ? x((level + sorted[rank + 1]) / 2) : width;
         const fill = levelColor(rank, levels.length);
-        add(bands, "rect", { class: "pg-band", x: left, y: 52, width: right - left, height: FOOT - 52, fill });
-        if (rank) add(bands, "path", { class: "pg-border", d: `M${left} 52V${FOOT}` });
+        add(bands, "rect", { class: "pg-band", x: left, y: TOP, width: right - left, height: foot - TOP, fill });
+        if (rank) add(bands, "path", { class: "pg-border", d: `M${left} ${TOP}V${foot}` });
         const held = pairs.filter(pair => order[pair.level] === rank).length;
-        add(axis, "text", { x: (left + right) / 2, y: HEIGHT - 3, "text-anchor": "middle" },
-          right - left > 58 ? `${held} pairs` : held);
+        const name = levelName(rank, levels.length), wide = right - left;
+        add(axis, "text", { x: (left + right) / 2, y: high - 3, "text-anchor": "middle" },
+          wide > 110 ? `${name}: ${held} pairs` : wide > 74 ? `${name}: ${held}` : held);
       });
-      add(axis, "path", { class: "pg-axis", d: `M0 ${MIDDLE}H${width}` });
+      add(axis, "path", { class: "pg-axis", d: `M0 ${middle}H${width}` });
       for (let z = -Math.floor(reach); z <= reach; z++)
-        add(axis, "text", { x: x(z), y: FOOT + 14, "text-anchor": "middle" }, signed(z, 0));
-      add(axis, "text", { x: 6, y: 67 }, "same class");
-      add(axis, "text", { x: 6, y: FOOT - 7 }, "different");
+        add(axis, "text", { x: x(z), y: foot + 14, "text-anchor": "middle" }, signed(z, 0));
+      add(axis, "text", { x: 6, y: TOP + 14 }, "same class");
+      add(axis, "text", { x: 6, y: foot - 7 }, "different");
     }
 
     function drawBars(pairs, order, count) {
@@ -268,7 +306,7 @@
         const key = `${bin} ${pair.up ? 1 : 0}`;
         if (!bins.has(key)) bins.set(key, Array(count).fill(0));
         bins.get(key)[order[pair.level]]++;
-        ticks[order[pair.level]] += `M${x(pair.z).toFixed(1)} ${MIDDLE}v${pair.up ? -RUG : RUG}`;
+        ticks[order[pair.level]] += `M${x(pair.z).toFixed(1)} ${middle}v${pair.up ? -RUG : RUG}`;
       }
       let most = 8;
       for (const held of bins.values()) most = Math.max(most, held.reduce((a, b) => a + b));
@@ -278,10 +316,10 @@
         const [bin, up] = key.split(" ").map(Number), left = x((bin - 0.5) * BIN) + 0.5, wide = x((bin + 0.5) * BIN) - left - 0.5;
         let from = RUG + 1;
         held.forEach((number, rank) => {
-          const high = (number / tallest) * (ROOM - RUG - 6);
-          if (number) shapes[rank] += `M${left.toFixed(1)} ${MIDDLE + (up ? -from - high : from)}h${wide.toFixed(1)}` +
-            `v${high.toFixed(1)}h${(-wide).toFixed(1)}z`;
-          from += high;
+          const tall = (number / tallest) * (room - RUG - 6);
+          if (number) shapes[rank] += `M${left.toFixed(1)} ${middle + (up ? -from - tall : from)}h${wide.toFixed(1)}` +
+            `v${tall.toFixed(1)}h${(-wide).toFixed(1)}z`;
+          from += tall;
         });
       }
       for (let rank = 0; rank < count; rank++) {
@@ -293,33 +331,39 @@
     return self;
   }
 
-  /** The chart of both losses over the steps: `draw([[triplet, mdr], ...])`. */
+  /** The chart of losses over the steps: `draw([[triplet, mdr], ...])`, or [[triplet, mdr, triplet without MDR], ...]. */
   function chart(svg) {
-    const HEIGHT = 132, LEFT = 34, FOOT = HEIGHT - 20;
+    const LEFT = 34;
     const grid = add(svg, "g", { class: "pg-grid" });
-    const paths = ["triplet", "mdr"].map(name => add(svg, "path", { class: `pg-loss pg-${name}` }));
-    const dots = ["triplet", "mdr"].map(name => add(svg, "circle", { class: `pg-dot pg-${name}`, r: 3.5 }));
+    const names = ["triplet", "mdr", "alone"];
+    const paths = names.map(name => add(svg, "path", { class: `pg-loss pg-${name}` }));
+    const dots = names.map(name => add(svg, "circle", { class: `pg-dot pg-${name}`, r: 3.5 }));
+    let width = 320, high = 132, foot = 112, drawn = "";
 
-    let width = 320, drawn = "";
-
-    function resize() { [width] = fit(svg, () => HEIGHT); }
+    function resize() {
+      [width, high] = fit(svg, () => (narrow(svg) ? 92 : 120));
+      foot = high - 20;
+    }
 
     function draw(history) {
       const last = history.length - 1, end = Math.max(100, Math.ceil(last / 50) * 50);
       const top = nice(Math.max(0.1, ...history.flat()));
-      const x = step => LEFT + ((width - LEFT - 8) * step) / end, y = loss => FOOT - ((FOOT - 8) * loss) / top;
-      if (`${top} ${end} ${width}` !== drawn) {
-        drawn = `${top} ${end} ${width}`;
+      const x = step => LEFT + ((width - LEFT - 8) * step) / end, y = loss => foot - ((foot - 8) * loss) / top;
+      if (`${top} ${end} ${width} ${high}` !== drawn) {
+        drawn = `${top} ${end} ${width} ${high}`;
         grid.replaceChildren();
         for (const share of [0, 0.5, 1]) {
           const across = y(share * top), anchor = ["start", "middle", "end"][2 * share];
           add(grid, "path", { d: `M${LEFT} ${across}H${width - 8}` });
           add(grid, "text", { x: LEFT - 6, y: across + 4, "text-anchor": "end" }, +(share * top).toPrecision(3));
-          add(grid, "text", { x: x(share * end), y: HEIGHT - 4, "text-anchor": anchor }, share * end || "step 0");
+          add(grid, "text", { x: x(share * end), y: high - 4, "text-anchor": anchor }, share * end || "step 0");
         }
       }
       const stride = Math.max(1, Math.ceil(history.length / width));
       paths.forEach((path, k) => {
+        const there = history[last].length > k;
+        for (const node of [path, dots[k]]) set(node, { visibility: there ? "visible" : "hidden" });
+        if (!there) return;
         const shown = history.flatMap((losses, step) => (step % stride && step < last ? [] : [[step, losses[k]]]));
         set(path, { d: "M" + shown.map(([step, loss]) => `${x(step).toFixed(1)} ${y(loss).toFixed(1)}`).join("L") });
         set(dots[k], { cx: x(last), cy: y(history[last][k]) });
@@ -336,5 +380,5 @@
       transform: `translate(${x} ${-y}) scale(0.013)` }));
   }
 
-  playground.drawing = { plane, strip, chart, thumbnail, signed };
+  playground.drawing = { plane, strip, chart, thumbnail, arrowScale, longest, levelName, ranks, signed };
 })();
