@@ -1,4 +1,4 @@
-"""MDR in PyTorch Lightning."""
+"""Train with MDR in PyTorch Lightning."""
 
 import lightning
 import torch
@@ -17,7 +17,7 @@ class Retrieval(lightning.LightningModule):
         layers = nn.Flatten(), nn.Linear(1024, 32)
         self.network, self.sampler = nn.Sequential(*layers), sampler
         self.metric_loss = TripletLoss(margin=0.2)
-        self.mdr = MDR()  # a submodule: saved and put into eval mode
+        self.mdr = MDR()  # a submodule: saved and in eval mode with it
 
     def loss(self, raw, labels):
         x = normalize_by_mean_distance(raw)
@@ -25,7 +25,7 @@ class Retrieval(lightning.LightningModule):
         return loss + 0.01 * self.mdr.level_penalty()
 
     def training_step(self, batch, index):
-        self.sampler.step()  # one more batch is consumed
+        self.sampler.step()  # counts this batch as used
         # MDR sees the pairs of all devices.
         raw = distributed.gather(self.network(batch[0]))
         return self.loss(raw, distributed.gather(batch[1]))

@@ -1,4 +1,4 @@
-"""MDR in a loop around pytorch-metric-learning; torchrun works too."""
+"""Train with MDR and pytorch-metric-learning, also under torchrun."""
 
 import torch
 from pytorch_metric_learning import distances, losses, miners
@@ -47,7 +47,7 @@ def train(model, loss, miner, epochs):
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
-            sampler.step()  # one more batch is consumed
+            sampler.step()  # counts this batch as used
     parts = dict(model=model, loss=loss, optimizer=optimizer)
     parts["sampler"] = sampler
     return {name: part.state_dict() for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""MDR in the Trainer of Hugging Face Transformers."""
+"""Train with MDR in the Trainer of Hugging Face Transformers."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ class Retrieval(nn.Module):
         layers = nn.Flatten(), nn.Linear(1024, 32)
         self.network = nn.Sequential(*layers)
         self.metric_loss = TripletLoss(margin=0.2)
-        self.mdr = MDR()  # a submodule: saved and put into eval mode
+        self.mdr = MDR()  # a submodule: saved and in eval mode with it
 
     def forward(self, images, labels):
         raw = x = self.network(images)
@@ -33,7 +33,7 @@ class Retrieval(nn.Module):
 class MetricTrainer(Trainer):
     def get_train_dataloader(self):
         labels = [item["labels"] for item in self.train_dataset]
-        # accelerate divides batches; the sampler must not: 0 and 1.
+        # accelerate divides batches, so the sampler must not.
         sampler = PKBatchSampler(labels, 64, 16, rank=0, world_size=1)
         batches = DataLoader(self.train_dataset, batch_sampler=sampler)
         return self.accelerator.prepare(batches)

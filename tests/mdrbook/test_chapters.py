@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,3 +89,21 @@ def test_opened_before_anything_was_made_it_says_what_to_call(path, tmp_path):
 )
 def test_a_run_template_needs_mdrlib_alone(path):
     assert "mdrbook" not in code_of(path) and "matplotlib" not in code_of(path)
+
+
+SNIPPETS = [ROOT / "README.md", *ROOT.glob("book/*.md"), *ROOT.glob("book/*.ipynb")]
+SNIPPETS += ROOT.glob("book/integrations/*.py")
+
+
+def test_the_weights_of_mdr_in_snippets_are_in_the_range_of_the_cheat_sheet():
+    """The range of the authors' recipes, without L2 normalization."""
+    recipes = [yaml.safe_load(p.read_text()) for p in ROOT.glob("book/experiments/recipes/*-triplet-mdr.yml")]
+    range_of = sorted(recipe["mdr_weight"] for recipe in recipes)
+    found = {
+        (path.name, float(weight))
+        for path in SNIPPETS
+        if path.stem != "without_l2"  # it compares weights on the sphere
+        for weight in re.findall(r"([0-9.]+) \* (?:self\.)?mdr\(", path.read_text(encoding="utf8"))
+    }
+    assert len(found) > 4
+    assert not [(name, w) for name, w in found if not range_of[0] <= w <= range_of[-1]]
