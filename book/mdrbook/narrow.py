@@ -9,6 +9,7 @@ import copy
 import io
 import struct
 import textwrap
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,10 +57,10 @@ def png(figure: Figure, dpi: float = DPI, **options: Any) -> bytes:
     return data.getvalue()
 
 
-def two_in_one(figure: Figure) -> bytes:
-    """Return a figure as PNG that carries the PNG of its narrow variant."""
+def two_in_one(figure: Figure, **options: Any) -> bytes:
+    """Return a figure as PNG, as `png` does, that carries the PNG of its narrow variant."""
     small = base64.b64encode(png(narrowed(figure), NARROW_DPI)).decode()
-    return png(figure, bbox_inches="tight", metadata={KEY: small})
+    return png(figure, metadata={KEY: small}, **options)
 
 
 def taken_apart(data: bytes) -> tuple[bytes, bytes | None]:
@@ -190,4 +191,5 @@ def register(kind: type[Figure]) -> None:
     """Let the notebook that calls this show figures of a kind with their narrow variants."""
     shell = get_ipython()
     if shell is not None:
-        shell.display_formatter.formatters["image/png"].for_type(kind, two_in_one)
+        draw = partial(two_in_one, bbox_inches="tight")
+        shell.display_formatter.formatters["image/png"].for_type(kind, draw)

@@ -91,7 +91,7 @@ def test_galleries_draw_themselves_in_more_lines():
 
 def test_a_png_carries_the_narrow_one_and_gives_it_back():
     wide, small = narrow.taken_apart(narrow.two_in_one(rows()))
-    assert wide == narrow.png(rows(), bbox_inches="tight")
+    assert wide == narrow.png(rows())
     assert small == narrow.png(narrow.narrowed(rows()), narrow.NARROW_DPI)
     assert narrow.taken_apart(wide) == (wide, None)
 

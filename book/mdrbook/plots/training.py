@@ -157,7 +157,7 @@ def metric_bars(
         ax.set(title=metric_name(key), xlim=(middle - span / 2, min(middle + span / 2, 100 + span / 8)))
         ax.set(yticks=range(len(metrics)), ylim=(len(metrics) - 0.5, -0.8))
         ax.set_yticklabels([style["label"] for style in styles])
-        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ax.xaxis.set_major_locator(MaxNLocator(3, prune="upper"))
         ax.xaxis.set_major_formatter("{x:g} %")
         ax.tick_params(axis="y", length=0, labelcolor=text_color())
         ax.spines["left"].set_visible(False)
