@@ -126,9 +126,11 @@ def test_point_map_numbers_points_or_draws_forces(caplog):
     assert texts(ax.texts) == ["0", "1", "2"]
     assert sorted(len(points.get_offsets()) for points in ax.collections) == [1, 2]
 
-    (ax,) = plots.point_map(points, [0, 0, 5], forces=[[0, 0], [0, -3], [1, 0]]).axes
+    forces, color = [[0, 0], [0, -3], [1, 0]], style.LOSSES["mdr"]
+    (ax,) = plots.point_map(points, [0, 0, 5], forces=forces, color=color).axes
     assert not ax.texts
     (arrows,) = [part for part in ax.collections if isinstance(part, Quiver)]
+    assert to_hex(arrows.get_facecolor()[0]) == color.lower()
     np.testing.assert_allclose([arrows.U, arrows.V], 0.2 * 2 / 3 * np.array([[0, 0, 1], [0, -3, 0]]))
 
 

@@ -107,6 +107,17 @@ def test_the_filter_is_the_books():
     assert to_hex(inverted(style.LIGHT)) == style.DARK
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_lines_of_code_wrap(show, width):
+    cell = '<article class="bd-article"><div class="highlight"><pre>{}</pre></div></article>'
+    code = "value = first_function(second, third)  " * 9
+    page = show(cell.format(code), viewport={"width": width, "height": 700})
+    page.add_style_tag(path=ROOT / "book/_static/custom.css")
+    code = page.locator("pre")
+    assert code.evaluate("pre => pre.scrollWidth <= pre.clientWidth")
+    assert float(code.evaluate("pre => parseFloat(getComputedStyle(pre).fontSize)")) >= 12
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_theme_is_readable(dark):
     with plt.rc_context():
