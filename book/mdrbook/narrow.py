@@ -154,6 +154,7 @@ def _wrap(fig: Figure) -> None:
             labels = ax.yaxis.get_ticklabels()
             if max((label.get_window_extent().width for label in labels), default=0) > 0.36 * width:
                 ax.set_yticks(ax.get_yticks(), [textwrap.fill(label.get_text(), 16) for label in labels])
+                fig.set_figheight(fig.get_figheight() + 0.2 * len(labels))
         boxes = [label.get_window_extent() for label in ax.xaxis.get_ticklabels() if label.get_text()]
         boxes = sorted((box for box in boxes if box.width), key=lambda box: box.x0)
         if any(b.x0 < a.x1 + 3 for a, b in zip(boxes, boxes[1:], strict=False)):

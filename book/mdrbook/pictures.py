@@ -150,7 +150,8 @@ def image_grid(images: Any, rows: int, titles: Sequence[str] | None = None) -> F
     columns = math.ceil(len(images) / rows)
     over = titles is not None and len(titles) == len(images)
     fig = _grid(images, columns, columns, titles, over, WIDTH)
-    lines = math.ceil(columns / (4 if over else 6))
+    most = 4 if over else max(round(6 * min(1, images.shape[1] / images.shape[2])), 1)
+    lines = math.ceil(columns / most)
     fig.on_phone = partial(_grid, images, columns, -(-columns // lines), titles, over, NARROW)
     return fig
 
