@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Rectangle
 
-from mdrbook.style import GROUPS, LIGHT, MARKERS, NEGATIVE, POSITIVE, WIDTH, figure, text_color
+from mdrbook.narrow import NARROW
+from mdrbook.style import LIGHT, NEGATIVE, POSITIVE, WIDTH, BookFigure, figure, group_style, text_color
 from mdrlib.datasets.preprocessing import open_image
 
 if TYPE_CHECKING:
@@ -41,10 +43,9 @@ def embedding_map(
         ax.scatter(
             *xy[groups == group].T,
             s=float(np.clip(30000 / len(xy), 5, 40)),
-            color=GROUPS[k % len(GROUPS)],
-            marker=MARKERS[k % len(MARKERS)],
             linewidths=0,
             label=str(group) if names is None else names[group],
+            **group_style(k),
         )
     if images is not None:
         _thumbnails(ax, xy, unit_images(images), thumbnails)
@@ -83,23 +84,36 @@ def retrieval_gallery(images: Any, labels: Any, queries: Any, neighbours: Any, k
     queries, neighbours = np.asarray(queries), np.asarray(neighbours)
     if (neighbours[queries, :k] < 0).any():  # as a search marks missing ones; -1 would be the last image
         raise ValueError(f"Expected indices from 0 to {len(images) - 1}, got negative neighbours: lower k.")
-    height = images.shape[1] / images.shape[2]
-    left = np.concatenate([[0.0], 1.4 + 1.16 * np.arange(k)])  # of each column
-    rows = len(queries) * (height + 0.16)
-    fig, ax = figure(WIDTH, WIDTH * (rows + 0.3) / (left[-1] + 1.08))
-    for row, query in enumerate(queries):
-        y = row * (height + 0.16)
-        for x, index in zip(left, (query, *neighbours[query, :k]), strict=True):
+    rows = [(query, neighbours[query, :k]) for query in queries]
+    fig = _gallery(images, labels, rows, WIDTH, k)
+    fig.on_phone = partial(_gallery, images, labels, rows, NARROW, -(-k // 2))
+    return fig
+
+
+def _gallery(images: np.ndarray, labels: np.ndarray, rows: list, width: float, across: int) -> BookFigure:
+    """Rows of a query and its neighbours, `across` of these in a line."""
+    height, k = images.shape[1] / images.shape[2], len(rows[0][1])
+    step, lines = height + 0.16, -(-k // across)
+    right, muted = 1.4 + 1.16 * across - 0.16, text_color(muted=True)
+    end = len(rows) * lines * step - 0.16
+    fig, ax = figure(width, width * (end + 0.46) / (right + 0.08))
+    for row, (query, near) in enumerate(rows):
+        top = row * lines * step
+        _draw(ax, images[query], 0, top)
+        _frame(ax, 0, top, height, muted, "solid", "")
+        for rank, index in enumerate(near):
+            x, y = 1.4 + 1.16 * (rank % across), top + step * (rank // across)
             _draw(ax, images[index], x, y)
-            if x == 0:
-                _frame(ax, x, y, height, text_color(muted=True), "solid", "")
-            elif labels[index] == labels[query]:
+            if labels[index] == labels[query]:
                 _frame(ax, x, y, height, POSITIVE, "solid", "\N{CHECK MARK}")
             else:
                 _frame(ax, x, y, height, NEGATIVE, (0, (2.5, 1.5)), "\N{BALLOT X}")
-    for rank, x in enumerate(left):
-        ax.text(x + 0.5, -0.08, rank or "query", ha="center", va="bottom", color=text_color(muted=True))
-    _bare(ax, left[-1] + 1, rows - 0.16, top=0.4)
+    heads = {0.5: "query", (1.4 + right) / 2: f"the {k} nearest, line by line"}
+    if lines == 1:
+        heads = {0.5: "query"} | {1.9 + 1.16 * rank: str(rank + 1) for rank in range(k)}
+    for x, text in heads.items():
+        ax.text(x, -0.08, text, ha="center", va="bottom", color=muted)
+    _bare(ax, right, end, top=0.4)
     return fig
 
 
@@ -133,19 +147,40 @@ def image_grid(images: Any, rows: int, titles: Sequence[str] | None = None) -> F
         titles: N of them, one over each image, or `rows`, one before each row.
     """
     images = unit_images(images)
-    columns, height = math.ceil(len(images) / rows), images.shape[1] / images.shape[2]
+    columns = math.ceil(len(images) / rows)
     over = titles is not None and len(titles) == len(images)
-    step = height + (0.035 * columns if over else 0) + 0.08  # 10 points over each image
-    before = 0.0 if titles is None or over else 0.012 * columns * max(map(len, titles))
-    fig, ax = figure(WIDTH, WIDTH * step * rows / (1.08 * columns + before) + 0.2)
+    fig = _grid(images, columns, columns, titles, over, WIDTH)
+    most = 4 if over else max(round(6 * min(1, images.shape[1] / images.shape[2])), 1)
+    lines = math.ceil(columns / most)
+    fig.on_phone = partial(_grid, images, columns, -(-columns // lines), titles, over, NARROW)
+    return fig
+
+
+def _grid(
+    images: np.ndarray, columns: int, across: int, titles: Sequence[str] | None, over: bool, width: float
+) -> BookFigure:
+    """Rows of `columns` images, `across` of them in a line; titles over images, before rows or over rows."""
+    height, lines, rows = images.shape[1] / images.shape[2], -(-columns // across), -(-len(images) // columns)
+    point = 1.08 * across / (72 * width)  # in widths of an image
+    before = titles is not None and not over and width == WIDTH
+    aside = 0.75 * 10.5 * point * max(map(len, titles)) if before else 0.0
+    above = 15 * point if titles is not None and not before else 0.0
+    step = height + 0.08 + (above if over else 0.0)
+    each = lines * step + (0.0 if over else above)
+    fig, ax = figure(width, width * (each * rows + 0.04) / (1.08 * across + aside))
     for i, image in enumerate(images):
-        x, y = 1.08 * (i % columns), step * (i // columns)
+        row, place = divmod(i, columns)
+        x, y = 1.08 * (place % across), each * row + step * (place // across)
         _draw(ax, image, x, y)
         if over:
             ax.text(x + 0.5, y - 0.04, titles[i], ha="center", va="bottom", fontsize=9)
     for row in range(0 if titles is None or over else rows):
-        ax.text(-0.1, step * row + height / 2, titles[row], ha="right", va="center")
-    _bare(ax, 1.08 * columns - 0.08, step * (rows - 1) + height, top=step - height)
+        y = each * row
+        if before:
+            ax.text(-0.1, y + height / 2, titles[row], ha="right", va="center")
+        else:
+            ax.text(0, y - 0.05, titles[row], ha="left", va="bottom")
+    _bare(ax, 1.08 * across - 0.08, each * (rows - 1) + (lines - 1) * step + height, top=above)
     return fig
 
 

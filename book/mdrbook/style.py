@@ -1,8 +1,11 @@
-"""What all figures share: colours, the light and the dark theme, the width, and the way into a page."""
+"""What all figures share: colours, the light and the dark theme, the widths, and the way into a page.
+
+Pages invert light figures in dark mode (book/_static/custom.css) and show narrow variants on a phone
+(`mdrbook.narrow`, `mdrbook.page`).
+"""
 
 import base64
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -10,12 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from mdrbook.narrow import MEDIA, NARROW_DPI, narrowed, png, register
 from mdrlib.comparison import metric_name as metric_name
 from mdrlib.comparison import signed as signed
 
 # Each colour has a contrast of 3:1 or more with white, with DARK, and with DARK after the filter by which the
 # book's pages invert light figures in dark mode. Colours that meet in a figure stay apart for colour-blind
-# readers. tests/mdrbook/test_style.py computes both.
+# readers, by 20 or more in CIE76. tests/mdrbook/test_style.py computes both.
 POSITIVE, NEGATIVE = "#0072B2", "#D55E00"  # pairs of one class, of two classes; right, wrong
 LEVELS = ("#7A5CCB", "#2A9D6A", "#B07D00")  # from the nearest level to the farthest
 METHODS = {  # Config.method: its name in the paper, colour, line style, marker, hatch
@@ -23,19 +27,31 @@ METHODS = {  # Config.method: its name in the paper, colour, line style, marker,
     "triplet+l2": ("Triplet+L2Norm", "#5782D9", (0, (5, 2)), "^", "//"),
     "triplet+mdr": ("Triplet+MDR", "#CC0044", "solid", "o", ""),
 }
+LOSSES = {"triplet": "#4B78FF", "mdr": "#CC0044"}  # pulls and gradients of a loss
 METHOD_OF = {"mdr": "triplet+mdr", "l2": "triplet+l2", "triplet": "triplet"}  # by a part of a run's name
 # Line style, marker and hatch of further runs of one method.
 AGAIN = (((0, (6, 2, 1, 2)), "D", "xx"), ((0, (2, 2)), "v", "++"), ((0, (8, 1)), "P", "\\\\"))
-GROUPS = ("#0072B2", "#D55E00", "#2A9D6A", "#CC0044", "#7A5CCB", "#B07D00", "#808080", "#00838F", "#B84FA8",
+# The first five differ for every eye; further ones need their marker, of which there are as many.
+GROUPS = ("#0072B2", "#D55E00", "#2A9D6A", "#6969FF", "#4B96A5", "#CC0044", "#808080", "#B07D00", "#B84FA8",
           "#8C6A4F")  # fmt: skip
-MARKERS = "os^DvPX"
+MARKERS = "os^DvPX*<>"
 LINES = ("solid", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
 LIGHT, DARK = "#FFFFFF", "#121212"  # backgrounds
 WIDTH = 8.0  # inches; a page shows it 700 pixels wide, so that 10.5 points become 13 pixels
 
 
+class BookFigure(Figure):
+    """A figure that a notebook shows with its narrow variant for a phone.
+
+    on_phone: Draws that variant; None: `mdrbook.narrow` stacks the panels.
+    """
+
+    on_phone: Callable[[], Figure] | None = None
+
+
 def theme(dark: bool = False) -> None:
     """Set matplotlib's rcParams for light or dark pages; within `plt.rc_context()`, until it ends."""
+    register(BookFigure)
     back, text, muted, line = LIGHT, "#1A1A1A", "#555555", "#BBBBBB"
     if dark:
         back, text, muted, line = DARK, "#EDEDED", "#B8B8B8", "#5A5A5A"
@@ -59,7 +75,8 @@ def figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Fig
         *grid: Rows and columns of axes.
         **options: Of `pyplot.subplots`.
     """
-    fig, axes = plt.subplots(*grid, figsize=(width, height), layout="constrained", **options)
+    words = {"figsize": (width, height), "layout": "constrained", "FigureClass": BookFigure}
+    fig, axes = plt.subplots(*grid, **words, **options)
     plt.close(fig)
     return fig, axes
 
@@ -104,12 +121,18 @@ def method_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
+def group_style(k: int) -> dict[str, str]:
+    """Return color and marker of group k; the first hundred groups all differ."""
+    ten = len(GROUPS)
+    return {"color": GROUPS[k % ten], "marker": MARKERS[(k + k // ten) % ten]}
+
+
 def line_style(style: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Axes.plot` takes of a style of `method_styles`: all but the hatch."""
     return {part: value for part, value in style.items() if part != "hatch"}
 
 
-def image(figure: Figure, alt: str, label: str = "", shown: bool = True) -> str:
+def image(figure: Figure, alt: str, label: str = "", shown: bool = True, narrow: bool = True) -> str:
     """Return the figure as an <img> that contains its PNG; the same drawing has the same bytes.
 
     Args:
@@ -117,12 +140,18 @@ def image(figure: Figure, alt: str, label: str = "", shown: bool = True) -> str:
         alt: Its description for those who do not see it.
         label: Kept as the attribute data-label.
         shown: Whether it is visible at first.
+        narrow: Whether it has a variant for a phone, in a <picture> with the <img>.
     """
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=144, metadata={"Software": None})
-    source = base64.b64encode(data.getvalue()).decode()
     width, display = figure.get_figwidth() * 96, "block" if shown else "none"
-    return (
-        f'<img src="data:image/png;base64,{source}" alt="{escape(alt)}" data-label="{escape(label)}" '
+    written = (
+        f'<img src="{_address(png(figure))}" alt="{escape(alt)}" data-label="{escape(label)}" '
         f'style="display:{display};width:{width:.0f}px;max-width:100%;height:auto">'
     )
+    if not narrow:
+        return written
+    small = _address(png(narrowed(figure), NARROW_DPI))
+    return f'<picture><source media="{MEDIA}" srcset="{small} 2x">{written}</picture>'
+
+
+def _address(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -45,6 +45,7 @@ def embedding_explorer(embeddings: Any, images: Any, labels: Any, classes: Seque
             fig,
             f"{classes[name.value]}, image {query}: {right} of the {k} nearest are of its class. "
             f"Nearest {found[others[0]]} at distance {distances[others[0]]:.3f}.",
+            narrow=False,
         )
 
     for control in (name, number, count):

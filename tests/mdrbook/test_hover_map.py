@@ -75,6 +75,24 @@ def test_the_map_by_keyboard_and_touch(show, drawings):
     assert check_book.look(page, "wide") == []
 
 
+def test_one_group_at_a_time_stands_out(show, drawings):
+    page = show(hover_map.hover_map(*drawings, most=40).data)
+    marks, dim = page.locator(".live-map svg > .live-mark"), page.locator(".live-map svg > .live-dim")
+    buttons = page.locator(".live-key button")
+    looks = buttons.locator("path").evaluate_all(
+        "a => a.map(n => n.getAttribute('d') + n.getAttribute('fill'))"
+    )
+    assert len(set(looks)) == len(looks) > 1 and dim.count() == 0
+    buttons.first.click()
+    assert buttons.first.get_attribute("aria-pressed") == "true"
+    shown = marks.evaluate_all("a => a.map(n => [n.getAttribute('fill'), n.classList.contains('live-dim')])")
+    own = buttons.first.locator("path").get_attribute("fill")
+    assert {dimmed for fill, dimmed in shown if fill == own} == {False}
+    assert {dimmed for fill, dimmed in shown if fill != own} == {True}
+    buttons.first.click()
+    assert dim.count() == 0
+
+
 def test_what_the_map_leaves_out():
     labels = np.repeat(np.arange(6), (10, 10, 10, 10, 10, 2))
     chosen = hover_map.spread_over_classes(labels, 24)

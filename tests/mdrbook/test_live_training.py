@@ -37,6 +37,22 @@ def test_training_moves_by_slider_and_keys(show, trained):
         assert marks == pytest.approx([-2.0 - 0.1 * at, -0.1 * at, 2.5 - 0.1 * at])
 
 
+def test_training_has_its_numbers_as_a_table(show, trained):
+    page = show(live_training.training_live(trained).data)
+    page.locator("summary").click()
+    heads = page.locator("th").all_inner_texts()
+    assert heads == [
+        "iteration",
+        *(f"overlap, {name}" for name in ("Triplet", "Triplet+L2Norm", "Triplet+MDR")),
+    ]
+    cells = [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
+    for at, (iteration, *found) in enumerate(cells):
+        assert iteration == str(10 * at)
+        assert [float(text.strip("%")) / 100 for text in found] == pytest.approx(
+            overlaps(trained, at), abs=6e-4
+        )
+
+
 def test_training_plays_when_asked_only(show, trained):
     page = show(live_training.training_live(trained).data)
     slider, button = page.locator("input"), page.locator("button")

@@ -126,9 +126,11 @@ def test_point_map_numbers_points_or_draws_forces(caplog):
     assert texts(ax.texts) == ["0", "1", "2"]
     assert sorted(len(points.get_offsets()) for points in ax.collections) == [1, 2]
 
-    (ax,) = plots.point_map(points, [0, 0, 5], forces=[[0, 0], [0, -3], [1, 0]]).axes
+    forces, color = [[0, 0], [0, -3], [1, 0]], style.LOSSES["mdr"]
+    (ax,) = plots.point_map(points, [0, 0, 5], forces=forces, color=color).axes
     assert not ax.texts
     (arrows,) = [part for part in ax.collections if isinstance(part, Quiver)]
+    assert to_hex(arrows.get_facecolor()[0]) == color.lower()
     np.testing.assert_allclose([arrows.U, arrows.V], 0.2 * 2 / 3 * np.array([[0, 0, 1], [0, -3, 0]]))
 
 
@@ -167,7 +169,8 @@ def test_loss_curves():
     assert [len(ax.lines) for ax in fig.axes] == [2, 1]
     assert loss.lines[0].get_xdata().tolist() == [10, 20, 30, 40, 50]
     assert regularizer.lines[0].get_ydata().tolist() == pytest.approx([0.7 / t for t in range(1, 6)])
-    assert texts(fig.legends[0].get_texts()) == ["Triplet", "Triplet+MDR"]
+    assert [texts(ax.texts) for ax in fig.axes] == [["Triplet", "Triplet+MDR"], ["Triplet+MDR"]]
+    assert not fig.legends
     assert len(plots.loss_curves({"triplet": history(mdr=False)}).axes) == 1
 
 
@@ -206,13 +209,51 @@ def test_levels_need_a_run_with_mdr():
 # Results
 
 
+def test_labels_at_the_ends_of_lines_do_not_cover_each_other():
+    fig, ax = style.figure(6, 3)
+    for k, end in enumerate((0.5, 0.51, 0.9, 0.52)):
+        ax.plot([0, 1], [k, end], color=style.GROUPS[k], label=f"line {k}")
+    ax.plot([0, 1], [0, 0])  # without a label
+    plots.label_ends(ax)
+    fig.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
+    assert texts(ax.texts) == [f"line {k}" for k in range(4)]
+    assert all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:], strict=False))
+    assert [to_hex(text.get_color()) for text in ax.texts] == [color.lower() for color in style.GROUPS[:4]]
+    assert min(box.x0 for box in boxes) > ax.transData.transform((1, 0))[0]
+    order = sorted(range(4), key=lambda k: ax.texts[k].get_window_extent().y0)
+    assert order == [0, 1, 3, 2], "in the order of the lines' ends"
+
+
+def test_binned_medians():
+    x = np.arange(60.0)[::-1].copy()
+    _, ax = style.figure(4, 3)
+    plots.binned_medians(ax, torch.from_numpy(x), x**2, bins=3, color=style.POSITIVE, label="squares")
+    (line,) = ax.lines
+    assert line.get_xdata() == pytest.approx([9.5, 29.5, 49.5])
+    assert line.get_ydata() == pytest.approx([np.median(np.arange(k, k + 20) ** 2) for k in (0, 20, 40)])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    quartiles = np.percentile(np.arange(20) ** 2, 25), np.percentile(np.arange(40, 60) ** 2, 75)
+    assert (band.min(), band.max()) == pytest.approx(quartiles)
+
+
 def test_metric_bars():
     metrics = {"triplet": {"recall@1": 0.8, "map@r": 0.41}, "triplet+mdr": {"recall@1": 0.83, "map@r": 0.5}}
-    ax = plots.metric_bars(metrics, ["recall@1", "map@r"]).axes[0]
-    bars = [bar.get_height() for container in ax.containers for bar in container]
-    assert bars == pytest.approx([80, 41, 83, 50]) and ax.get_ylim()[0] == 0
-    assert texts(ax.texts) == ["80.0", "41.0", "83.0", "50.0"]
-    assert texts(ax.get_xticklabels()) == ["Recall@1", "MAP@R"]
+    ends = {name: {key: (v - 0.02, v + 0.03) for key, v in row.items()} for name, row in metrics.items()}
+    fig = plots.metric_bars(metrics, ["recall@1", "map@r"], ends)
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in fig.axes] == ["Recall@1", "MAP@R"]
+    for ax, key in zip(fig.axes, ("recall@1", "map@r"), strict=True):
+        dots = [line.get_xdata()[0] for line in ax.lines]
+        assert dots == pytest.approx([100 * row[key] for row in metrics.values()])
+        assert [to_hex(line.get_color()) for line in ax.lines] == list(COLORS.values())[::2]
+        spans = [part.get_segments()[0][:, 0].tolist() for part in ax.collections]
+        assert spans == [pytest.approx([100 * v for v in ends[name][key]]) for name in metrics]
+        assert texts(ax.texts) == [f"{value:.1f}" for value in dots]
+    assert texts(fig.axes[0].get_yticklabels()) == ["Triplet", "Triplet+MDR"]
+    left, right = (np.diff(ax.get_xlim())[0] for ax in fig.axes)
+    assert left == pytest.approx(right), "equally many points"
+    (ax,) = plots.metric_bars({"pixels": {"recall@1": 0.997}}, ["recall@1"]).axes
+    assert ax.get_xlim()[1] <= 101
 
 
 MEANS = {

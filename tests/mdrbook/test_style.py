@@ -1,5 +1,6 @@
 """Colours stand out and stay apart for every eye, themes are readable, runs have styles of their own."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def seen(color, blindness):
 PALETTE = {
     "pairs": [style.POSITIVE, style.NEGATIVE],
     "methods": [method[1] for method in style.METHODS.values()],
+    "losses": list(style.LOSSES.values()),
     "groups": list(style.GROUPS),
     **{f"{count} levels": style.level_colors(count) for count in range(1, 10)},
 }
@@ -69,20 +71,51 @@ def test_colors_stand_out_from_every_background(colors):
         assert contrast(inverted(color), style.DARK) >= 3, to_hex(color)
 
 
-@pytest.mark.parametrize("blindness", BLINDNESS)
-@pytest.mark.parametrize("colors", [PALETTE[k] for k in ("pairs", "methods", "3 levels")], ids=str)
-def test_colors_that_meet_differ_for_every_eye(colors, blindness):
+def gaps(colors, blindness):
+    """CIE76, the distance in CIE L*a*b*, of each two colours, in light and dark mode."""
     for view in (to_rgb, inverted):
         for i, a in enumerate(colors):
             for b in colors[:i]:
                 gap = np.linalg.norm(seen(view(a), blindness) - seen(view(b), blindness))
-                assert gap > 20, (to_hex(a), to_hex(b))
+                yield gap, to_hex(a), to_hex(b)
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+@pytest.mark.parametrize("kind", ["pairs", "methods", "3 levels", "losses"])
+def test_colors_that_meet_differ_for_every_eye(kind, blindness):
+    assert min(gaps(PALETTE[kind], blindness))[0] >= 20, min(gaps(PALETTE[kind], blindness))
+
+
+@pytest.mark.parametrize("blindness", ["none", "protan", "deutan"])
+def test_the_first_five_groups_differ(blindness):
+    assert min(gaps(style.GROUPS[:5], blindness))[0] >= 20, min(gaps(style.GROUPS[:5], blindness))
+
+
+def test_groups_have_shapes_too():
+    looks = [style.group_style(k) for k in range(100)]
+    assert len({tuple(look.values()) for look in looks}) == 100
+    assert len({look["marker"] for look in looks[:10]}) == len({look["color"] for look in looks[:10]}) == 10
+    script = (ROOT / "book/mdrbook/live/hover_map.js").read_text("utf8")
+    for marker in style.MARKERS:
+        shape = re.search(rf"[ {{,]\"?{re.escape(marker)}\"?: \"M", script)
+        assert shape, f"no shape for {marker} in the live map"
 
 
 def test_the_filter_is_the_books():
     css = (ROOT / "book/_static/custom.css").read_text()
     assert "filter: invert(0.93) hue-rotate(180deg)" in css
     assert to_hex(inverted(style.LIGHT)) == style.DARK
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_lines_of_code_wrap(show, width):
+    cell = '<article class="bd-article"><div class="highlight"><pre>{}</pre></div></article>'
+    code = "value = first_function(second, third)  " * 9
+    page = show(cell.format(code), viewport={"width": width, "height": 700})
+    page.add_style_tag(path=ROOT / "book/_static/custom.css")
+    code = page.locator("pre")
+    assert code.evaluate("pre => pre.scrollWidth <= pre.clientWidth")
+    assert float(code.evaluate("pre => parseFloat(getComputedStyle(pre).fontSize)")) >= 12
 
 
 @pytest.mark.parametrize("dark", [False, True])

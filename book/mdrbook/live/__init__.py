@@ -4,6 +4,7 @@ Each kind of picture has a module and a script of its name: `levels`, `training`
 """
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from IPython.display import HTML
 FOLDER = Path(__file__).parent
 
 
-def live(kind: str, data: Any, still: str, label: str, caption: str = "") -> HTML:
+def live(kind: str, data: Any, still: str, label: str, caption: str = "", values: Sequence = ()) -> HTML:
     """Return a picture that shows `still` until the script of `kind` has built the live one.
 
     Args:
@@ -22,10 +23,16 @@ def live(kind: str, data: Any, still: str, label: str, caption: str = "") -> HTM
         still: HTML shown where scripts do not run, such as `style.image`.
         label: Read out for the whole picture.
         caption: Shown below it.
+        values: Rows of a table below it, folded: the numbers in the picture. The first row is the head.
     """
     # "<" could end the element that holds the data; in JSON it occurs in strings alone
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     below = f"<p>{escape(caption)}</p>" if caption else ""
+    if values:
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(str(v))}</td>' for v in row)}</tr>" for row in values[1:])
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in values[0])
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        below += f"<details><summary>The numbers</summary>{table}</details>"
     script = _source("live.js") + _source(f"{kind}.js")
     return HTML(
         f'<div class="mdr-live" data-kind="{kind}" role="group" aria-label="{escape(label)}">'

@@ -6,11 +6,11 @@ begin("hover_map", (box, data) => {
   const SHAPES = { // of matplotlib's markers, 4 pixels about the middle
     o: "M4 0A4 4 0 1 1 -4 0A4 4 0 1 1 4 0z", s: "M-3.5 -3.5h7v7h-7z", "^": "M0 -4.4l4.4 8h-8.8z", D: "M0 -4.8l4.8 4.8l-4.8 4.8l-4.8 -4.8z",
     v: "M0 4.4l4.4 -8h-8.8z", P: "M-1.6 -4.5h3.2v2.9h2.9v3.2h-2.9v2.9h-3.2v-2.9h-2.9v-3.2h2.9z",
+    "*": "M0 -5l1.2 3.4h3.6l-2.9 2.2l1.1 3.5l-3 -2.1l-3 2.1l1.1 -3.5l-2.9 -2.2h3.6z", "<": "M-4.4 0l8 -4.4v8.8z", ">": "M4.4 0l-8 4.4v-8.8z",
     X: "M-4.2 -2l2.2 -2.2l2 2l2 -2l2.2 2.2l-2 2l2 2l-2.2 2.2l-2 -2l-2 2l-2.2 -2.2l2 -2z",
   };
-  const color = group => data.colors[group % data.colors.length];
-  const shape = group => SHAPES[data.markers[group % data.markers.length]];
-  let method = data.start, chosen = -1, kept = -1, at = []; // kept: chosen by a click, tap or key, until the next
+  const color = group => data.looks[group].color, shape = group => SHAPES[data.looks[group].marker];
+  let method = data.start, only = -1, chosen = -1, kept = -1, at = []; // kept: chosen by a click, tap or key, until the next
 
   const tabs = add(box, "div", { class: "live-row", role: "group", "aria-label": "Method" });
   const buttons = data.names.map((name, k) => {
@@ -27,11 +27,13 @@ begin("hover_map", (box, data) => {
   const drawing = add(tip, "div", { class: "live-drawing" }), name = add(tip, "div");
   drawing.style.cssText = `width:${size * zoom}px;height:${size * zoom}px;` +
     `background-image:url(${source});background-size:${columns * size * zoom}px auto`;
-  const key = add(box, "p", { class: "live-key" });
-  if (data.groups.length <= 35) data.groups.forEach((group, k) => {
-    const span = add(key, "span"), mark = draw(span, "svg", { class: "no-invert", viewBox: "-7 -7 14 14", "aria-hidden": "true" });
+  const key = add(box, "div", { class: "live-row live-key", role: "group", "aria-label": "Highlight one group" });
+  const groups = data.groups.length > 35 ? [] : data.groups.map((group, k) => {
+    const button = add(key, "button", { type: "button" }), mark = draw(button, "svg", { class: "no-invert", viewBox: "-7 -7 14 14", "aria-hidden": "true" });
     draw(mark, "path", { d: shape(k), fill: color(k) });
-    span.append(group);
+    button.append(group);
+    button.addEventListener("click", () => { only = only === k ? -1 : k; redraw(); });
+    return button;
   });
   const spoken = add(box, "span", { class: "live-unseen", "aria-live": "polite" });
 
@@ -41,10 +43,11 @@ begin("hover_map", (box, data) => {
     put(svg, { viewBox: `0 0 ${width} ${height}`, height });
     svg.replaceChildren();
     for (let i = 0; i < count; i++)
-      draw(svg, "path", { class: "live-mark", d: shape(data.group[i]), fill: color(data.group[i]),
+      draw(svg, "path", { class: only < 0 || data.group[i] === only ? "live-mark" : "live-mark live-dim", d: shape(data.group[i]), fill: color(data.group[i]),
         transform: `translate(${at[i][0].toFixed(1)} ${at[i][1].toFixed(1)})` });
     draw(svg, "g", { class: "live-rings" });
     buttons.forEach((button, k) => put(button, { "aria-pressed": String(k === method) }));
+    groups.forEach((button, k) => put(button, { "aria-pressed": String(k === only) }));
     choose(kept);
   }
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mdrbook.live import live
 from mdrbook.pictures import embedding_map, on_paper, unit_images
-from mdrbook.style import GROUPS, MARKERS, image, method_styles
+from mdrbook.style import group_style, image, method_styles
 
 SIDE = 35  # pixels: larger images are resized, so that a page stays light
 COLUMNS = 25  # of the picture that holds all images
@@ -30,7 +30,8 @@ def hover_map(
 ) -> HTML:
     """Return maps of the same images by method, one at a time, and the image of a point.
 
-    Mouse, touch and arrow keys choose a point. Without scripts the last map is a picture of all N points.
+    Mouse, touch and arrow keys choose a point, and a group's name highlights it. Without scripts the last map
+    is a picture of all N points.
 
     Args:
         maps: Coordinates (N, 2), such as UMAP's, by method; the last is shown first.
@@ -55,8 +56,7 @@ def hover_map(
         "classes": list(classes),
         "group": [present.index(g) for g in groups[chosen].tolist()],
         "groups": [group_names[g] for g in present],
-        "colors": GROUPS,
-        "markers": MARKERS,
+        "looks": [group_style(k) for k in range(len(present))],
         "sprite": {"source": sprite, "columns": COLUMNS, "size": size},
     }
     words = f"Map of {len(labels)} images by {titles[-1]}, coloured by group"

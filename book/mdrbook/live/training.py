@@ -13,17 +13,8 @@ from matplotlib.figure import Figure
 from mdrbook.live import live
 from mdrbook.plots import shown_range
 from mdrbook.runs import stored_arrays
-from mdrbook.style import (
-    NEGATIVE,
-    POSITIVE,
-    WIDTH,
-    figure,
-    image,
-    level_colors,
-    method_styles,
-    signed,
-    text_color,
-)
+from mdrbook.style import NEGATIVE, POSITIVE, WIDTH, figure, image, level_colors, method_styles, text_color
+from mdrlib.comparison import signed
 from mdrlib.results import load_run
 
 
@@ -143,7 +134,11 @@ def training_live(folders: Mapping[str, str | Path], caption: str = "") -> HTML:
         ],
     }
     label = caption or "Distances through training"
-    return live("training", data, image(training_figure(runs, last), alt), label, caption)
+    values = [["iteration", *(f"overlap, {run.name}" for run in runs)]]
+    for at, iteration in enumerate(runs[0].iterations.tolist()):
+        shared = (overlap(run.positive[at], run.negative[at]) for run in runs)
+        values.append([iteration, *(f"{share:.1%}" for share in shared)])
+    return live("training", data, image(training_figure(runs, last), alt), label, caption, values)
 
 
 def _colors(run: Distances) -> list[str]:

@@ -5,6 +5,7 @@ last line of a cell. `ax`, where a function has it, is drawn into instead of a n
 """
 
 from mdrbook.plots.distances import (
+    binned_medians,
     distance_histogram,
     distance_strip,
     distances_to_levels,
@@ -18,6 +19,7 @@ from mdrbook.plots.distances import (
 )
 from mdrbook.plots.intervals import interval_rows, metric_over
 from mdrbook.plots.training import (
+    label_ends,
     level_occupancy,
     level_trajectories,
     loss_curves,
@@ -26,21 +28,8 @@ from mdrbook.plots.training import (
 )
 
 __all__ = [
-    "distance_histogram",
-    "distance_strip",
-    "distances_to_levels",
-    "interval_rows",
-    "level_occupancy",
-    "level_shares",
-    "level_trajectories",
-    "loss_curves",
-    "metric_bars",
-    "metric_over",
-    "nearest_level",
-    "outlined_histograms",
-    "pair_matrix",
-    "point_map",
-    "recall_curves",
-    "shown_range",
-    "sorted_levels",
-]
+    "binned_medians", "distance_histogram", "distance_strip", "distances_to_levels", "interval_rows",
+    "label_ends", "level_occupancy", "level_shares", "level_trajectories", "loss_curves", "metric_bars",
+    "metric_over", "nearest_level", "outlined_histograms", "pair_matrix", "point_map", "recall_curves",
+    "shown_range", "sorted_levels",
+]  # fmt: skip

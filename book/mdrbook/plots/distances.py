@@ -11,15 +11,15 @@ from matplotlib.patheffects import withStroke
 from mdrbook.style import (
     GROUPS,
     LINES,
-    MARKERS,
     NEGATIVE,
     POSITIVE,
     WIDTH,
     figure,
+    group_style,
     level_colors,
-    signed,
     text_color,
 )
+from mdrlib.comparison import signed
 
 
 def sorted_levels(levels: Any) -> np.ndarray:
@@ -210,7 +210,7 @@ def level_shares(nearest: Any, kinds: Mapping[str, Any], count: int) -> Figure:
         shares = 100 * np.bincount(nearest[member], minlength=count) / member.sum()
         for share, left, color in zip(shares, np.cumsum(shares) - shares, colors, strict=True):
             ax.barh(row, share, left=left, color=color, edgecolor=ax.get_facecolor())
-            if share > 7:  # a narrower one has no room
+            if share > 9:  # a narrower one has no room
                 look = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
                 ax.text(left + share / 2, row, f"{share:.0f} %", **look)
     ax.set(yticks=range(len(kinds)), yticklabels=kinds, xlim=(0, 100))
@@ -220,19 +220,35 @@ def level_shares(nearest: Any, kinds: Mapping[str, Any], count: int) -> Figure:
     return fig
 
 
-def point_map(points: Any, labels: Any, forces: Any = None, ax: Axes | None = None) -> Figure:
+def binned_medians(ax: Axes, x: Any, y: Any, bins: int = 12, **look: Any) -> None:
+    """Draw medians of y (N,) in bins of equally many x (N,) and, as a band, their quartiles.
+
+    Args:
+        look: Of `Axes.plot`, with a color.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    parts = np.array_split(np.argsort(x, kind="stable"), bins)
+    middles = [np.median(x[part]) for part in parts]
+    low, median, high = np.array([np.percentile(y[part], (25, 50, 75)) for part in parts]).T
+    ax.fill_between(middles, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    ax.plot(middles, median, **look)
+
+
+def point_map(
+    points: Any, labels: Any, forces: Any = None, ax: Axes | None = None, color: Any = None
+) -> Figure:
     """Draw points by class, numbered; or, with forces, unnumbered with an arrow each.
 
     Args:
         points: (N, 2).
         labels: (N,) integers.
         forces: (N, 2), scaled so that the longest arrow is a fifth of the picture's width.
+        color: Of the arrows, such as that of a loss in `style.LOSSES`; None: that of text.
     """
     x, labels = np.asarray(points), np.asarray(labels)
     fig, ax = figure(WIDTH, 3.8) if ax is None else (ax.figure, ax)
     for k, label in enumerate(np.unique(labels)):
-        look = {"color": GROUPS[k % len(GROUPS)], "marker": MARKERS[k % len(MARKERS)]}
-        ax.scatter(*x[labels == label].T, s=70, zorder=3, **look)
+        ax.scatter(*x[labels == label].T, s=70, zorder=3, **group_style(k))
     low, high = x.min(0), x.max(0)
     margin = 0.2 * (high - low).max() + 1e-9
     if forces is None:
@@ -243,7 +259,7 @@ def point_map(points: Any, labels: Any, forces: Any = None, ax: Axes | None = No
         arrows = np.asarray(forces)
         arrows = arrows * margin / max(np.linalg.norm(arrows, axis=1).max(), 1e-12)
         look = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.012, "zorder": 4}
-        ax.quiver(*x.T, *arrows.T, color=text_color(), **look)
+        ax.quiver(*x.T, *arrows.T, color=color or text_color(), **look)
     ax.update_datalim([low - margin, high + margin])  # no fixed limits: the aspect decides one of them
     ax.margins(0)
     ax.set(xticks=[], yticks=[])

@@ -1,22 +1,17 @@
 """What changes in training: loss, metrics, levels; and the metrics at its end."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Affine2D
 
-from mdrbook.style import (
-    WIDTH,
-    figure,
-    level_colors,
-    line_style,
-    method_styles,
-    metric_name,
-    signed,
-    text_color,
-)
+from mdrbook.style import WIDTH, figure, level_colors, line_style, method_styles, text_color
+from mdrlib.comparison import metric_name, signed
 
 History = Sequence[Mapping[str, Any]]  # rows with "iteration" and values by name; None and NaN are left out
 
@@ -48,8 +43,36 @@ def _curves(histories: Mapping[str, History], panels: Mapping[str, str], percent
         if percent:
             ax.yaxis.set_major_formatter("{x:g} %")
         ax.grid(axis="y")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, handlelength=2.8)
+        label_ends(ax)
     return fig
+
+
+def label_ends(ax: Axes) -> None:
+    """Write the label of each line at its end, in its colour; no legend is needed."""
+    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+    ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in lines]
+    for k, line in enumerate(lines):
+        look = {"color": line.get_color(), "fontweight": "bold", "va": "center", "annotation_clip": False}
+        ax.annotate(line.get_label(), ends[k], (0, 0), textcoords=_End(ax, ends, k), **look)
+
+
+@dataclass
+class _End:
+    """Where label k begins: at the height of its line's end, or as near as other labels allow."""
+
+    ax: Axes
+    ends: list[tuple[float, float]]
+    k: int
+
+    def __call__(self, renderer: Any) -> Affine2D:
+        x, y = self.ax.transData.transform(self.ends).T
+        order = np.argsort(y, kind="stable")
+        places = y[order].copy()
+        for i in range(1, len(places)):
+            places[i] = max(places[i], places[i - 1] + renderer.points_to_pixels(13))
+        places += (y[order] - places).mean()
+        at = places[order.tolist().index(self.k)]
+        return Affine2D().translate(x[self.k] + renderer.points_to_pixels(8), at)
 
 
 def _series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +101,8 @@ def level_trajectories(history: History, ax: Axes | None = None) -> Figure:
     x, levels = _level_series(history, "level_")
     fig, ax = figure(WIDTH, 3.4) if ax is None else (ax.figure, ax)
     for y, color in zip(levels.T[np.argsort(levels[-1])], level_colors(levels.shape[1]), strict=True):
-        ax.plot(x, y, color=color, marker="o")
-        _label_end(ax, x[-1], y[-1], signed(y[-1], 2), color)
+        ax.plot(x, y, color=color, marker="o", label=signed(y[-1], 2))
+    label_ends(ax)
     ax.set(xlabel="iteration", ylabel="level (standard deviations)")
     ax.grid(axis="y")
     return fig
@@ -95,36 +118,48 @@ def level_occupancy(history: History, ax: Axes | None = None) -> Figure:
     ax.stackplot(x, shares, colors=colors, edgecolor=ax.get_facecolor(), linewidth=1)
     for share, top, color, k in zip(shares[:, -1], shares.cumsum(0)[:, -1], colors, order, strict=True):
         if share >= 6:  # a thinner band has no room for its name
-            _label_end(ax, x[-1], top - share / 2, f"level {k}\n{share:.0f} %", color)
+            look = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+            words = f"level {k}\n{share:.0f} %"
+            ax.annotate(words, (x[-1], top - share / 2), (8, 0), color=color, fontweight="bold", **look)
     ax.set(xlabel="iteration", ylabel="share of the pairs", ylim=(0, 100), xlim=(x[0], max(x[-1], x[0] + 1)))
     ax.yaxis.set_major_formatter("{x:.0f} %")
     return fig
 
 
-def _label_end(ax: Axes, x: float, y: float, text: str, color: Any) -> None:
-    where = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
-    ax.annotate(text, (x, y), (8, 0), color=color, fontweight="bold", **where)
+def metric_bars(
+    metrics: Mapping[str, Mapping[str, float]],
+    keys: Sequence[str],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> Figure:
+    """Draw metrics of 0..1 as dots with their percentages, a panel for each metric and a row for each run.
 
+    All panels show equally many points, so that differences compare.
 
-def metric_bars(metrics: Mapping[str, Mapping[str, float]], keys: Sequence[str]) -> Figure:
-    """Draw the metrics of 0..1 named by `keys` of each run by name, as groups of bars with percentages."""
-    fig, ax = figure(WIDTH, 3.4)
-    width = 0.84 / len(metrics)
-    for i, (name, style) in enumerate(method_styles(metrics).items()):
-        bars = ax.bar(
-            np.arange(len(keys)) + (i - (len(metrics) - 1) / 2) * width,
-            [100 * metrics[name][key] for key in keys],
-            0.92 * width,
-            label=style["label"],
-            color=style["color"],
-            hatch=style["hatch"],
-            edgecolor=ax.get_facecolor(),
-            linewidth=0,
-        )
-        ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
-    ax.set_xticks(range(len(keys)), [metric_name(key) for key in keys])
-    ax.set(ylim=(0, 107), yticks=range(0, 101, 20))
-    ax.yaxis.set_major_formatter("{x:.0f} %")
-    ax.tick_params(axis="x", length=0, labelcolor=text_color())
-    fig.legend(loc="outside upper left", ncols=4)
+    Args:
+        metrics: By run, then by key.
+        keys: Of the metrics to draw.
+        intervals: (low, high) by run, then by key, drawn as lines.
+    """
+    fig, axes = figure(WIDTH, 0.9 + 0.42 * len(metrics), 1, len(keys), sharey=True, squeeze=False)
+    styles = method_styles(metrics).values()
+    values = 100 * np.array([[metrics[name][key] for key in keys] for name in metrics])
+    ends = values[:, :, None]
+    if intervals is not None:
+        ends = 100 * np.array([[intervals[name][key] for key in keys] for name in metrics])
+    span = max(1.7 * np.ptp(ends, axis=(0, 2)).max(), 4)
+    for k, (ax, key) in enumerate(zip(axes[0], keys, strict=True)):
+        for row, style in enumerate(styles):
+            ax.hlines(row, *ends[row, k, [0, -1]], color=style["color"])
+            ax.plot(values[row, k], row, style["marker"], color=style["color"], markersize=8)
+            look = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 9}
+            ax.annotate(f"{values[row, k]:.1f}", (values[row, k], row), (0, 6), **look)
+        middle = (ends[:, k].min() + ends[:, k].max()) / 2
+        ax.set(title=metric_name(key), xlim=(middle - span / 2, min(middle + span / 2, 100 + span / 8)))
+        ax.set(yticks=range(len(metrics)), ylim=(len(metrics) - 0.5, -0.8))
+        ax.set_yticklabels([style["label"] for style in styles])
+        ax.xaxis.set_major_locator(MaxNLocator(3, prune="upper"))
+        ax.xaxis.set_major_formatter("{x:g} %")
+        ax.tick_params(axis="y", length=0, labelcolor=text_color())
+        ax.spines["left"].set_visible(False)
+        ax.grid(axis="x")
     return fig
