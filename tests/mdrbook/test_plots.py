@@ -195,7 +195,7 @@ def test_level_trajectories():
 def test_level_occupancy():
     ax = plots.level_occupancy(history()).axes[0]
     assert len(ax.collections) == 3
-    assert texts(ax.texts) == ["level 0\n10 %", "level 1\n70 %", "level 2\n20 %"]
+    assert texts(ax.texts) == ["near\n10 %", "middle\n70 %", "far\n20 %"]
     top = ax.collections[-1].get_paths()[0].vertices[:, 1].max()
     assert top == pytest.approx(100) and ax.get_xlim() == (10, 50)
 

@@ -116,10 +116,11 @@ def level_occupancy(history: History, ax: Axes | None = None) -> Figure:
     order, colors = np.argsort(levels), level_colors(len(levels))
     shares = 100 * shares.T[order]
     ax.stackplot(x, shares, colors=colors, edgecolor=ax.get_facecolor(), linewidth=1)
-    for share, top, color, k in zip(shares[:, -1], shares.cumsum(0)[:, -1], colors, order, strict=True):
+    names = ("near", "middle", "far") if len(levels) == 3 else [f"level {k}" for k in order]
+    for share, top, color, name in zip(shares[:, -1], shares.cumsum(0)[:, -1], colors, names, strict=True):
         if share >= 6:  # a thinner band has no room for its name
             look = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
-            words = f"level {k}\n{share:.0f} %"
+            words = f"{name}\n{share:.0f} %"
             ax.annotate(words, (x[-1], top - share / 2), (8, 0), color=color, fontweight="bold", **look)
     ax.set(xlabel="iteration", ylabel="share of the pairs", ylim=(0, 100), xlim=(x[0], max(x[-1], x[0] + 1)))
     ax.yaxis.set_major_formatter("{x:.0f} %")
