@@ -67,7 +67,7 @@ def angle(g: Tensor, r: Tensor) -> Angle:
     """
     n = len(g)
     both, g_square, r_square = across(g, r), across(g, g), across(r, r)
-    cosine, without = (a / (b * c).sqrt() for a, b, c in zip(both, g_square, r_square, strict=True))
+    cosine, without = (a / b.sqrt() / c.sqrt() for a, b, c in zip(both, g_square, r_square, strict=True))
     error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
     half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
     squares = torch.stack([g_square[0], r_square[0]])
