@@ -27,7 +27,7 @@ from mdrlib import checks  # noqa: E402
 from mdrlib.results import environment, git, write_json  # noqa: E402
 
 SECTIONS = ("regularizer", "retrieval", "step", "triplets")
-APART = ("ann", "loader")
+APART = ("ann", "gradients", "loader")
 
 
 def section(name: str, device: str, quick: bool = False, full: bool = False) -> Row:
