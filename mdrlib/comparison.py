@@ -117,7 +117,7 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
         alike = [g.config for g in found.values() if g.config["method"] == group.config["method"]]
         words = [group.config["method"]]
         for field in _differing(alike):
-            value = group.config[field]
+            value = group.config.get(field, Config.__dataclass_fields__[field].default)
             words.append(f"{field}={','.join(f'{v:g}' for v in value) if isinstance(value, list) else value}")
         made.append(group._replace(label=" ".join(words)))
     return made

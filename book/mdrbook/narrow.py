@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryLocator
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
@@ -42,6 +43,7 @@ def narrowed(wide: Figure) -> Figure:
     for text in fig.findobj(Text):
         text.set_fontsize(max(text.get_fontsize(), LEAST))
     _raise_legends(fig, list(fig.legends))
+    _wrap_rows(fig)
     fig.draw_without_rendering()
     _raise_legends(fig, [legend for legend in map(Axes.get_legend, fig.axes) if legend and _is_wide(legend)])
     _wrap(fig)
@@ -139,8 +141,19 @@ def _raise_legends(fig: Figure, legends: list[Legend]) -> None:
         fig.legends.remove(made)
 
 
+def _wrap_rows(fig: Figure) -> None:
+    """Names of rows in more lines where they would leave a panel no room: before anything is laid out."""
+    for ax in fig.axes:
+        if isinstance(ax.yaxis.get_major_locator(), FixedLocator | StrCategoryLocator):
+            labels = ax.yaxis.get_ticklabels()
+            if max((label.get_window_extent().width for label in labels), default=0) > 0.36 * fig.bbox.width:
+                names = [[textwrap.fill(line, 16) for line in label.get_text().splitlines()] for label in labels]
+                ax.set_yticks(ax.get_yticks(), ["\n".join(lines) for lines in names])
+                fig.set_figheight(fig.get_figheight() + 0.2 * len(labels))
+
+
 def _wrap(fig: Figure) -> None:
-    """Titles, names of axes and of rows in several lines where one is too long; crowded ticks turned."""
+    """Titles and names of axes in several lines where one is too long; crowded ticks turned."""
     width = fig.bbox.width
     if fig._suptitle is not None:
         _fit(fig._suptitle, width)
@@ -150,11 +163,6 @@ def _wrap(fig: Figure) -> None:
         middle = (ax.bbox.x0 + ax.bbox.x1) / 2
         _fit(ax.xaxis.label, 2 * min(middle, width - middle))
         _fit(ax.yaxis.label, max(ax.bbox.height, 110), vertical=True)
-        if isinstance(ax.yaxis.get_major_locator(), FixedLocator):
-            labels = ax.yaxis.get_ticklabels()
-            if max((label.get_window_extent().width for label in labels), default=0) > 0.36 * width:
-                ax.set_yticks(ax.get_yticks(), [textwrap.fill(label.get_text(), 16) for label in labels])
-                fig.set_figheight(fig.get_figheight() + 0.2 * len(labels))
         boxes = [label.get_window_extent() for label in ax.xaxis.get_ticklabels() if label.get_text()]
         boxes = sorted((box for box in boxes if box.width), key=lambda box: box.x0)
         if any(b.x0 < a.x1 + 3 for a, b in zip(boxes, boxes[1:], strict=False)):

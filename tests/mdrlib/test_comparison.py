@@ -72,6 +72,8 @@ def test_a_field_that_a_stored_config_lacks_has_its_default():
             ["triplet+mdr levels=-3,0,3", "triplet+mdr levels=-1.5,1.5"],
         ),
         ([{"method": "triplet", "dim": 8}, {}], ["triplet", "triplet+mdr"]),
+        # A later field is no part of an identity at its default.
+        ([{}, {"level_lr": 0.1}], ["triplet+mdr level_lr=None", "triplet+mdr level_lr=0.1"]),
         (  # for the triplet loss alone this is the same experiment twice, but it is not said to be
             [{"method": "triplet", "mdr_weight": 0.1}, {"method": "triplet", "mdr_weight": 0.4}],
             ["triplet mdr_weight=0.1", "triplet mdr_weight=0.4"],
