@@ -49,7 +49,7 @@ PHRASES = {
     r"(?i)\bthere (?:is|are) none\b": "say what is missing",
     r"(?i)\bmak(?:e|es|ing) (?:a|the) runs?\b": "write 'run'",
     rf"(?:\bNor|, nor) {VERB}\b": "normal order: '... does not ... either'",
-    rf"{START}(?:Were|Had|Should) {WHO}\b": "normal order: 'If it were'",
+    rf"{START}(?:Were|Had|Should) {WHO}\b(?![^.!?]*\?)": "normal order: 'If it were'",
     rf"{START}{INVERTING}\b[^.!?]{{0,60}}\b{VERB} {WHO}\b":
         "normal order: subject, verb, object",
     rf"{START}What (?:(?!{VERB}\b)[\w-]+ ){{1,6}}(?:is|are)\b(?! not)(?![^.!?]*\?)":

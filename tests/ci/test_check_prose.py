@@ -138,7 +138,7 @@ def test_a_clumsy_phrase_is_found_where_it_is(small, text, found):
         "What does MDR do, and what is it? It is a term.",
         "# What this book is not",
         "So far it was one. For good reasons, we stop. A good run makes a point. Besides, it is small.",
-        "Not all of them are equal. Were they? The boreal forest of Yours.",
+        "Not all of them are equal. Were they equal? The boreal forest.",
         "One " * 20 + "end. " + "One " * 20 + "end.",
         "One " * 20 + "end. `code` " + "goes " * 20 + "on.",
         "```python\n# drawn anew, beside of ours\n```",
