@@ -69,7 +69,8 @@ def configure(root: Path, scale: str) -> Path:
         config["repository"]["url"] = config["repository"]["url"] or repository
         config["html"]["baseurl"] = config["html"]["baseurl"] or os.environ["BOOK_ADDRESS"]
     address = config["html"]["baseurl"] = config["html"]["baseurl"].rstrip("/")
-    known = {"answers": answers(root / "README.md"), "author": config["author"], "address": address}
+    known = {"book": config["title"], "author": config["author"], "address": address}
+    known["answers"] = answers(root / "README.md")
     config["sphinx"]["config"]["html_context"] |= known
     if scale in ANNOUNCEMENTS:
         config["html"]["announcement"] = ANNOUNCEMENTS[scale]

@@ -1,4 +1,4 @@
-"""Draw card.png, which previews of links to the book show, from mdr.png next to this file: python make_card.py"""
+"""Draw card.png, which previews of links show, from mdr.png next to this file: python make_card.py"""
 
 from pathlib import Path
 
