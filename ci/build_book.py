@@ -64,7 +64,7 @@ def configure(root: Path, scale: str) -> Path:
     repository and of the pages. Where _config.yml has none, a workflow that publishes them tells both.
     """
     config = yaml.safe_load((root / "_config.yml").read_text())
-    if os.environ.get("BOOK_ADDRESS"):
+    if {"BOOK_ADDRESS", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY"} <= os.environ.keys():
         repository = f"{os.environ['GITHUB_SERVER_URL']}/{os.environ['GITHUB_REPOSITORY']}"
         config["repository"]["url"] = config["repository"]["url"] or repository
         config["html"]["baseurl"] = config["html"]["baseurl"] or os.environ["BOOK_ADDRESS"]
