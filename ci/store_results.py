@@ -90,11 +90,20 @@ def refuse_other_images(runs: list[Result]) -> None:
 
 
 def compact(run: Result) -> dict[str, Any]:
-    """Return a result as JSON has it, with five digits of each number of the history."""
-    rounded = [
-        {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()} for row in run.history
-    ]
-    return asdict(run) | {"history": rounded}
+    """Return a result as JSON has it, with five digits of each number along the run."""
+    short = asdict(run) | {"history": rounded(run.history)}
+    if run.per_class and "history" in run.per_class:
+        short["per_class"] = run.per_class | {"history": rounded(run.per_class["history"])}
+    return short
+
+
+def rounded(value: Any) -> Any:
+    """Return a value of JSON with five digits of each number."""
+    if isinstance(value, dict):
+        return {name: rounded(its) for name, its in value.items()}
+    if isinstance(value, list):
+        return [rounded(its) for its in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def main() -> int:

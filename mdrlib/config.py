@@ -31,13 +31,14 @@ MINERS = ("distance_weighted", "semihard_negatives", "hard_negatives", "random_n
 PLACE = ("device", "data_root", "workers", "cache_images")  # fields that do not say what a run is
 CHOICES = {"mode": ("train", "evaluate"), "head": ("auto", *NORMALIZE), "miner": MINERS, "pooling": POOLING}
 # The least value of a number, where it is not 0, and what it must be below, where it has a limit.
-LEAST = dict(iterations=1, batch_size=4, per_class=2, evaluate_every=1, image_size=32, workers=-1)
+LEAST = dict(iterations=1, batch_size=4, per_class=2, evaluate_every=1, image_size=32)
+LEAST |= dict(workers=-1, held_out_group=-1)
 BELOW = dict(momentum=1, validation=1, label_noise=1, switch=1, class_split=11)
 BELOW |= dict(seed=2**32, dim=2**16, image_size=2**14, stored_size=2**14)
 BELOW |= dict.fromkeys(("lr", "level_lr", "proxy_lr", "lr_decay", "weight_decay"), 1e6)  # float32 overflows
 # Fields that the first stored runs lack: they say what a run is only where they are not the default.
 LATER = ("level_lr", "class_split", "stored_size", "keep_aspect", "crop_scale", "crop_ratio")
-LATER += ("frozen_stages", "switch", "spread_weight", "mdr_in_distance")
+LATER += ("frozen_stages", "switch", "spread_weight", "mdr_in_distance", "held_out_group")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Config:
     evaluate_every: int = 50  #: Iterations.
     recall_at: tuple[int, ...] = (1, 2, 4, 8)  #: The K of Recall@K.
     validation: float = 0.0  #: Share in [0, 1) of training classes on which to select the best Recall@1.
+    held_out_group: int = -1  #: The coarse class (alphabet) for this, by its number, in place of a share.
     select_by_test: bool = False  #: Select the best Recall@1 on the test set, as the paper's authors do.
     # Where it runs.
     device: str = "auto"  #: Or "cpu", "cuda", "cuda:1".
@@ -127,8 +129,9 @@ class Config:
             raise ValueError(f"recall_at must be numbers from 1 with 1 among them, got {got}")
         if min(self.lr_steps, default=1) < 1:
             raise ValueError(f"lr_steps must be iterations from 1, got {checks.shown(self.lr_steps)}")
-        if self.validation and self.select_by_test:
-            raise ValueError("select_by_test and validation both select the result: set one of them to zero")
+        ways = {"validation": 0, "held_out_group": -1, "select_by_test": False}
+        if len(both := [name for name, off in ways.items() if getattr(self, name) != off]) > 1:
+            raise ValueError(f"{' and '.join(both)} both select the result: leave one of them at its default")
         Preprocessing.of(self)  # checks its sizes
         for name, greatest in (("crop_scale", 1), ("crop_ratio", float("inf"))):
             pair = getattr(self, name)

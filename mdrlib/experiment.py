@@ -19,7 +19,7 @@ from mdrlib.datasets import ImageSet, PKBatchSampler, load, split_names
 from mdrlib.datasets.images import ImageFiles
 from mdrlib.datasets.loader import Photographs, default_workers, in_memory
 from mdrlib.datasets.preprocessing import Preprocessing
-from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes
+from mdrlib.datasets.sampling import noisy_labels, some_classes, split_classes, split_group
 from mdrlib.diagnostics import DIAGNOSTICS
 from mdrlib.evaluation import EDGES, History, Images, Measured, Splits, embed, measure
 from mdrlib.losses import SpreadOut, TripletLoss, build_loss
@@ -79,7 +79,7 @@ def _make(config: Config, out_dir: Path, state: State | None) -> Result:
             for name, arrays in _arrays(trainer.model, splits, history).items():
                 write_atomically(out_dir / name, lambda file, a=arrays: np.savez_compressed(file, **a))
             row = history.rows[history.best]
-            by = "validation" if config.validation else "test" if config.select_by_test else "last"
+            by = "validation" if "validation" in splits else "test" if config.select_by_test else "last"
             result = Result(
                 **about,
                 metrics={k: v for k, v in row.items() if k in METRICS or k.startswith("recall@")},
@@ -88,7 +88,7 @@ def _make(config: Config, out_dir: Path, state: State | None) -> Result:
                 environment=results.environment(device),
                 git=results.git(),
                 history=history.rows,
-                per_class=_per_class(history.arrays[history.best], sets),
+                per_class=_per_class(history, sets),
                 schema=results.SCHEMA,
             )
             results.write(result, out_dir)
@@ -97,14 +97,18 @@ def _make(config: Config, out_dir: Path, state: State | None) -> Result:
         return distributed.from_first(finish)
 
 
-def _per_class(arrays: dict[str, Tensor], sets: dict[str, ImageSet | ImageFiles]) -> dict[str, list[Any]]:
+def _per_class(history: History, sets: dict[str, ImageSet | ImageFiles]) -> dict[str, Any]:
     """The metrics of each class of the queries, None for a class without queries that count."""
     classes = sets["query" if "query" in sets else "test"].classes
-    found: dict[str, list[Any]] = {"class": [classes[label] for label in arrays["class_class"].tolist()]}
-    for name in ("queries", "recall@1", "map@r"):
-        values = arrays[f"class_{name}"].tolist()
-        found[name] = [None if value != value else value for value in values]
-    return found
+
+    def at(evaluation: int, name: str) -> list[float | None]:
+        values = history.arrays[evaluation][f"class_{name}"].tolist()
+        return [None if value != value else value for value in values]
+
+    found: dict[str, Any] = {"class": [classes[k] for k in history.arrays[0]["class_class"].tolist()]}
+    found |= {name: at(history.best, name) for name in ("queries", "recall@1", "map@r")}
+    along = {name: [at(k, name) for k in range(len(history.rows))] for name in ("recall@1", "map@r")}
+    return found | {"history": {"iteration": [row["iteration"] for row in history.rows]} | along}
 
 
 def pick_device(name: str) -> torch.device:
@@ -193,7 +197,10 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
             crops = {"scale": config.crop_scale, "ratio": config.crop_ratio}
             images[name] = Photographs(part, torch.arange(len(part)), *settings, **crops)
     train = sets["train"]
-    kept, held_out = split_classes(train.labels, config.validation, config.seed)
+    if config.held_out_group < 0:
+        kept, held_out = split_classes(train.labels, config.validation, config.seed)
+    else:
+        kept, held_out = split_group(_groups(train), config.held_out_group)
     if config.train_classes:
         kept = kept[some_classes(train.labels[kept], config.train_classes, config.seed)]
     labels = train.labels[kept]
@@ -202,9 +209,16 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
     splits = {"train": (images["train"][kept], labels.unique(return_inverse=True)[1])}
     for name in [name for name in sets if name != "train"]:
         splits["test" if name == "query" else name] = images[name], sets[name].labels
-    if config.validation:
+    if len(held_out):
         splits["validation"] = images["train"][held_out], train.labels[held_out]
     return splits
+
+
+def _groups(part: ImageSet | ImageFiles) -> Tensor:
+    """The coarse class of each image."""
+    if part.groups is None:
+        raise ValueError(f"held_out_group needs coarse classes, and {part.name} has none: use validation")
+    return part.groups if isinstance(part, ImageSet) else part.groups[part.labels]
 
 
 def _trainer(c: Config, classes: int, generator: Generator, device: torch.device) -> Trainer:
@@ -252,7 +266,7 @@ def _train(
     place = (distributed.rank(), distributed.world_size()) if iterations else (0, 1)
     sampler = PKBatchSampler(labels, config.batch_size, config.per_class, iterations, config.seed, *place)
     trainer = _trainer(config, int(labels.max()) + 1, generator, device)
-    best = "validation_recall@1" if config.validation else "recall@1" if config.select_by_test else None
+    by = "validation_recall@1" if "validation" in splits else "recall@1" if config.select_by_test else None
     spent: list[float] = []  # seconds that a loading process took for each batch
 
     def measured(model: nn.Module) -> Measured:
@@ -286,7 +300,7 @@ def _train(
             save()
             saved = time.perf_counter()
 
-    history, saved = History(measured, best), time.perf_counter()
+    history, saved = History(measured, by), time.perf_counter()
     if state is not None:
         try:
             trainer.load_state_dict(state)

@@ -19,7 +19,7 @@ import torch
 from mdrlib import checks, distributed
 from mdrlib.checkpoint import write_atomically
 
-SCHEMA = 2  # of the results that this code writes
+SCHEMA = 3  # of the results that this code writes
 #: Packages other than torch and NumPy that touch numbers.
 PACKAGES = ("torchvision", "pillow", "timm", "faiss-cpu", "scikit-learn", "pytorch-metric-learning", "triton")
 
@@ -37,8 +37,9 @@ class Result:
     data: dict[str, Any]  #: Split -> number of images and fingerprint; the fingerprint of weights.
     history: list[dict[str, float | int | None]]  #: A row per evaluation: see `evaluation.History`.
     #: Of each test class, in lists: "class" (name), "queries", "recall@1", "map@r"; None before schema 2.
-    per_class: dict[str, list[Any]] | None = None
-    schema: int = 1  #: Of this file: 2 has per_class, diagnostics in metrics, more in environment.
+    #: Since schema 3 "history" has "iteration" and a list per evaluation of the two metrics.
+    per_class: dict[str, Any] | None = None
+    schema: int = 1  #: Of this file: 2 has per_class, diagnostics, more in environment; 3 its history.
 
 
 def write(result: Result, out_dir: Path) -> None:

@@ -120,6 +120,23 @@ def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tens
     return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
 
 
+def split_group(groups: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of images outside a coarse class (alphabet) and of those in it.
+
+    Args:
+        groups: (N,) the coarse class of each image.
+        number: Of the coarse class, among the sorted ones that these images have, from 0.
+
+    Raises:
+        ValueError: There is no such coarse class, or no other one.
+    """
+    there = groups.unique()
+    if not (number < len(there) and len(there) > 1):
+        raise ValueError(f"held_out_group must be below the {len(there)} coarse classes, got {number}")
+    out = groups == there[number]
+    return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
+
+
 def some_classes(labels: Tensor, count: int, seed: int) -> Tensor:
     """Return the indices of images of `count` random classes; raise ValueError unless 2 or more exist."""
     classes = labels.unique()

@@ -138,7 +138,7 @@ OUT_OF_RANGE = {
     "iterations batch_size per_class evaluate_every": (0, -1),
     "dim": (-1,),
     "image_size": (31,),
-    "workers": (-2,),
+    "workers held_out_group": (-2,),
     "memory_bank train_classes": (-1,),
     "recall_at": ([], [0, 1], [2, 4]),
     "mode pooling head miner": ("no such",),
@@ -169,7 +169,9 @@ def test_other_types_and_values_out_of_range_are_refused_by_name(cases, error):
 
 
 def test_fields_that_do_not_fit_each_other_are_refused():
-    with pytest.raises(ValueError, match="select_by_test and validation both select"):
+    with pytest.raises(ValueError, match="validation and select_by_test both select"):
         Config(select_by_test=True, validation=0.5)
+    with pytest.raises(ValueError, match="validation and held_out_group both select"):
+        Config(held_out_group=0, validation=0.5)
     with pytest.raises(ValueError, match="cub has photographs, which the backbone"):
         Config(dataset="cub")

@@ -254,6 +254,32 @@ def test_validation_selects_the_best_on_held_out_classes(tmp_path, quick_model):
     assert found["train_positive"].sum(1)[0] == 7 * 28 and found["validation_positive"].sum(1)[0] == 3 * 28
 
 
+def test_a_held_out_alphabet_selects_in_place_of_random_classes(tmp_path, quick_model):
+    config = replace(CONFIG, held_out_group=1)
+    result = run(config, tmp_path)
+    assert result.selected_by == "validation" and "validation_map@r" in result.history[-1]
+    train, found = load("glyphs", "train"), arrays(tmp_path)
+    second = train.labels[train.groups == train.groups.max()].unique()
+    assert len(second) == 5 and len(train.labels.unique()) == 10
+    # Pairs of the five classes of the other alphabet, of eight drawings each.
+    assert found["train_positive"].sum(1)[0] == found["validation_positive"].sum(1)[0] == 5 * 28
+    with pytest.raises(ValueError, match="held_out_group must be below the 2 coarse classes, got 2"):
+        run(replace(config, held_out_group=2), tmp_path / "other")
+    with pytest.raises(ValueError, match="held_out_group needs coarse classes, and digits has none"):
+        run(replace(config, dataset="digits", held_out_group=0, per_class=4), tmp_path / "none")
+
+
+def test_metrics_of_classes_are_kept_along_the_run(tmp_path, quick_model):
+    result = run(CONFIG, tmp_path)
+    classes, along = result.per_class, result.per_class["history"]
+    assert along["iteration"] == [row["iteration"] for row in result.history] == [0, 3, 6]
+    for name in ("recall@1", "map@r"):
+        assert along[name][-1] == classes[name]
+        for row, values in zip(result.history, along[name], strict=True):
+            mean = np.average(values, weights=classes["queries"])
+            assert mean == pytest.approx(row[name], abs=1e-6)
+
+
 class Killed(BaseException):
     """In place of the end of the process."""
 

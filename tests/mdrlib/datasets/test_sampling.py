@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdrlib.datasets import PKBatchSampler
-from mdrlib.datasets.sampling import noisy_labels, some_classes
+from mdrlib.datasets.sampling import noisy_labels, some_classes, split_group
 
 LABELS = torch.arange(12).repeat_interleave(6)
 
@@ -204,6 +204,15 @@ def test_some_classes_are_whole_and_drawn_by_the_seed():
     for count in (1, 11):
         with pytest.raises(ValueError, match=f"from 2 to the 10 there are, got {count}"):
             some_classes(labels, count, seed=0)
+
+
+def test_a_coarse_class_is_held_out_whole():
+    groups = torch.tensor([3, 0, 3, 5, 5, 0])
+    kept, out = split_group(groups, 1)
+    assert kept.tolist() == [1, 3, 4, 5] and out.tolist() == [0, 2]
+    for wrong, there in ((3, groups), (0, torch.zeros(4))):
+        with pytest.raises(ValueError, match="held_out_group must be below the"):
+            split_group(there, wrong)
 
 
 def test_noisy_labels_are_wrong_as_often_as_asked_and_equally_likely():

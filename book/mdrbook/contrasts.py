@@ -1,0 +1,154 @@
+"""Differences of two arms over splits of the classes: estimate, interval, checks and verdict.
+
+A halving of the classes is trained both ways, so that a class is tested in half of the splits. All values are
+metrics in [0, 1].
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.formula.api import mixedlm
+from statsmodels.tools.sm_exceptions import ConvergenceWarning
+
+from mdrlib.results import Result
+
+SMALLEST = 0.01  # the smallest difference that would matter: 1 point
+CONFIDENCE = 0.95
+Curves = dict[int, dict[int, float]]  # class split -> iteration -> metric
+
+
+class Contrast(NamedTuple):
+    """The mean of a - b over class splits."""
+
+    difference: float
+    low: float  #: Ends of the interval of the mixed model.
+    high: float
+    p: float  #: Of a difference of 0, by the mixed model.
+    p_f: float  #: By the combined F test over halvings.
+    bootstrap: tuple[float, float]  #: Interval over classes alone.
+    splits: int
+    classes: int
+    correlation: float  #: Of a and b over splits: what pairing buys.
+
+    @property
+    def verdict(self) -> str:
+        """Of a: see `verdict`."""
+        return verdict(self.low, self.high)
+
+
+def verdict(low: float, high: float, smallest: float = SMALLEST) -> str:
+    """Say what an interval shows: "better", "worse", "equivalent" or "undecided".
+
+    Equivalent: the interval lies within the smallest difference that would matter.
+    """
+    if -smallest < low and high < smallest:
+        return "equivalent"
+    return "better" if low > 0 else "worse" if high < 0 else "undecided"
+
+
+def curves(runs: Iterable[Result], metric: str) -> Curves:
+    """Return a metric along the run of each class split, the mean over seeds where a split has several."""
+    found: dict[int, dict[int, list[float]]] = {}
+    for run in runs:
+        split = found.setdefault(run.config["class_split"], {})
+        for row in run.history:
+            split.setdefault(row["iteration"], []).append(row[metric])
+    return {k: {at: float(np.mean(v)) for at, v in its.items()} for k, its in sorted(found.items())}
+
+
+def of_classes(runs: Iterable[Result], metric: str, iteration: int | None) -> pd.DataFrame:
+    """Return a metric of each test class and split: columns "split", "cls", "value".
+
+    Args:
+        iteration: Where along the run; None for where the metric of the whole test set is largest.
+    """
+    rows = []
+    for run in runs:
+        along, at = run.per_class["history"], iteration
+        if at is None:
+            at = max(run.history, key=lambda row: row[metric])["iteration"]
+        values = along[metric][along["iteration"].index(at)]
+        names = run.per_class["class"]
+        rows += [(run.config["class_split"], *pair) for pair in zip(names, values, strict=True)]
+    found = pd.DataFrame(rows, columns=["split", "cls", "value"])
+    return found.groupby(["split", "cls"], as_index=False).mean()  # over seeds
+
+
+def contrast(a: pd.DataFrame, b: pd.DataFrame) -> Contrast:
+    """Compare two arms of the same splits and classes, as `of_classes` returns them.
+
+    The difference d of class c in split s is modelled as d = mean + split + class + rest, the last three
+    random and normal, and fitted by restricted maximum likelihood. The interval is Student's t with one
+    degree of freedom less than there are splits.
+
+    Raises:
+        ValueError: The arms have other splits or classes, or fewer than two halvings.
+    """
+    both = a.merge(b, on=["split", "cls"], how="outer", suffixes=("_a", "_b"), validate="1:1")
+    if both.isna().any(axis=None):
+        raise ValueError("The arms have other class splits or classes: compare those that both have.")
+    both["d"] = both.value_a - both.value_b
+    of_splits = both.groupby("split").mean(numeric_only=True)
+    of_halvings = halvings(of_splits.d)
+    mean, error = _mixed(both)
+    dof = len(of_splits) - 1
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, dof) * error
+    p = 2 * stats.t.sf(abs(mean) / error, dof)
+    per_class = both.groupby("cls").d.mean().to_numpy()
+    drawn = stats.bootstrap(
+        (per_class,), np.mean, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    r = float(np.corrcoef(of_splits.value_a, of_splits.value_b)[0, 1])
+    ends = (float(drawn.low), float(drawn.high))
+    sizes = len(of_splits), len(per_class)
+    return Contrast(mean, mean - half, mean + half, float(p), combined_f(of_halvings), ends, *sizes, r)
+
+
+def _mixed(rows: pd.DataFrame) -> tuple[float, float]:
+    """Estimate and standard error of the mean of d with splits and classes as crossed random effects."""
+    parts = {"split": "0 + C(split)", "cls": "0 + C(cls)"}
+    model = mixedlm("d ~ 1", rows, groups=np.ones(len(rows)), vc_formula=parts)
+    with warnings.catch_warnings():  # a component that is estimated as 0 lies on the border
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = model.fit(reml=True, method=["lbfgs", "powell"])
+    return float(fitted.fe_params.iloc[0]), float(fitted.bse_fe.iloc[0])
+
+
+def halvings(of_splits: Mapping[int, float]) -> np.ndarray:
+    """Return the differences of each halving's two splits, 2k - 1 and 2k: (halvings, 2)."""
+    found = dict(of_splits)
+    pairs = sorted({(split + 1) // 2 for split in found})
+    if len(pairs) < 2 or any(2 * k - 1 not in found or 2 * k not in found for k in pairs):
+        raise ValueError(
+            f"Expected two or more whole halvings 2k - 1, 2k of the classes, got {sorted(found)}."
+        )
+    return np.array([[found[2 * k - 1], found[2 * k]] for k in pairs])
+
+
+def combined_f(differences: np.ndarray) -> float:
+    """Return the p of a difference of 0 by the combined F test (Alpaydin, Neural Computation 1999).
+
+    Args:
+        differences: (m, 2), of m halvings. F = sum of their squares / (2 sum of s^2) has 2m and m degrees
+            of freedom, where s^2 is the sum of squared deviations from the mean of a halving.
+    """
+    m = len(differences)
+    spread = np.square(differences - differences.mean(1, keepdims=True)).sum()
+    return float(stats.f.sf(np.square(differences).sum() / (2 * spread), 2 * m, m))
+
+
+def benjamini_hochberg(p: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
+    """Say which of many comparisons stay decided when a share `level` of those may be false."""
+    return (stats.false_discovery_control(p) <= level).tolist()
+
+
+def best_stop(runs: Iterable[Result], metric: str = "validation_map@r") -> tuple[int, float]:
+    """Return the iteration at which a metric of held-out classes, averaged over runs, is largest, and it."""
+    tables: list[dict[int, Any]] = [{row["iteration"]: row[metric] for row in run.history} for run in runs]
+    means = {at: np.mean([its[at] for its in tables]) for at in set.intersection(*map(set, tables)) if at}
+    at = max(sorted(means), key=means.get)
+    return at, float(means[at])

@@ -1,0 +1,153 @@
+"""Contrasts against formulas written down a second time, and on data whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize, stats
+
+from mdrbook import contrasts
+from mdrlib.results import Result
+
+CLASSES = [f"class {k}" for k in range(20)]
+
+
+def halved(effect, of_split=0.01, of_class=0.02, rest=0.01, halvings=4, seed=0):
+    """Two arms over halvings of twenty classes, each trained both ways."""
+    random = np.random.default_rng(seed)
+    classes = dict(zip(CLASSES, of_class * random.standard_normal(20), strict=True))
+    rows = []
+    for k in range(1, halvings + 1):
+        order = random.permutation(CLASSES)
+        for split, tested in ((2 * k - 1, order[:10]), (2 * k, order[10:])):
+            shift = of_split * random.standard_normal()
+            for name in tested:
+                base = random.random()
+                d = effect + shift + classes[name] + rest * random.standard_normal()
+                rows.append((split, name, base + d, base))
+    both = pd.DataFrame(rows, columns=["split", "cls", "a", "b"])
+    return [both[["split", "cls", arm]].rename(columns={arm: "value"}) for arm in "ab"]
+
+
+def by_hand(a, b):
+    """Restricted maximum likelihood with a dense covariance: estimate and standard error of the mean."""
+    both = a.merge(b, on=["split", "cls"])
+    d = (both.value_x - both.value_y).to_numpy()
+    same = [
+        np.equal.outer(both[name].to_numpy(), both[name].to_numpy()).astype(float)
+        for name in ("split", "cls")
+    ]
+    one = np.ones(len(d))
+
+    def fit(logs):
+        split, cls, rest = np.exp(logs)
+        v = split * same[0] + cls * same[1] + rest * np.eye(len(d))
+        inverse = np.linalg.inv(v)
+        weight = one @ inverse @ one
+        mean = one @ inverse @ d / weight
+        loss = np.linalg.slogdet(v)[1] + np.log(weight) + (d - mean) @ inverse @ (d - mean)
+        return loss, mean, weight**-0.5
+
+    start = np.log(np.full(3, d.var() / 3))
+    best = optimize.minimize(
+        lambda logs: fit(logs)[0], start, method="Nelder-Mead", options={"maxiter": 4000}
+    )
+    return fit(best.x)[1:]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_mixed_model_is_that_of_an_independent_formula(seed):
+    a, b = halved(0.02, seed=seed)
+    mean, error = by_hand(a, b)
+    found = contrasts.contrast(a, b)
+    assert found.difference == pytest.approx(mean, abs=2e-5)
+    half = stats.t.ppf(0.975, 7) * error
+    assert [found.low, found.high] == pytest.approx([mean - half, mean + half], abs=2e-4)
+    assert (found.splits, found.classes) == (8, 20)
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_true_difference_about_as_often_as_they_say():
+    found = [contrasts.contrast(*halved(0.02, seed=seed)) for seed in range(60)]
+    covered = [one.low <= 0.02 <= one.high for one in found]
+    assert 0.88 <= np.mean(covered) <= 1, "60 draws: 95 % within about 7 points"
+
+
+def test_the_f_test_is_alpaydins():
+    d = np.array([[0.02, 0.03], [0.01, 0.025], [0.04, 0.01], [0.0, 0.02], [0.03, 0.03]])
+    total = spread = 0.0
+    for one, two in d:
+        mean = (one + two) / 2
+        total += one**2 + two**2
+        spread += (one - mean) ** 2 + (two - mean) ** 2
+    f = total / (2 * spread)
+    assert contrasts.combined_f(d) == pytest.approx(1 - stats.f.cdf(f, 10, 5))
+
+
+def test_of_no_difference_it_rejects_about_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    p = [contrasts.combined_f(random.standard_normal((5, 2))) for _ in range(2000)]
+    assert np.mean(np.less(p, 0.05)) == pytest.approx(0.05, abs=0.04)
+
+
+def test_a_bootstrap_over_classes_sees_classes_alone():
+    a, b = halved(0.02, of_split=0, of_class=0.0, rest=0.0)
+    found = contrasts.contrast(a, b)
+    assert found.bootstrap == pytest.approx((0.02, 0.02)) and found.difference == pytest.approx(0.02)
+    a, b = halved(0.02, of_class=0.05, of_split=0)
+    low, high = contrasts.contrast(a, b).bootstrap
+    assert 0.02 < high - low < 0.08, "4 standard errors of 0.05 / sqrt(20)"
+
+
+@pytest.mark.parametrize(
+    "ends, said",
+    [
+        ((0.002, 0.03), "better"),
+        ((-0.03, -0.002), "worse"),
+        ((-0.02, 0.004), "undecided"),
+        ((-0.009, 0.004), "equivalent"),
+        ((0.001, 0.009), "equivalent"),
+    ],
+)
+def test_equivalent_is_only_what_lies_within_a_point(ends, said):
+    assert contrasts.verdict(*ends) == said
+
+
+def test_arms_of_other_splits_or_half_a_halving_are_refused():
+    a, b = halved(0.02)
+    with pytest.raises(ValueError, match="other class splits or classes"):
+        contrasts.contrast(a, b[b.split != 3])
+    with pytest.raises(ValueError, match="two or more whole halvings"):
+        contrasts.contrast(a[a.split < 8], b[b.split < 8])
+
+
+def made(split, seed, values, validation=None):
+    rows = [{"iteration": 100 * k, "map@r": v, "recall@1": v} for k, v in enumerate(values)]
+    for row, score in zip(rows, validation or [], strict=False):
+        row["validation_map@r"] = score
+    of = {"iteration": [row["iteration"] for row in rows], "map@r": [[v, v + 0.1] for v in values]}
+    classes = {"class": ["x", "y"], "history": of}
+    config = {"class_split": split, "seed": seed}
+    return Result(config, {}, "last", 1.0, {}, None, {}, rows, classes)
+
+
+def test_curves_and_classes_are_means_over_seeds():
+    runs = [made(3, 0, [0.1, 0.2]), made(3, 1, [0.3, 0.6]), made(4, 0, [0.5, 0.4])]
+    assert contrasts.curves(runs, "map@r") == {
+        3: {0: pytest.approx(0.2), 100: pytest.approx(0.4)},
+        4: {0: pytest.approx(0.5), 100: pytest.approx(0.4)},
+    }
+    end = contrasts.of_classes(runs, "map@r", 100)
+    assert end.value.tolist() == pytest.approx([0.4, 0.5, 0.4, 0.5])
+    best = contrasts.of_classes(runs, "map@r", None)
+    assert best.value.tolist() == pytest.approx([0.4, 0.5, 0.5, 0.6]), "the best of split 4 is its start"
+
+
+def test_the_stop_is_where_held_out_classes_are_best_on_average():
+    runs = [made(1, 0, [0, 0, 0], [0.9, 0.2, 0.5]), made(1, 1, [0, 0, 0], [0.9, 0.6, 0.1])]
+    assert contrasts.best_stop(runs) == (100, pytest.approx(0.4)), "not where nothing is trained"
+
+
+def test_many_comparisons():
+    p = [0.001, 0.011, 0.02, 0.04, 0.5]
+    ordered = np.array(p) <= 0.05 * np.arange(1, 6) / 5
+    assert contrasts.benjamini_hochberg(p) == [k <= max(np.flatnonzero(ordered)) for k in range(5)]
