@@ -5,6 +5,7 @@ load anything from another host. When nothing has changed since the last build, 
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -16,15 +17,24 @@ from environment_page import environment_page
 from execute import ROOT, execute, exit_status
 from foreign import foreign_addresses
 from mdrlib.checkpoint import write_atomically
+from readme_table import answers
 from runs import FULL, digest_of, pages
 
 # A line at the top of every page, for a scale whose numbers mean nothing.
 ANNOUNCEMENTS = {"smoke": "Built at scale smoke: everything works, and the numbers mean nothing."}
 REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 # What of book/ the pages are made of, besides the chapters.
-SOURCES = ("_toc.yml", "*.bib", "*.md", "_static/**/*", "extra/**/*", "images/**/*.png")
+SOURCES = ("_toc.yml", "*.bib", "*.md", "_static/**/*", "_templates/*", "extra/**/*", "images/**/*.png")
 SOURCES += ("integrations/*.py",)  # shown by a chapter
 NOT_PAGES = (".key", ".running", "durations.json")  # what ci/execute.py leaves in the executed folder
+# Old addresses -> the pages that took their place.
+MOVED = {"omniglot": "first_experiment"}
+MOVED_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>This page has moved</title>
+<meta name="robots" content="noindex"><meta http-equiv="refresh" content="0; url={page}.html"></head>
+<body><p>This page has moved: <a href="{page}.html">{page}</a></p></body></html>
+"""
+SITEMAP = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
 JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 
 
@@ -50,9 +60,18 @@ def copy_sources(root: Path, scale: str) -> Path:
 def configure(root: Path, scale: str) -> Path:
     """Write Jupyter Book's configuration: _config.yml and what follows from it and from the scale.
 
-    That is the announcement of the scale, and the buttons that need the repository's address.
+    That is the announcement of the scale, what each chapter answers, and what needs an address: of the
+    repository and of the pages. Where _config.yml has none, a workflow that publishes them tells both.
     """
     config = yaml.safe_load((root / "_config.yml").read_text())
+    if {"BOOK_ADDRESS", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY"} <= os.environ.keys():
+        repository = f"{os.environ['GITHUB_SERVER_URL']}/{os.environ['GITHUB_REPOSITORY']}"
+        config["repository"]["url"] = config["repository"]["url"] or repository
+        config["html"]["baseurl"] = config["html"]["baseurl"] or os.environ["BOOK_ADDRESS"]
+    address = config["html"]["baseurl"] = config["html"]["baseurl"].rstrip("/")
+    known = {"book": config["title"], "author": config["author"], "address": address}
+    known["answers"] = answers(root / "README.md")
+    config["sphinx"]["config"]["html_context"] |= known
     if scale in ANNOUNCEMENTS:
         config["html"]["announcement"] = ANNOUNCEMENTS[scale]
     if config["repository"]["url"]:
@@ -77,6 +96,17 @@ def jupyter_book(root: Path, scale: str, builder: str) -> int:
     if built.returncode:
         print(built.stdout, file=sys.stderr)
     return built.returncode
+
+
+def finish(root: Path, html: Path) -> None:
+    """Write pages at old addresses that lead to the new ones, and a sitemap if the address is known."""
+    names = pages(root / "book/_toc.yml")
+    for old, page in MOVED.items():
+        if old not in names:
+            (html / f"{old}.html").write_text(MOVED_PAGE.format(page=page))
+    if address := yaml.safe_load((root / "_build/config.yml").read_text())["html"]["baseurl"]:
+        lines = "".join(f"<url><loc>{address}/{name}.html</loc></url>\n" for name in names)
+        (html / "sitemap.xml").write_text(f"{SITEMAP}{lines}</urlset>\n")
 
 
 def build(root: Path, scale: str) -> int:
@@ -110,6 +140,7 @@ def build(root: Path, scale: str) -> int:
         if foreign := foreign_addresses(html):
             print("These load something from another host:", *foreign, sep="\n  ", file=sys.stderr)
             return 1
+        finish(root, html)
         write_atomically(stamp, lambda file: file.write(wanted.encode()))
     print(f"The book is at {(html / 'index.html').as_uri()}")
     print("`make serve` shows it at http://127.0.0.1:8000/")

@@ -3,11 +3,12 @@
 axe-core checks accessibility, in light and dark. Our own checks are for what it cannot see: errors in the
 console, failed requests, requests to another host, mathematics that was not rendered, error output, sideways
 scrolling on a phone, faint marks in drawings and figures, sliders that change nothing, a search that finds
-nothing.
+nothing, old addresses that lead nowhere. The pages are served below a path, as hosts of projects do.
 """
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import threading
@@ -43,20 +44,26 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]  # of axe-core
 EXCLUDED = [".citation-list", "dt.sig > dl"]
 PATIENCE, SEARCH_PATIENCE = 120_000, 30_000  # milliseconds: CI's machine is slow and shared
 TERM = "triplet"  # the book's search has to find it
+BELOW = "/owner/name"  # the path that the pages are served below
+MOVED = re.compile(r'<meta http-equiv="refresh" content="0; url=([^"]*)">')
 
 
 @contextmanager
-def served(html: Path) -> Iterator[str]:
-    """Serve a folder on a free port of this machine; gives the address."""
+def served(html: Path, below: str = "") -> Iterator[str]:
+    """Serve a folder on a free port of this machine, below a path; gives the address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
+        def translate_path(self, path: str) -> str:
+            inside = path.startswith(f"{below}/")
+            return super().translate_path(path.removeprefix(below) if inside else "/no/such/file")
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}{below}"
     finally:
         server.shutdown()
         server.server_close()
@@ -165,7 +172,14 @@ def search_faults(page: Page, address: str, html: Path, term: str = TERM) -> lis
     except TooLate:
         return [f"search finds nothing for {term!r}"]
     hits = page.eval_on_selector_all("#search-results li a", "hits => hits.map(hit => hit.pathname)")
+    hits = [hit.removeprefix(urlsplit(address).path) for hit in hits]
     return [f"search hit leads to no page: {hit}" for hit in hits if not (html / hit.lstrip("/")).is_file()]
+
+
+def moved_faults(html: Path, name: str, target: str) -> list[str]:
+    """Return a fault if a page that has moved does not lead to a page of `html` by a relative link."""
+    page = (html / name).parent / target
+    return [] if page.is_file() and not target.startswith("/") else [f"leads to no page: {target}"]
 
 
 def check_page(browser: Browser, address: str, name: str, screenshots: Path | None = None) -> list[str]:
@@ -215,9 +229,12 @@ def check(html: Path, screenshots: Path | None = None) -> int:
     if screenshots:
         screenshots.mkdir(parents=True, exist_ok=True)
     failed = 0
-    with served(html) as address, chromium() as browser:
+    with served(html, BELOW) as address, chromium() as browser:
         for name in names:
-            faults = check_page(browser, address, name, screenshots)
+            if moved := MOVED.search((html / name).read_text("utf8")):
+                faults = moved_faults(html, name, moved[1])
+            else:
+                faults = check_page(browser, address, name, screenshots)
             if name == "search.html":
                 page = browser.new_page()
                 watch(page, urlsplit(address).netloc, faults)

@@ -136,6 +136,8 @@ class Markup(HTMLParser):
 
 def of_attribute(tag: str, name: str, value: str, others: dict[str, str]) -> Iterator[str]:
     """Yield what an attribute loads from another host; some mean something with others of the tag alone."""
+    if tag == "link" and others.get("rel", "").lower() == "canonical":
+        return  # the page's own address
     if name in LOADING and tag not in FOLLOWED or name in ANIMATED.get(tag, ()):
         for address in value.split(";") if tag in ANIMATED else [value]:
             yield from loaded(address)

@@ -42,6 +42,8 @@ globalThis.pageChecks = (() => {
     for (const math of article.querySelectorAll(".math"))
       if (!math.querySelector("mjx-container"))
         faults.push(`math not rendered: ${math.textContent.slice(0, 80)}`);
+    for (const link of document.querySelectorAll("[href^='/'], [src^='/']"))
+      faults.push(`not relative: ${link.getAttribute("href") || link.getAttribute("src")}`.slice(0, 100));
     for (const error of article.querySelectorAll("[data-mjx-error]"))
       faults.push(`math with an error: ${error.getAttribute("data-mjx-error")}`);
     for (const output of article.querySelectorAll(".output.traceback, .output.stderr"))

@@ -19,38 +19,61 @@ EXTENSIONS = {"amsmath", "colon_fence", "deflist", "dollarmath"}  # of _config.y
 PARSER = create_md_parser(MdParserConfig(enable_extensions=EXTENSIONS), RendererHTML)
 
 
-def prose(path: Path) -> Iterator[str]:
-    """Yield the prose of a page, one paragraph, heading or table cell at a time.
+class Passage(str):
+    """A paragraph, heading or table cell, with the lines that it has on the page."""
+
+    cell = ""  # of a notebook, such as "cell 3"; its lines are counted from 1
+    line = 1  # where the passage begins
+
+    def place(self, index: int) -> str:
+        """Return where the character of this index is, such as "cell 3, line 7"."""
+        return f"{self.cell}{', ' if self.cell else ''}line {self.line + self.count(chr(10), 0, index)}"
+
+
+def prose(path: Path) -> Iterator[Passage]:
+    """Yield the prose of a page.
 
     Of a notebook (.ipynb) that is its Markdown, and the captions and alt texts of its figures. A blank stands
     for code, mathematics, addresses, comments, and roles without words of their own (glue, cite).
     """
+    for cell, text in cells_of(path):
+        for passage in spoken(text):
+            passage.cell = cell
+            yield passage
+
+
+def cells_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the Markdown of a page, with the cell of a notebook or of its caption or alt text."""
     if path.suffix != ".ipynb":
-        yield from spoken(path.read_text(encoding="utf8"))
+        yield "", path.read_text(encoding="utf8")
         return
-    for cell in nbformat.read(path, as_version=4).cells:
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells, start=1):
         if cell.cell_type == "markdown":
-            yield from spoken(cell.source)
+            yield f"cell {number}", cell.source
         about = cell.metadata.get("mystnb", {})
-        for text in (about.get("figure", {}).get("caption"), about.get("image", {}).get("alt")):
-            if text:
-                yield from spoken(text)
+        for kind, words in (("figure", "caption"), ("image", "alt")):
+            if text := about.get(kind, {}).get(words):
+                yield f"{words} of cell {number}", text
 
 
-def spoken(text: str) -> Iterator[str]:
-    """Yield the prose of MyST Markdown, as `prose` does."""
+def spoken(text: str, above: int = 0) -> Iterator[Passage]:
+    """Yield the prose of MyST Markdown that has `above` lines over it."""
     for token in PARSER.parse(text):
+        line = above + (token.map or (0,))[0] + 1
         if token.type == "inline":
-            yield "".join(said(child) for child in token.children or []).strip()
+            said_here = "".join(said(child) for child in token.children or [])
+            passage = Passage(said_here.strip())
+            passage.line = line
+            yield passage
         elif token.type in ("fence", "colon_fence") and token.info.startswith(SPOKEN):
             kind, _, title = token.info.partition("}")
             if kind != "{figure":  # that has the name of a file there
-                yield from spoken(title)
+                yield from spoken(title, line - 1)
             lines = token.content.splitlines()
-            for line in lines:
-                if line.startswith(":alt:"):
-                    yield from spoken(line.removeprefix(":alt:"))
-            yield from spoken("\n".join(line for line in lines if not line.startswith(":")))
+            for number, option in enumerate(lines):
+                if option.startswith(":alt:"):
+                    yield from spoken(option.removeprefix(":alt:"), line + number)
+            yield from spoken("\n".join("" if option.startswith(":") else option for option in lines), line)
 
 
 def said(token: Token) -> str:
@@ -62,7 +85,9 @@ def said(token: Token) -> str:
         return text if target or token.meta["name"] == "term" else " "
     if token.type == "image":
         return "".join(said(child) for child in token.children or [])
-    if token.type in ("code_inline", "math_inline", "myst_role", "softbreak", "hardbreak", "html_inline"):
+    if token.type in ("softbreak", "hardbreak"):
+        return "\n"
+    if token.type in ("code_inline", "math_inline", "myst_role", "html_inline"):
         return " "
     return ""
 

@@ -147,8 +147,9 @@ def _wrap_rows(fig: Figure) -> None:
         if isinstance(ax.yaxis.get_major_locator(), FixedLocator | StrCategoryLocator):
             labels = ax.yaxis.get_ticklabels()
             if max((label.get_window_extent().width for label in labels), default=0) > 0.36 * fig.bbox.width:
-                names = [[textwrap.fill(line, 16) for line in label.get_text().splitlines()] for label in labels]
-                ax.set_yticks(ax.get_yticks(), ["\n".join(lines) for lines in names])
+                names = [label.get_text().splitlines() for label in labels]
+                names = ["\n".join(textwrap.fill(line, 16) for line in lines) for lines in names]
+                ax.set_yticks(ax.get_yticks(), names)
                 fig.set_figheight(fig.get_figheight() + 0.2 * len(labels))
 
 

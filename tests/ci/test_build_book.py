@@ -1,18 +1,71 @@
 """ci/build_book.py on a book of two pages, with the project's own _config.yml."""
 
+import re
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import build_book
+import check_book
+import make_pdf
+import one_page
+import readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+TOC = """format: jb-book
+root: index
+parts:
+  - caption: Ideas
+    numbered: 1
+    chapters: [{file: one}]
+  - caption: Use
+    numbered: 1
+    chapters: [{file: two}]
+  - caption: Appendices
+    numbered: 1
+    style: alphaupper
+    restart_numbering: true
+    chapters: [{file: more}, {file: most}]
+  - caption: Back
+    chapters: [{file: last}]
+"""
+# A chapter with what has a number, and references to what others have.
+CHAPTER = """(ch-{0})=
+# Title of {0}
+
+```{{math}}
+:label: eq-{0}-first
+
+x
+```
+
+```{{math}}
+:label: eq-{0}
+y
+```
+
+```{{figure}} images/a.png
+:name: fig-{0}
+:alt: A dot.
+
+A caption.
+```
+
+{{numref}}`Chapter {{number}}, {{name}} <ch-{1}>`, {{numref}}`fig-{1}`, {{eq}}`eq-{1}`.
+"""
+README = """<!-- chapters -->
+| | chapter | what it answers |
+| --: | --- | --- |
+| 9 | [An old title](book/two.md) | What is "two" & more? |
+<!-- end of chapters -->
+"""
 API = "```{eval-rst}\n.. autofunction:: mdrlib.f\n```\n\n```{bibliography}\n```\n"
 DOCSTRING = '''
 def f(x, k: str = "a"):
@@ -35,19 +88,25 @@ def f(x, k: str = "a"):
 def house(tmp_path, monkeypatch):
     """A root whose one chapter is already executed."""
     monkeypatch.setattr(build_book, "execute", lambda root, scale: [])
+    monkeypatch.delenv("BOOK_ADDRESS", raising=False)
     shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "README.md").write_text(README)
     (tmp_path / "requirements.txt").touch()
     book, executed = tmp_path / "book", tmp_path / "_build/executed/smoke"
     (book / "experiments").mkdir(parents=True)
     executed.mkdir(parents=True)
     (book / "images").mkdir()
-    (book / "images/a.png").write_bytes(b"")
-    for folder in ("_static", "extra"):
+    for name in ("a", "card"):
+        shutil.copy(ROOT / "book/images/card.png", book / f"images/{name}.png")
+    for folder in ("_static", "_templates", "extra"):
         shutil.copytree(ROOT / "book" / folder, book / folder)
     for name in ("experiments/train.ipynb", "mdrbook/__init__.py", "pyproject.toml"):  # no pages
         (book / name).parent.mkdir(exist_ok=True)
         (book / name).touch()
-    (book / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: one\n")
+    (book / "_toc.yml").write_text(TOC)
+    for name, other in (("two", "most"), ("more", "two"), ("most", "more")):
+        (book / f"{name}.md").write_text(CHAPTER.format(name, other))
+    (book / "last.md").write_text("# Last")
     (book / "references.bib").write_text("@misc{kim, title={Multi-level}, author={Kim}, year={2021}}\n")
     (book / "index.md").write_text("# Welcome\n\nSee {doc}`one` and $x^2$.\n\n" + API)
     (tmp_path / "mdrlib").mkdir()  # in place of the real one
@@ -63,7 +122,7 @@ def house(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_builds_pages_that_ask_no_other_host(house, capfd):
+def test_builds_pages_that_ask_no_other_host(house, capfd, monkeypatch):
     assert build_book.build(house, "smoke") == 0
     index, one = house / "_build/html/index.html", house / "_build/html/one.html"
     said = capfd.readouterr().out
@@ -82,8 +141,11 @@ def test_builds_pages_that_ask_no_other_host(house, capfd):
     assert build_book.foreign_addresses(house / "_build/html") == []
     for host in ("mybinder.org", "colab.research", "github.com/owner"):
         assert host not in one.read_text()
-    config = house / "_config.yml"
-    config.write_text(config.read_text().replace('url: ""', "url: https://github.com/owner/name"))
+    assert "og:" not in index.read_text() and not (house / "_build/html/sitemap.xml").exists()
+    same_numbers(house)
+    monkeypatch.setenv("BOOK_ADDRESS", "https://owner.github.io/name/")
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
     assert build_book.build(house, "smoke") == 0
     for address in (
         "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/book/one.ipynb",
@@ -91,6 +153,53 @@ def test_builds_pages_that_ask_no_other_host(house, capfd):
         "https://github.com/owner/name/issues/new",
     ):
         assert address in one.read_text()
+    head = BeautifulSoup((house / "_build/html/two.html").read_text(), "html.parser").head
+    told = {tag.get("property", tag.get("name")): tag["content"] for tag in head.select("meta[content]")}
+    assert told["og:title"] == "2. Title of two" and told["og:url"] == "https://owner.github.io/name/two.html"
+    assert told["description"] == told["og:description"] == 'What is "two" & more?'
+    assert told["og:image"] == "https://owner.github.io/name/card.png"
+    assert (house / "_build/html/card.png").exists()
+    assert 'name="citation_title" content="Multi-level Distance' in index.read_text()
+    assert re.findall("name/([a-z]+).html", (house / "_build/html/sitemap.xml").read_text()) == [
+        "index", "one", "two", "more", "most", "last",
+    ]  # fmt: skip
+
+
+def same_numbers(house):
+    """Chapters, figures and equations have the same numbers in pages, in README's table and in the PDF."""
+    pages = {p.stem: BeautifulSoup(p.read_text(), "html.parser") for p in house.glob("_build/html/*.html")}
+    expected = {"one": "1", "two": "2", "more": "A", "most": "B"}
+    assert readme_table.numbers(house / "book/_toc.yml") == expected
+    printed = one_page.assemble(house / "_build/html", make_pdf.parts(house / "book/_toc.yml"), "T", "A")
+    printed = BeautifulSoup(printed, "html.parser")
+    contents = [line.text for line in printed.select(".print-contents a")]
+    assert contents[1:-1] == ["1. One", "2. Title of two", "A. Title of more", "B. Title of most"]
+    for name, other in (("two", "most"), ("more", "two"), ("most", "more")):
+        for article in (pages[name].article, printed.find(id=name)):
+            assert article.h1.text.startswith(f"{expected[name]}. Title of {name}")
+            assert article.select_one(".caption-number").text.strip() == f"Fig. {expected[name]}.1"
+            assert [number.text[:5] for number in article.select(".eqno")] == [
+                f"({expected[name]}.{k})" for k in (1, 2)
+            ]
+            number = expected[other]
+            references = f"Chapter {number}, Title of {other}, Fig. {number}.1, ({number}.2)."
+            assert article.find_all("p")[-1].text == references
+
+
+def test_an_old_address_leads_to_the_page_that_took_its_place(house, monkeypatch):
+    html = house / "_build/html"
+    html.mkdir(parents=True)
+    build_book.configure(house, "smoke")
+    monkeypatch.setattr(build_book, "MOVED", {"old": "one", "two": "one"})
+    (html / "one.html").touch()
+    build_book.finish(house, html)
+    assert not (html / "two.html").exists()  # that is a page of the book
+    (target,) = check_book.MOVED.findall((html / "old.html").read_text())
+    assert check_book.moved_faults(html, "old.html", target) == []
+
+
+def test_old_addresses_of_the_book():
+    assert set(build_book.MOVED.values()) <= set(build_book.pages(ROOT / "book/_toc.yml"))
 
 
 def test_the_executed_folder_has_the_sources_and_nothing_else(house):

@@ -74,6 +74,10 @@ PAGES = {
     "console": ("<script>console.error('no good')</script>", ["console: no good"]),
     "script": ("<script>nothing()</script>", ["script: nothing is not defined"]),
     "math": ('<span class="math">x^2</span><script>MathJax = {startup: {promise: 1}}</script>', ["math not"]),
+    "absolute": ('<a href="/good.html">x</a>', ["not relative: /good.html"]),
+    "from-the-root": ('<img src="/pixel.png" alt="x">', ["404", "console", "picture does", "not relative"]),
+    "old": ('<meta http-equiv="refresh" content="0; url=good.html"><a href="good.html">good</a>', []),
+    "lost-page": ('<meta http-equiv="refresh" content="0; url=lost.html">', ["leads to no page: lost.html"]),
     "traceback": ('<div class="output traceback">ValueError: x</div>', ["error output: ValueError"]),
     "stderr": ('<div class="output stderr">a warning</div>', ["error output: a warning"]),
     "wide": ('<p style="width: 900px">wide</p>', ["phone: p.", "phone: page is 9"]),
@@ -119,7 +123,7 @@ PAGES = {
 }
 
 
-QUICK = ("good", "foreign", "mark", "no-alt", "pale", "wide")
+QUICK = ("good", "absolute", "foreign", "lost-page", "old", "mark", "no-alt", "pale", "wide")
 OTHERS = tuple(name for name in PAGES if name not in QUICK)
 
 
@@ -157,7 +161,7 @@ def test_finds_each_fault(html, capsys, tmp_path):
             assert match, f"{name}: no {start!r} in {rest}"
             rest.remove(match)
         assert not rest, f"{name}: unexpected {rest}"
-    passed = int("good" in found)
+    passed = sum(not PAGES[name][1] for name in found)
     assert failed == len(found) - passed
     assert said.splitlines()[-1] == f"{passed} passed, {failed} failed"
     kinds = {path.name for path in (tmp_path / "pictures").glob(f"{name}-*")}
@@ -218,7 +222,7 @@ def test_search(tmp_path, browser, results, faults, monkeypatch):
     if "nothing" in results:
         monkeypatch.setattr(check_book, "SEARCH_PATIENCE", 3000)
     (tmp_path / "search.html").write_text(f"<!doctype html><body>{results}</body>")
-    with check_book.served(tmp_path) as address:
+    with check_book.served(tmp_path, check_book.BELOW) as address:
         assert check_book.search_faults(browser.new_page(), address, tmp_path) == faults
 
 

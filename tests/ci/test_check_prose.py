@@ -29,6 +29,7 @@ def small(tmp_path):
 def test_the_book():
     assert check_prose.misspelt(ROOT) == []
     assert check_prose.typed_numbers(ROOT) == []
+    assert check_prose.clumsy(ROOT) == []
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,74 @@ def test_prose_of_a_notebook_has_captions_and_alt_texts_and_no_code(tmp_path):
     nbformat.write(notebook, tmp_path / "page.ipynb")
     text = " ".join(" ".join(prose.prose(tmp_path / "page.ipynb")).split())
     assert text == "Words and . term Its meaning. What is to be seen. Below it. A caption. An alt text."
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("MDR makes +3.7 points.", "MDR makes +3.7"),
+        ("MDR makes {glue:text}`gain:+.1f` points.", "MDR makes points"),
+        ("A second loss, beside the first.", "beside"),
+        ("In a loop of ours.", "of ours"),
+        ("It is not to be had.", "to be had"),
+        ("Data are at\nhand.", "at hand"),
+        ("It is drawn anew.", "anew"),
+        ("It stays for good.", "for good"),
+        ("In a loop of one's own.", "one's"),
+        ("It moves. Nor does the mean.", "Nor does"),
+        ("The mean stays, nor is it used.", ", nor is"),
+        ("Were it 1, all is lost.", "Were it"),
+        ("Only then does it fall.", "Only then does it"),
+        ("What hardly matters is momentum.", "What hardly matters is"),
+        ("```{note}\nThe loss wants more.\n```", "loss wants"),
+        ("![A line beside a dot.](a.png)", "beside"),
+        ("| a |\n| --- |\n| beside |", "beside"),
+        ("One " * 36 + "word.", "37 words"),
+        ("A word. " + "One " * 20 + "`code`, " + "one " * 17 + "word.", "38 words"),
+    ],
+)
+def test_a_clumsy_phrase_is_found_where_it_is(small, text, found):
+    (small / "book/page.md").write_text(GOOD + "\n" + text + "\n")
+    (line,) = check_prose.clumsy(small, ())
+    place, _, about = line.partition(": ")
+    assert place.startswith("book/page.md, line ") and found in about
+    number = int(place.split()[-1]) - 1
+    assert found.split()[0] in " ".join((GOOD + "\n" + text).splitlines()[number:]) or "words" in found
+    assert number >= len(GOOD.splitlines())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is a level?",
+        "What does MDR do, and what is it? It is a term.",
+        "# What this book is not",
+        "So far it was one. For good reasons, we stop. A good run makes a point. Besides, it is small.",
+        "Not all of them are equal. Were they equal? The boreal forest.",
+        "One " * 20 + "end. " + "One " * 20 + "end.",
+        "One " * 20 + "end. `code` " + "goes " * 20 + "on.",
+        "```python\n# drawn anew, beside of ours\n```",
+    ],
+)
+def test_plain_english_passes(small, text):
+    (small / "book/page.md").write_text(text)
+    assert check_prose.clumsy(small, ()) == []
+
+
+def test_pages_to_be_rewritten_are_listed_as_long_as_they_have_a_fault(small):
+    (small / "book/page.md").write_text("It is drawn anew.")
+    assert check_prose.clumsy(small, ["book/page.md"]) == []
+    (small / "book/page.md").write_text("It is drawn again.")
+    (line,) = check_prose.clumsy(small, ["book/page.md"])
+    assert "book/page.md" in line and "remove it from LATER" in line
+
+
+def test_places_in_a_notebook(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    figure = nbformat.v4.new_code_cell("1")
+    figure.metadata["mystnb"] = {"figure": {"caption": "Drawn anew."}}
+    text = "# T\n\n```{note}\n:class: tip\nOne line,\ndrawn anew.\n```\n\n- a list\n- drawn anew"
+    notebook.cells = [nbformat.v4.new_code_cell("0"), nbformat.v4.new_markdown_cell(text), figure]
+    nbformat.write(notebook, tmp_path / "page.ipynb")
+    places = [fault.split(":")[0] for fault in check_prose.style_faults(tmp_path / "page.ipynb")]
+    assert places == ["cell 2, line 6", "cell 2, line 10", "caption of cell 3, line 1"]

@@ -70,6 +70,7 @@ NOT_ASKED = {
     "comment in css": f"<style>/* url({AWAY}) */ @namespace url(http://www.w3.org/1999/xhtml);</style>",
     "namespace": SVG.format("<circle r='9'/>"),
     "data script": f'<script type="application/json">{{"fetch(": "{AWAY}"}}</script>',
+    "canonical": f'<link rel="canonical" href="{AWAY}">',
     "inert in a script": f'<script>const home = "{AWAY}"; // see {AWAY}\n</script>',
     "meta": f'<meta property="og:image" content="{AWAY}.png"><meta http-equiv="refresh" content="99; url=a">',
     "own style": "<style>@import 'own.css'; p { background: url(pixel.png) }</style>",
