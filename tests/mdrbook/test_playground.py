@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 import torch
+import yaml
 
 import check_book
 from mdrlib import MDR, normalize_by_mean_distance, pairwise_distances
