@@ -49,8 +49,13 @@ def clean_page(notebook: nbformat.NotebookNode) -> None:
 
 
 def lost_figure(notebook: nbformat.NotebookNode) -> str | None:
-    """Name the first cell that is said to show a figure, and shows text alone."""
+    """Name the first cell that is said to show a figure, and shows text alone.
+
+    One with the tag needs-data may show nothing at all: then its caption is not shown either.
+    """
     for cell in notebook.cells:
+        if "needs-data" in cell.metadata.get("tags", []) and not cell.get("outputs"):
+            continue
         shown = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
         if "image" in cell.metadata.get("mystnb", {}) and not shown - {"text/plain"}:
             return f"{named(cell.execution_count, cell.source)}: it should show a figure and shows none"
