@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mdrbook.contrasts import best_stop
 from mdrlib.config import Config
 from mdrlib.results import Result
 from runs import committed, matrix, read, swept
@@ -51,17 +52,10 @@ def trials(root: Path, study: str, results: dict[str, Result]) -> dict[str, list
         for configs in configurations.values():
             made = [results[c.identity()] for c in configs if c.identity() in results]
             if len(made) == len(configs):
-                score, iteration = best(made)
+                iteration, score = best_stop(made, METRIC)
                 values = {name: getattr(configs[0], name) for name in drawn}
                 found[arm].append(Trial(score, iteration, values, configs[0]))
     return {arm: sorted(its, key=lambda trial: -trial.score) for arm, its in found.items()}
-
-
-def best(made: Sequence[Result]) -> tuple[float, int]:
-    """Return the greatest mean METRIC along runs, and where it is; their start does not count."""
-    rows = zip(*(run.history[1:] for run in made), strict=True)
-    means = [(sum(row[METRIC] for row in at) / len(made), at[0]["iteration"]) for at in rows]
-    return max(means, key=lambda mean: mean[0])
 
 
 def table(found: dict[str, list[Trial]]) -> str:

@@ -5,7 +5,7 @@ metrics in [0, 1].
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from mdrlib.results import Result
 
 SMALLEST = 0.01  # the smallest difference that would matter: 1 point
 CONFIDENCE = 0.95
-Curves = dict[int, dict[int, float]]  # class split -> iteration -> metric
 
 
 class Contrast(NamedTuple):
@@ -40,24 +39,14 @@ class Contrast(NamedTuple):
         return verdict(self.low, self.high)
 
 
-def verdict(low: float, high: float, smallest: float = SMALLEST) -> str:
+def verdict(low: float, high: float) -> str:
     """Say what an interval shows: "better", "worse", "equivalent" or "undecided".
 
     Equivalent: the interval lies within the smallest difference that would matter.
     """
-    if -smallest < low and high < smallest:
+    if -SMALLEST < low and high < SMALLEST:
         return "equivalent"
     return "better" if low > 0 else "worse" if high < 0 else "undecided"
-
-
-def curves(runs: Iterable[Result], metric: str) -> Curves:
-    """Return a metric along the run of each class split, the mean over seeds where a split has several."""
-    found: dict[int, dict[int, list[float]]] = {}
-    for run in runs:
-        split = found.setdefault(run.config["class_split"], {})
-        for row in run.history:
-            split.setdefault(row["iteration"], []).append(row[metric])
-    return {k: {at: float(np.mean(v)) for at, v in its.items()} for k, its in sorted(found.items())}
 
 
 def of_classes(runs: Iterable[Result], metric: str, iteration: int | None) -> pd.DataFrame:
@@ -139,11 +128,6 @@ def combined_f(differences: np.ndarray) -> float:
     m = len(differences)
     spread = np.square(differences - differences.mean(1, keepdims=True)).sum()
     return float(stats.f.sf(np.square(differences).sum() / (2 * spread), 2 * m, m))
-
-
-def benjamini_hochberg(p: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
-    """Say which of many comparisons stay decided when a share `level` of those may be false."""
-    return (stats.false_discovery_control(p) <= level).tolist()
 
 
 def best_stop(runs: Iterable[Result], metric: str = "validation_map@r") -> tuple[int, float]:

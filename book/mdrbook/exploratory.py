@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from mdrbook.contrasts import benjamini_hochberg, verdict
+from mdrbook.contrasts import CONFIDENCE, verdict
 from mdrlib.comparison import paired, signed
 
 VERDICTS = ("better", "undecided", "equivalent", "worse")
@@ -57,7 +57,7 @@ def compare(pairs: Mapping[Hashable, tuple[Values, Values]]) -> dict[Hashable, C
         width = (d.high - d.low) / (apart.high - apart.low)
         p, r = stats.ttest_rel(x, y).pvalue, np.corrcoef(x, y)[0, 1]
         found[name] = Compared(*d[:3], float(p), False, float(r), float(width))
-    kept = benjamini_hochberg([one.p for one in found.values()])
+    kept = (stats.false_discovery_control([one.p for one in found.values()]) <= 1 - CONFIDENCE).tolist()
     return {name: one._replace(kept=k) for (name, one), k in zip(found.items(), kept, strict=True)}
 
 

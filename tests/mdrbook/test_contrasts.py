@@ -130,12 +130,8 @@ def made(split, seed, values, validation=None):
     return Result(config, {}, "last", 1.0, {}, None, {}, rows, classes)
 
 
-def test_curves_and_classes_are_means_over_seeds():
+def test_metrics_of_classes_are_means_over_seeds():
     runs = [made(3, 0, [0.1, 0.2]), made(3, 1, [0.3, 0.6]), made(4, 0, [0.5, 0.4])]
-    assert contrasts.curves(runs, "map@r") == {
-        3: {0: pytest.approx(0.2), 100: pytest.approx(0.4)},
-        4: {0: pytest.approx(0.5), 100: pytest.approx(0.4)},
-    }
     end = contrasts.of_classes(runs, "map@r", 100)
     assert end.value.tolist() == pytest.approx([0.4, 0.5, 0.4, 0.5])
     best = contrasts.of_classes(runs, "map@r", None)
@@ -145,9 +141,3 @@ def test_curves_and_classes_are_means_over_seeds():
 def test_the_stop_is_where_held_out_classes_are_best_on_average():
     runs = [made(1, 0, [0, 0, 0], [0.9, 0.2, 0.5]), made(1, 1, [0, 0, 0], [0.9, 0.6, 0.1])]
     assert contrasts.best_stop(runs) == (100, pytest.approx(0.4)), "not where nothing is trained"
-
-
-def test_many_comparisons():
-    p = [0.001, 0.011, 0.02, 0.04, 0.5]
-    ordered = np.array(p) <= 0.05 * np.arange(1, 6) / 5
-    assert contrasts.benjamini_hochberg(p) == [k <= max(np.flatnonzero(ordered)) for k in range(5)]
