@@ -163,7 +163,7 @@ def files_of(node: Any) -> Iterator[str]:
 
 
 def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Cell]:
-    """List the runs of all studies, or of one, each once; the first seed of all precedes the second of any.
+    """List the runs of all studies, or of one, each once, by seed and then by class split.
 
     The matrix can therefore be interrupted at any time: what is done compares like with like. With smoke a
     run takes seconds, on generated glyphs. Raises ValueError for fields that are no Config, with the study.
@@ -175,7 +175,8 @@ def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Ce
     for name, about in spec["studies"].items():
         if study not in (None, name):
             continue
-        seeds = range(spec["smoke"]["seeds"] if smoke else about.get("seeds", spec["seeds"]))
+        seeds = spec["smoke"]["seeds"] if smoke else about.get("seeds", spec["seeds"])
+        seeds = seeds if isinstance(seeds, list) else range(seeds)
         grid = points(about["grid"], about.get("draws", {}))
         for point, seed in product(grid, seeds):
             values = spec["base"] | about.get("base", {}) | point | {"seed": seed}
@@ -186,7 +187,8 @@ def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Ce
                 raise ValueError(f"study {name}, {values}: {error}") from error
             studies = found.get(config.identity(), Cell(config, ())).studies
             found[config.identity()] = Cell(config, tuple(dict.fromkeys((*studies, name))))
-    return sorted(found.values(), key=lambda cell: cell.config.seed)  # stable: studies keep their order
+    # Stable: studies keep their order.
+    return sorted(found.values(), key=lambda cell: (cell.config.seed, cell.config.class_split))
 
 
 def points(grid: dict[str, Any] | list[dict[str, Any]], draws: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -131,6 +131,17 @@ def test_each_run_is_there_once_and_the_first_seeds_come_first(matrix_house):
     assert [(cell.config.seed, cell.config.iterations) for cell in smoke] == [(0, 2)] * 3
 
 
+def test_a_study_may_list_its_seeds_and_one_split_of_all_precedes_the_next(matrix_house):
+    path = matrix_house / "ci/ablations.yml"
+    spec = yaml.safe_load(path.read_text())
+    grid = {"method": ["triplet", "triplet+l2"], "class_split": [3, 4]}
+    spec["studies"] = {"some": {"title": "", "seeds": [2, 5], "grid": grid}}
+    path.write_text(yaml.safe_dump(spec))
+    found = [cell.config for cell in runs.matrix(matrix_house)]
+    assert [(c.seed, c.class_split) for c in found[::2]] == [(2, 3), (2, 4), (5, 3), (5, 4)]
+    assert [c.method for c in found] == ["triplet", "triplet+l2"] * 4
+
+
 def test_draws_are_the_same_for_all_arms_and_spread_over_the_range(matrix_house):
     path = matrix_house / "ci/ablations.yml"
     spec = yaml.safe_load(path.read_text())
