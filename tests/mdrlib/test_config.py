@@ -84,7 +84,7 @@ def test_scalars_and_arrays_of_numpy_are_numbers():
 
 @pytest.mark.parametrize("values", ["x", None, [("dim", 3)], 3])
 def test_a_config_is_made_of_a_mapping(values):
-    with pytest.raises(TypeError, match="a Config is made of a mapping of its fields, got"):
+    with pytest.raises(TypeError, match="a Config needs a mapping of its fields, got"):
         Config.of(values)
 
 

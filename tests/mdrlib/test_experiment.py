@@ -549,7 +549,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(runs, tmp_path, chang
     else:
         state["config"] = torch.zeros(3)
     checkpoint.save(tmp_path / "checkpoint.pt", state)
-    wanted = {"missing": "KeyError .*optimizer", "shape": "linear.bias", "type": "made of a mapping"}[change]
+    wanted = {"missing": "KeyError .*optimizer", "shape": "linear.bias", "type": "needs a mapping"}[change]
     with pytest.raises(ValueError, match=wanted) as caught:
         run(CONFIG, tmp_path)
     assert str(tmp_path) in str(caught.value) and "another folder" in str(caught.value)
