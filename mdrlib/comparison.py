@@ -93,11 +93,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = C
 
 
 def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
-    """Group runs that differ only in their seed and in where they ran.
-
-    Raises:
-        ValueError: A run lacks the metric, a seed occurs twice, or runs of a group saw different data.
-    """
+    """Group runs that differ only in seed and place; ValueError for other data, or for a seed twice."""
     found: dict[str, Group] = {}
     for result in results:
         config = json.loads(Config.of(result.config).identity())
@@ -149,11 +145,7 @@ def _images(data: Mapping[str, Any]) -> str:
 
 
 def rows(found: Sequence[Group], baseline: str | None = None, confidence: float = CONFIDENCE) -> list[Row]:
-    """Make a row per group, with its difference from the `baseline` (see `pick`).
-
-    Raises:
-        ValueError: A group saw other images than the baseline.
-    """
+    """Make a row per group, with its difference from the `baseline`; ValueError for other images."""
     base, made = pick(found, baseline), []
     for group in found:
         seen = [f"{g.config['dataset']}: {_images(g.data)}" for g in (group, base)]

@@ -46,10 +46,7 @@ class Config:
     """The settings of an experiment.
 
     The defaults suit a small data set; they are the paper's values where these suit it too. As in YAML and
-    JSON, lists stand for tuples, and whole numbers are accepted for float.
-
-    Raises:
-        TypeError, ValueError: A field has another type or lies outside its range; the message names it.
+    JSON, lists stand for tuples, and whole numbers are accepted for float. An error names the wrong field.
     """
 
     dataset: str = "glyphs"  #: See `mdrlib.datasets.load`.

@@ -32,9 +32,6 @@ def diagnose(x: Tensor, labels: Tensor) -> dict[str, float]:
         x: Finite embeddings (N, D), N >= 12. The N x N distances are held in memory.
         labels: (N,) integers, with at least two classes and at least one class of two or more images.
 
-    Returns:
-        Name -> value.
-
     Raises:
         ValueError: There are too few embeddings or classes, or no positive pair.
     """

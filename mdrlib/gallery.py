@@ -124,11 +124,7 @@ class Gallery:
 
     @classmethod
     def load(cls, path: str | Path, embedder: Embedder, index: str | None = None) -> "Gallery":
-        """Load a file that `save` wrote.
-
-        Raises:
-            ValueError: The file is damaged, or another embedder made it.
-        """
+        """Load a file of `save`; ValueError if it is damaged, or if another embedder made it."""
         content = checks.path(path).read_bytes()
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:

@@ -65,12 +65,7 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def load_run(out_dir: str | Path) -> Result:
-    """Load the Result in `out_dir`.
-
-    Raises:
-        FileNotFoundError: There is no result.json.
-        ValueError: The file is damaged or not a result.
-    """
+    """Load the Result in `out_dir`; FileNotFoundError if it is missing, ValueError if it is damaged."""
     path = checks.path(out_dir, "out_dir") / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"no result at {path}: create it with `make experiments`")
