@@ -212,8 +212,8 @@ def matches(
 ) -> list[tuple[int, tuple[str, ...]]]:
     r"""Return number and groups of each line: line i must match entry i of `wanted`, others its last.
 
-    Each entry of `wanted` is a pattern and its description in words. In a pattern a space stands for any white
-    space, and \d+ for a number of at most nine digits.
+    Each entry of `wanted` is a pattern and its description in words. In a pattern, a space stands for any
+    white space, and \d+ for a number of at most nine digits.
     """
     if lines is None:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()

@@ -265,7 +265,7 @@ def test_a_held_out_alphabet_selects_in_place_of_random_classes(tmp_path, quick_
     assert found["train_positive"].sum(1)[0] == found["validation_positive"].sum(1)[0] == 5 * 28
     with pytest.raises(ValueError, match="held_out_group must be below the 2 coarse classes, got 2"):
         run(replace(config, held_out_group=2), tmp_path / "other")
-    with pytest.raises(ValueError, match="held_out_group needs coarse classes, and digits has none"):
+    with pytest.raises(ValueError, match="held_out_group needs coarse classes, which digits lacks"):
         run(replace(config, dataset="digits", held_out_group=0, per_class=4), tmp_path / "none")
 
 
