@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen:
-                problem = f"the key {checks.shown(key.value)} appears twice: keep one"
+                problem = f"the key {checks.shown(key.value)} appears twice"
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
