@@ -150,7 +150,7 @@ def verify(path: Path, checksum: str) -> None:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, kind).hexdigest()
     if found != checksum:
-        raise ValueError(f"{path} is damaged: its {kind} is {found}, expected {checksum}; replace it")
+        raise ValueError(f"{path} is damaged: its {kind} is {found}, expected {checksum}; delete it")
 
 
 def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
@@ -186,7 +186,7 @@ def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that of a wrong offset
             raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{archive} is damaged or unsafe ({why}); download it again") from error
+        raise ValueError(f"{archive} is damaged or unsafe ({why}); delete it and get it again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
