@@ -1,7 +1,7 @@
-"""Build the book: execute what is out of date, then build the executed folder with Jupyter Book.
+"""Build the book: execute notebooks that are out of date, then build their folder with Jupyter Book.
 
 Warnings are errors, among them references that lead nowhere and docstrings that do not parse. Pages may not
-load anything from another host. When nothing has changed since the last build, the pages stay as they are.
+load anything from another host. When nothing has changed since the last build, the pages stay unchanged.
 """
 
 import argparse
@@ -39,7 +39,7 @@ JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(mai
 
 
 def copy_sources(root: Path, scale: str) -> Path:
-    """Copy what is not executed (pages, contents, bibliography, images) to the executed chapters.
+    """Copy pages, contents, bibliography and images, which are not executed, to the executed chapters.
 
     Returns:
         Their folder. Chapters and files that book/ no longer has are removed from it.
@@ -58,10 +58,10 @@ def copy_sources(root: Path, scale: str) -> Path:
 
 
 def configure(root: Path, scale: str) -> Path:
-    """Write Jupyter Book's configuration: _config.yml and what follows from it and from the scale.
+    """Write Jupyter Book's configuration: _config.yml and settings that depend on it and on the scale.
 
-    That is the announcement of the scale, what each chapter answers, and what needs an address: of the
-    repository and of the pages. Where _config.yml has none, a workflow that publishes them tells both.
+    These are the announcement of the scale, the question of each chapter, and all that needs the address of
+    the repository or the pages. If _config.yml lacks these, the workflow that publishes them sets both.
     """
     config = yaml.safe_load((root / "_config.yml").read_text())
     if {"BOOK_ADDRESS", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY"} <= os.environ.keys():

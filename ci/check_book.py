@@ -1,6 +1,6 @@
-"""Open every built page in headless Chromium and report what would disturb a reader.
+"""Open every built page in headless Chromium and report faults that a reader would notice.
 
-axe-core checks accessibility, in light and dark. Our own checks are for what it cannot see: errors in the
+axe-core checks accessibility, in light and dark. Our own checks find what it does not: errors in the
 console, failed requests, requests to another host, mathematics that was not rendered, error output, sideways
 scrolling on a phone, faint marks in drawings and figures, sliders that change nothing, a search that finds
 nothing, old addresses that lead nowhere. The pages are served below a path, as hosts of projects do.

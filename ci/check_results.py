@@ -1,8 +1,8 @@
 """Refuse a wrong number: compare the finished runs of a scale with the ranges of ci/expected.yml.
 
 `python ci/check_results.py --scale smoke` exits 1 and prints each value outside its range, NaN, or missing
-run, with what was expected. A run whose data set is not available is left out, as in `ci/execute.py`; one
-whose entry is null has no ranges yet and is named as not checked.
+run, with the expected values. A run whose data set is missing is skipped, as in `ci/execute.py`. A run whose
+entry is null has no ranges yet and is named as not checked.
 
 `--derive smoke --seeds 10` makes these runs with 10 seeds and writes their ranges; `--derive quick --from
 FILE` takes the runs that differ from those of the scale in their seed alone from a stored list instead.
@@ -46,7 +46,7 @@ HEADER = f"""\
 
 
 def values_of(result: Result) -> dict[str, float]:
-    """Return what the ranges are about: recall@1, map@r, loss and, with MDR, the regularizer."""
+    """Return the values that ranges check: recall@1, map@r, loss and, with MDR, the regularizer."""
     last = result.history[-1]
     found = {name: result.metrics.get(name) for name in ("recall@1", "map@r")}
     found |= {name: last[name] for name in ("loss", "regularizer") if name in last}
@@ -59,7 +59,7 @@ def without_seed(config: dict[str, Any]) -> Config:
 
 
 def check(root: Path, scale: str) -> list[str]:
-    """Check the runs in _build/runs/<scale>, print which were checked, and return what is wrong."""
+    """Check the runs in _build/runs/<scale>, print which were checked, and return the faults."""
     known, expected = runs.experiments(root, scale), read(root).get(scale, {})
     wrong = [
         f"{name}: got ranges in ci/expected.yml, expected none: ci/experiments.yml has no such run"
@@ -94,7 +94,7 @@ def result_of(root: Path, scale: str, name: str) -> Path:
 
 
 def problems(result: Result, config: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """List what is wrong with one run: another config than `config`, or values outside the ranges."""
+    """List the faults of one run: another config than `config`, or values outside the ranges."""
     wanted = without_seed(config)
     for what, other in (("the run's config", result.config), ("the ranges' config", expected["config"])):
         got = without_seed(other)

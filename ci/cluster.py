@@ -1,7 +1,7 @@
-"""The runs of the matrix on a running Dask cluster: what is checked, sent, and recorded.
+"""The runs of the matrix on a running Dask cluster: check workers, send runs, and record results.
 
-Workers need mdrlib of the same files as here with its extra `cluster`, and the data sets; no file system in
-common with this machine. The scheduler gives a run to one worker, and to another one if that dies.
+Workers need the same files of mdrlib as here with its extra `cluster`, and the data sets. They need no file
+system in common with this machine. The scheduler gives a run to one worker, and to another one if that dies.
 """
 
 import platform
@@ -45,7 +45,7 @@ def connect(address: str, datasets: Sequence[str]) -> tuple[Client, dict[str, An
 
 
 def check(client: Client, datasets: Sequence[str]) -> dict[str, Any]:
-    """Return what all workers have. Raises ValueError naming those that lack something, and what."""
+    """Return what all workers have; ValueError names those that lack something, and what they lack."""
     version = ".".join(platform.python_version_tuple()[:2])
     python = ask(client, platform.python_version)
     refuse(
@@ -153,7 +153,7 @@ def on_cluster(
 def outcome_of(future: Future) -> dict[str, Any]:
     """Return what `on_worker` returned, or an outcome "failed" for what it or Dask raised."""
     if future.status == "cancelled":
-        raise RuntimeError("the scheduler has gone, or dropped the runs; the same call goes on from here")
+        raise RuntimeError("the scheduler ended, or dropped the runs; the same call continues from here")
     if future.status == "finished":
         return future.result()
     # KilledWorker: several workers died of this run.

@@ -1,8 +1,8 @@
 """Execute the experiment templates and the chapters with papermill, as many at a time as there are cores.
 
-A chapter starts once what it reads is there. Nothing changed, nothing runs (see runs.py). All failures are
-collected and told at the end. At scale full, whose runs are the benchmark recipes, one run follows another,
-and what a run has left is never deleted: a run that was interrupted or failed goes on.
+A chapter starts when the runs that it reads are done. If nothing has changed, nothing runs (see runs.py).
+Failures are printed at the end. At scale full, whose runs are the benchmark recipes, runs follow each other,
+and the files of a run are never deleted: an interrupted or failed run continues.
 """
 
 import argparse
@@ -35,7 +35,7 @@ USUAL_GB = 1.5  # memory of a notebook of which nothing is known yet
 
 
 def clean_page(notebook: nbformat.NotebookNode) -> None:
-    """Take from an executed chapter what its page must not show: machine paths, times, dead widgets."""
+    """Remove from an executed chapter what its page must not show: machine paths, times, dead widgets."""
     for name in ("widgets", "papermill"):
         notebook.metadata.pop(name, None)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -49,7 +49,7 @@ def clean_page(notebook: nbformat.NotebookNode) -> None:
 
 
 def lost_figure(notebook: nbformat.NotebookNode) -> str | None:
-    """Name the first cell that is said to show a figure, and shows text alone.
+    """Name the first cell that should show a figure but shows only text.
 
     One with the tag needs-data may show nothing at all: then its caption is not shown either.
     """
@@ -102,7 +102,7 @@ def execute(
     if os.environ.get("MDR_DATA_ROOT"):  # kernels start in other folders: a relative path would miss
         os.environ["MDR_DATA_ROOT"] = str(data_root().absolute())
     if dataset is not None and scale != FULL:
-        raise ValueError(f"a data set is chosen at scale {FULL} alone, not at {scale}: add SCALE={FULL}")
+        raise ValueError(f"a data set can be chosen only at scale {FULL}, not at {scale}: add SCALE={FULL}")
     found = jobs(root, scale, data_here(root, scale, dataset, only))
     if only is None and scale != FULL:
         delete_others(root / "_build/runs" / scale, {job.name for job in found})
@@ -203,7 +203,7 @@ def check_library() -> None:
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Call `work`: 0 if it returns nothing, 1 if something, or if it raises what a line on stderr tells."""
+    """Call `work`: 0 if it returns nothing, 1 if it returns something or raises, which stderr tells."""
     # An exception ends the kernels too. A shell starts what is in the background of a script with SIGINT
     # ignored, so that Python would not raise KeyboardInterrupt by itself.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -218,7 +218,7 @@ def exit_status(work: Callable[[], object]) -> int:
         print(f"{error.strerror or error}: {error.filename or ROOT / '_build'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The same call goes on from here.", file=sys.stderr)
+        print("\nInterrupted. The same call continues from here.", file=sys.stderr)
         return 130
 
 

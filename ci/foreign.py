@@ -56,7 +56,7 @@ def foreign_addresses(html: Path) -> list[str]:
 
 
 def is_foreign(address: str) -> bool:
-    """Whether a browser would ask another host for an address."""
+    """Return whether a browser would ask another host for an address."""
     return ANOTHER.match(IGNORED.sub("", address)) is not None
 
 

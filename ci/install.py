@@ -1,7 +1,7 @@
-"""Make .venv with everything of requirements.txt and this project in it. Standard library only.
+"""Make .venv with all of requirements.txt and this project. Uses the standard library only.
 
-Run by the system's Python before anything is installed. An install that was interrupted leaves no stamp
-.venv/.ready, and the next call starts clean; a stamp of other requirements makes pip run once more.
+The system's Python runs it before anything is installed. An interrupted install leaves no stamp .venv/.ready,
+and the next call starts clean; a stamp of other requirements makes pip run again.
 """
 
 from __future__ import annotations  # so that an old Python gets as far as being told so

@@ -1,6 +1,6 @@
-"""A process that has imported what notebooks import, and forks a kernel at each request.
+"""A process that has imported the packages of notebooks, and forks a kernel at each request.
 
-Importing torch, mdrlib and matplotlib takes each kernel seconds; a fork has them at once. The server starts
+Importing torch, mdrlib and matplotlib takes seconds per kernel; a fork has them at once. The server starts
 no thread before it forks, and a kernel has its own environment, folder and temporary files. Forks are safe
 enough on Linux alone: elsewhere each kernel is a new interpreter.
 """
@@ -21,7 +21,7 @@ import psutil
 
 
 class Forked(psutil.Process):
-    """A kernel that is no child of this process, with what jupyter_client wants of a Popen."""
+    """A kernel that is not a child of this process, with the interface of a Popen for jupyter_client."""
 
     stdin = stdout = stderr = None
 

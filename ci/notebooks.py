@@ -1,4 +1,4 @@
-"""Execute notebooks with papermill, each in a kernel of its own, several at a time."""
+"""Execute notebooks with papermill, several at a time, each in its own kernel."""
 
 import json
 import os
@@ -83,7 +83,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Execution:
-    """What became of a notebook: it as executed, or the text of its failure; and what it cost."""
+    """The outcome of a notebook: the executed notebook, or the text of its failure; and its cost."""
 
     notebook: nbformat.NotebookNode | None
     failure: str | None

@@ -1,4 +1,4 @@
-"""One run of the matrix, wherever it happens: under a lock, in a kernel of its own.
+"""One run of the matrix, on any machine: under a lock, in its own kernel.
 
 These functions travel to the workers of a cluster, which have mdrlib and its data and need not have ci/.
 """
@@ -25,14 +25,14 @@ def make_run(
     wait: bool = False,
     variables: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Make the run of `config` in `folder`, or go on with it; `template` is the text of its notebook.
+    """Run `config` in `folder`, or continue it; `template` is the text of its notebook.
 
-    The lock of a run belongs to a process: that of one that was killed is free at once. With wait, another
-    process that is at this run is waited for.
+    The lock of a run belongs to a process: the lock of a killed process is free at once. With `wait`, wait
+    for another process that executes this run.
 
     Returns:
-        An `outcome`. Its state is "done", "failed", "there" (made by another process) or "elsewhere" (another
-        process is at it).
+        An `outcome`. Its state is "done", "failed", "there" (done by another process) or "elsewhere"
+        (another process executes it).
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -94,7 +94,7 @@ def execute_template(
 
 
 def library() -> Path:
-    """Return the folder of mdrlib. Raises ModuleNotFoundError saying what to do."""
+    """Return the folder of mdrlib; ModuleNotFoundError says what to do if it is missing."""
     found = importlib.util.find_spec("mdrlib")
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(

@@ -1,4 +1,4 @@
-"""What runs and chapters exist, where they are, and which of them are done.
+"""The runs and chapters of the project: where they are, and which of them are done.
 
 A run is its `Config`. Runs of scales smoke and quick (ci/experiments.yml) are executed again when code
 changes. Benchmark recipes (scale full) and runs of the experiment matrix (ci/ablations.yml) cost hours: they
@@ -166,7 +166,7 @@ def matrix(root: Path, study: str | None = None, smoke: bool = False) -> list[Ce
     """List the runs of all studies, or of one, each once, by seed and then by class split.
 
     The matrix can therefore be interrupted at any time: what is done compares like with like. With smoke a
-    run takes seconds, on generated glyphs. Raises ValueError for fields that are no Config, with the study.
+    run takes seconds, on generated glyphs. ValueError names a study whose fields are not those of a Config.
     """
     spec = read(root, "ablations")
     if study not in (None, *spec["studies"]):
@@ -248,7 +248,7 @@ def file_of(root: Path, study: str) -> Path:
 
 
 def is_done(job: Job, results: dict[str, Result] | None = None) -> bool:
-    """Whether a job need not be executed. For a run of the matrix: given the results that count."""
+    """Return whether a job is up to date; for a run of the matrix, given the results that count."""
     if job.kept and results is not None:
         return saw(results.get(job.config.identity()), job.data)
     if job.kept:
@@ -260,7 +260,7 @@ def is_done(job: Job, results: dict[str, Result] | None = None) -> bool:
 
 
 def saw(result: Result | None, data: dict[str, str]) -> bool:
-    """Whether there is a result, and it was made with images of these fingerprints."""
+    """Return whether there is a result of images with these fingerprints."""
     return result is not None and data == {
         split: result.data[split]["fingerprint"] for split in data.keys() & result.data.keys()
     }
@@ -304,11 +304,11 @@ def key_of(job: Job) -> str:
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook. Raises ValueError with its name if it is none."""
+    """Read a notebook; ValueError with its name if it cannot be read."""
     try:
         return nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises several kinds
-        raise ValueError(f"{path} is no notebook that can be read: {str(error)[:200]}") from error
+        raise ValueError(f"{path} is not a readable notebook: {str(error)[:200]}") from error
 
 
 def key_file(output: Path) -> Path:
@@ -342,7 +342,7 @@ def state(output: Path) -> list[Any]:
 
 
 def reads_runs(chapter: Path) -> bool:
-    """Whether the code of a chapter, its parameters aside, names its parameter `runs`."""
+    """Return whether the code of a chapter, apart from its parameters, names `runs`."""
     cells = read_notebook(chapter).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     return re.search(r"\bruns\b", "\n".join(code[1:])) is not None  # the first has the parameters
@@ -380,5 +380,5 @@ def read(root: Path, name: str) -> dict[str, Any]:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return the path as it is seen from a folder."""
+    """Return the path relative to a folder."""
     return Path(os.path.relpath(path, folder)).as_posix()

@@ -1,8 +1,8 @@
-"""Store the results of finished runs for builds that cannot make them: data/results/<data set>-<scale>.json
+"""Store the results of finished runs for builds that cannot run them: data/results/<data set>-<scale>.json
 
-A list of the runs' result.json, with history and provenance. Runs of uncommitted code are refused: the commit
-in a stored result should be the code that made it. So are runs on a miniature of a benchmark. --study stores
-runs of the experiment matrix, a line each, with those that are stored already.
+The file lists the runs' result.json, with history and provenance. Runs of uncommitted code are refused: the
+commit in a stored result must be the code that produced it. So are runs on a miniature of a benchmark.
+--study adds runs of the experiment matrix to those already stored, one per line.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def refuse_uncommitted(runs: list[Result]) -> None:
     """Raise ValueError if one was not made by committed code."""
     if not all(run.git and not run.git["dirty"] for run in runs):
         raise ValueError(
-            "these runs were made with uncommitted changes; commit, delete the runs, and run them again"
+            "these runs were made with uncommitted changes: commit, delete the runs, and run them again"
         )
 
 

@@ -1,8 +1,8 @@
-"""Make the runs of the experiment matrix, ci/ablations.yml, here or on a running Dask cluster.
+"""Run the experiment matrix, ci/ablations.yml, here or on a running Dask cluster.
 
-Each is executed by papermill from book/experiments/ablation.ipynb into _build/runs/sweep/<name>/, where it is
-found again: stopped at any time, the same call goes on, and two sweeps at once share the work. What is
-committed in data/results counts as done. Failures are collected and told at the end.
+Papermill executes each run from book/experiments/ablation.ipynb into _build/runs/sweep/<name>/. You can stop
+a sweep at any time: the same call continues it, and two sweeps at once share the work. Results committed in
+data/results count as done. Failures are printed at the end.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def run(
     template = (root / "book/experiments/ablation.ipynb").read_text()
     if dask:
         if jobs is not None:
-            raise ValueError("a cluster's workers decide how many runs go on at a time: leave --jobs out")
+            raise ValueError("a cluster's workers decide how many runs execute at a time: leave --jobs out")
         try:
             from cluster import connect, on_cluster
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""What the random configurations of a tuning study have shown, an arm after the other.
+"""The results of the random configurations of a tuning study, arm by arm.
 
 An arm is a grid's listed fields. Its configurations are ordered by the greatest MAP@R along the run on
 training classes that were held out; metrics of test classes are never looked at.

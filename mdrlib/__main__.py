@@ -1,4 +1,4 @@
-"""The command line: `mdrlib run CONFIG.yml --out DIR [key=value ...]`, and what to do with runs."""
+"""The command line: `mdrlib run CONFIG.yml --out DIR [key=value ...]`, and commands for finished runs."""
 
 import argparse
 import io
@@ -20,7 +20,7 @@ from mdrlib.many_runs import MISTAKES, keep_memory, run_all
 
 
 class _Pipe(io.FileIO):
-    """A stream that goes on when nobody reads it any more, as in `mdrlib run ... | head -1`."""
+    """A stream that ignores the end of its reader, as in `mdrlib run ... | head -1`."""
 
     def write(self, data: bytes) -> int:
         try:
@@ -35,7 +35,7 @@ def _outlasting(stream: TextIO) -> TextIO:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, or 1 after an error, told in one line (argparse exits with 2, Ctrl-C 130)."""
+    """Run a command and return its exit code: 0, 1 after an error (printed in one line), 130 after Ctrl-C."""
     if words is None:
         words = sys.argv[1:]
         sys.stdout, sys.stderr = _outlasting(sys.stdout), _outlasting(sys.stderr)
@@ -55,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"mdrlib{process}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        advice = "; the same call goes on" if command == "run" else ""
+        advice = "; the same call continues" if command == "run" else ""
         print(f"\nmdrlib: stopped{advice}", file=sys.stderr)
         return 130
 
@@ -65,14 +65,14 @@ def _run(words: Sequence[str]) -> None:
         "mdrlib run",
         usage="%(prog)s [CONFIG.yml] --out DIR [key=value[,value...] ...] [--jobs N]",
         description="Train and evaluate, or continue. With several values of a key, as in seed=0,1,2, all "
-        "combinations are run, each in a folder of its own in DIR, and compared.",
+        "combinations are run, each in its own folder in DIR, and compared.",
     )
     parser.add_argument("words", nargs="*", metavar="CONFIG.yml key=value", help="file of fields; changes")
     parser.add_argument("--out", required=True, help="folder for result.json, history.csv, checkpoint.pt")
-    parser.add_argument("--jobs", type=int, help="runs at a time; by default one a GPU, or one a core")
+    parser.add_argument("--jobs", type=int, help="runs at a time; by default one per GPU, or one per core")
     given = parser.parse_intermixed_args(words)  # the changes may follow --out
     if not given.words or (given.jobs is not None and given.jobs < 1):
-        parser.error("give a file or a change, and --jobs of at least 1")
+        parser.error("give a config file or a change key=value, and --jobs of at least 1")
     path = None if re.match(r"\w+=", given.words[0]) else given.words.pop(0)
     configs, out = read_configs(path, given.words), checks.path(given.out, "--out")
     keep_memory()
@@ -88,7 +88,7 @@ def _run(words: Sequence[str]) -> None:
 
 def _run_all(configs: dict[str, Config], out: Path, jobs: int | None) -> None:
     if distributed.world_size() > 1:
-        raise ValueError(f"torchrun makes one run, not {len(configs)}: give each key one value")
+        raise ValueError(f"torchrun takes one run, got {len(configs)}: give each key one value")
     failed = run_all(configs, out, jobs)
     if len(failed) < len(configs):
         print()
@@ -99,10 +99,10 @@ def _run_all(configs: dict[str, Config], out: Path, jobs: int | None) -> None:
 
 
 def _data(words: Sequence[str]) -> int:
-    """0 if the set is in its place, or every set that is there is complete."""
-    parser = argparse.ArgumentParser("mdrlib data", description="Bring a data set to its place")
+    """Prepare or check data sets; return 0 if the set is ready, or if no set is incomplete."""
+    parser = argparse.ArgumentParser("mdrlib data", description="Download, check and unpack a data set")
     parser.add_argument("name", choices=[*download.NAMES, "check"], help="the set; check lists all")
-    parser.add_argument("path", nargs="?", help="of check: a folder of your own photographs to look through")
+    parser.add_argument("path", nargs="?", help="for check: a folder of your own photographs")
     parser.add_argument("--root", help="folder of data sets; by default MDR_DATA_ROOT, else data/")
     given = parser.parse_args(words)
     if given.path is not None:

@@ -1,4 +1,4 @@
-"""What the command line does with a trained run: `mdrlib search`, `mdrlib embed`, `mdrlib export`."""
+"""Commands that use a trained run: `mdrlib search`, `mdrlib embed` and `mdrlib export`."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ RUN = "folder of a run, or its checkpoint.pt"
 
 
 def search(words: Sequence[str]) -> None:
-    """Print the nearest photographs of a gallery to each query, and write a page of them."""
+    """Print the nearest photographs of a gallery for each query, and write a page of them if asked."""
     parser = argparse.ArgumentParser("mdrlib search", description="Find the photographs nearest to others")
     parser.add_argument("run", help=RUN)
     parser.add_argument("gallery", help="folder of photographs, or a file of `mdrlib embed`")
@@ -45,14 +45,14 @@ def search(words: Sequence[str]) -> None:
 
 
 def embed(words: Sequence[str]) -> None:
-    """Write the embeddings of a folder's photographs, in which `search` can search too."""
+    """Write the embeddings of a folder's photographs to a file that `search` also takes."""
     parser = argparse.ArgumentParser("mdrlib embed", description="Embed the photographs of a folder")
     parser.add_argument("run", help=RUN)
     parser.add_argument("folder", help="folder of photographs, at any depth")
     parser.add_argument("--out", required=True, help="file .npz: embeddings (N, D), files and classes (N,)")
     given = parser.parse_args(words)
     if checks.path(given.out).suffix != ".npz":
-        raise ValueError(f"embeddings are written as .npz, got {given.out}")
+        raise ValueError(f"--out must end in .npz, got {given.out}")
     gallery = Gallery(Embedder.load(given.run))
     gallery.add(checks.path(given.folder).absolute())
     gallery.save(given.out)
@@ -60,7 +60,7 @@ def embed(words: Sequence[str]) -> None:
 
 
 def export(words: Sequence[str]) -> None:
-    """Write the network of a run for other programs."""
+    """Write the network of a run to a file for other programs."""
     parser = argparse.ArgumentParser("mdrlib export", description="Write the network for other programs")
     parser.add_argument("run", help=RUN)
     parser.add_argument("--out", required=True, help="file .onnx, or .pt2 of torch.export")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and checkpoints with the states of the random number generators."""
+"""Files that are written whole or not at all, and checkpoints with the states of random generators."""
 
 import contextlib
 import glob
@@ -24,9 +24,9 @@ except ImportError:  # on Windows
 
 
 def temporary(path: Path) -> Path:
-    """Return a name next to `path` for an unfinished copy, of this machine, process and thread alone.
+    """Return a name next to `path` for an unfinished copy, used by this process and thread alone.
 
-    What a process that has ended left under such a name moves there: overwrite it, or continue it.
+    A copy that an ended process left on this machine is moved there: overwrite it, or continue it.
     """
     prefix = f".{path.name}.{socket.gethostname()}."
     own = path.with_name(f"{prefix}{os.getpid()}.{threading.get_native_id()}")
@@ -48,7 +48,7 @@ def _is_alive(process: int) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Let `write` fill a file: a killed process or a full disk leaves the old one or the whole new one."""
+    """Write a file with `write` so that a killed process or a full disk leaves the old or the new file."""
     path = checks.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     name = temporary(path)
@@ -66,7 +66,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; BlockingIOError names the process that has it.
+    """Lock the folder for this process; BlockingIOError names the process that uses it.
 
     The system frees the lock of a process that is killed. Without flock (on Windows) nothing is locked.
     """
@@ -79,7 +79,7 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             used = f"{folder} is in use by process {file.read()}"
-            raise BlockingIOError(f"{used}: wait for it or take another folder") from None
+            raise BlockingIOError(f"{used}: wait for it, or choose another folder") from None
         file.truncate(0)
         print(os.getpid(), end="", file=file, flush=True)
         try:
@@ -98,7 +98,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, onto the CPU, executing nothing from it; ValueError for a damaged file."""
+    """Load a file of `save` onto the CPU, without executing anything in it; ValueError if it is damaged."""
     try:
         return dict(read(path))
     except (TypeError, ValueError) as error:
@@ -106,7 +106,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> Any:
-    """Read what `torch.save` wrote, as `load` does. Files of torch before 1.6 have no checksums."""
+    """Read a file of `torch.save`, as `load` does. Files of torch before 1.6 have no checksums."""
     file = io.BytesIO(checks.path(path).read_bytes())
     try:
         # torch itself does not check
@@ -121,12 +121,12 @@ def read(path: Path) -> Any:
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of torch's generators, all that training draws from."""
+    """Return the states of torch's generators, from which all of training draws."""
     return {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what `rng_state` returned; states of GPUs that are not here are left out."""
+    """Restore states of `rng_state`; those of absent GPUs are ignored."""
     torch.set_rng_state(state["torch"])
     for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(value, index)

@@ -1,4 +1,4 @@
-"""Checks of what public functions are given, in one place so that the errors read alike."""
+"""Checks of the arguments of public functions, in one place so that the errors read alike."""
 
 import math
 import os
@@ -35,13 +35,13 @@ def embeddings(
 ) -> Tensor:
     """Return finite embeddings (N, D), N >= `at_least` and D = `dim` if given, in float32 or float64.
 
-    Half precision is widened: a mean over N(N-1) distances does not fit in 8 or 11 bits. With wait=False a
-    GPU's values are not checked, which the CPU would wait for; with values=False none are.
+    Half precision is widened: a mean over N(N-1) distances does not fit in 8 or 11 bits. With wait=False,
+    values on a GPU are not checked, because the CPU would wait for them; with values=False, none are.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(x).__name__}")
     if not x.is_floating_point() or x.dtype.itemsize < 2:
-        how = "convert to 16 bits or more, as .float() does"
+        how = "convert it to 16 bits or more, for example with .float()"
         raise TypeError(f"{name} must be floating point, got {x.dtype}; {how}")
     if x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(x.shape)}")
@@ -87,13 +87,13 @@ def shown(value: Any) -> str:
 
 
 def path(value: str | os.PathLike[str], name: str = "path") -> Path:
-    """Return a path with ~ expanded, which a shell leaves as it is in --out=~/runs and YAML everywhere."""
+    """Return a path with ~ expanded: shells do not expand it in --out=~/runs, and YAML never does."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, got {shown(value)}")
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{name} {shown(value)} is below no known home folder; write it in full") from error
+        raise ValueError(f"{name} {shown(value)} is below no known home folder: write it in full") from error
 
 
 def whole(value: int, name: str, least: int) -> int:

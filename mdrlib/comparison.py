@@ -1,6 +1,6 @@
 """Groups of runs over seeds, differences paired by seed, their intervals, and `mdrlib results`.
 
-Intervals are Student's t, right for means of few, roughly normal values, where a bootstrap is too narrow.
+Intervals are Student's t, which suits means of few, roughly normal values. A bootstrap is too narrow there.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from mdrlib.config import Config
 from mdrlib.results import Result, load_committed, load_run, write_csv
 
 STORED = Path(__file__).resolve().parents[1] / "data/results"  # of the clone
-FEW = 5  # seeds that a row of a table in the book has at least
+FEW = 5  # fewest seeds of a row in a table of the book
 CONFIDENCE = 0.95
 
 
@@ -39,12 +39,12 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Of a, where more is better: "better", "worse", or "undecided" if the interval covers 0."""
+        """Of a, where higher is better: "better", "worse", or "undecided" if the interval covers 0."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "undecided"
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed and place alone."""
+    """Runs that differ only in their seed and in where they ran."""
 
     label: str  #: Unique among the groups it was made with.
     config: dict[str, Any]  #: Fields of the Config that say what a run is, without the seed.
@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean of two or more values and its t interval: mean -+ t(n - 1) s / sqrt(n), s with divisor n - 1."""
+    """Compute the mean of n >= 2 values and its interval, mean -+ t(n - 1) s / sqrt(n), s by n - 1."""
     try:
         from scipy.stats import t
     except ImportError as error:
@@ -83,7 +83,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference:
-    """The mean of a - b over two or more shared seeds, of two mappings seed -> value."""
+    """Compute the mean of a - b over two or more shared seeds, from two mappings seed -> value."""
     shared = sorted(a.keys() & b.keys())
     if len(shared) < 2:
         raise ValueError(
@@ -93,7 +93,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = C
 
 
 def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
-    """Collect runs that differ in seed and place alone; ValueError for other data or a seed twice."""
+    """Group runs that differ only in seed and place; ValueError for other data, or for a seed twice."""
     found: dict[str, Group] = {}
     for result in results:
         config = json.loads(Config.of(result.config).identity())
@@ -102,7 +102,7 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
             config["weights"] = f"{config['weights']} {result.data['weights'].get('fingerprint')}"
         name = f"{config['dataset']} {config['method']}, seed {seed}"
         if metric not in result.metrics:
-            raise ValueError(f"there is no metric {metric!r} of {name}: it has {list(result.metrics)}")
+            raise ValueError(f"{name} has no metric {metric!r}: choose one of {list(result.metrics)}")
         group = found.setdefault(json.dumps(config), Group("", config, result.data, {}))
         value = result.metrics[metric]
         if seed in group.values:
@@ -110,7 +110,7 @@ def groups(results: Iterable[Result], metric: str = "recall@1") -> list[Group]:
             raise ValueError(f"two runs of {name} have the same config, with {both}; leave one of them out")
         if _images(result.data) != _images(group.data):
             both = f"{_images(group.data)} and, of {name}, {_images(result.data)}"
-            raise ValueError(f"runs of one config saw different data, {both}; compare them apart")
+            raise ValueError(f"runs of one config saw different data, {both}; compare them separately")
         group.values[seed] = value
     made = []
     for group in found.values():
@@ -129,7 +129,7 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def by_data(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The runs that can be compared, by data set; by its name and fingerprints if these differ."""
+    """Group comparable runs by the name of their data set, with its fingerprints if these differ."""
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         found.setdefault((result.config["dataset"], _images(result.data)), []).append(result)
@@ -145,13 +145,13 @@ def _images(data: Mapping[str, Any]) -> str:
 
 
 def rows(found: Sequence[Group], baseline: str | None = None, confidence: float = CONFIDENCE) -> list[Row]:
-    """A row per group, with its difference to the `baseline` (see `pick`); ValueError for other images."""
+    """Make a row per group, with its difference from the `baseline`; ValueError for other images."""
     base, made = pick(found, baseline), []
     for group in found:
         seen = [f"{g.config['dataset']}: {_images(g.data)}" for g in (group, base)]
         if seen[0] != seen[1]:
             words = f"{group.label!r} {seen[0]} and {base.label!r} {seen[1]}"
-            raise ValueError(f"these saw different images and cannot be compared: {words}")
+            raise ValueError(f"groups that saw different images cannot be compared: {words}")
         of_seeds = list(group.values.values())
         own = interval(of_seeds, confidence) if len(of_seeds) > 1 else None
         alone = group is base or len(group.values.keys() & base.values.keys()) < 2
@@ -161,17 +161,17 @@ def rows(found: Sequence[Group], baseline: str | None = None, confidence: float 
 
 
 def pick(found: Sequence[Group], name: str | None = None) -> Group:
-    """The group labelled `name`, by default "triplet" or else the first; ValueError lists the labels."""
+    """Return the group labelled `name`, by default "triplet", else the first; ValueError lists labels."""
     labels = [group.label for group in found]
     if name is None and labels:
         name = "triplet" if "triplet" in labels else labels[0]
     if name not in labels:
-        raise ValueError(f"no group of runs is called {name!r}; there are {labels}")
+        raise ValueError(f"no group of runs is called {name!r}: choose one of {labels}")
     return found[labels.index(name)]
 
 
 def read(paths: Iterable[str | Path]) -> list[Result]:
-    """The runs of files (lists, or result.json) and of folders of them; ValueError for an empty folder."""
+    """Read the runs of files (lists, or result.json) and of folders; ValueError for a folder without runs."""
     found = []
     for path in map(checks.path, paths):
         for file in _files(path) if path.is_dir() else [path]:
@@ -185,17 +185,17 @@ def _files(folder: Path) -> list[Path]:
         found = [folder / "result.json"]
     found += sorted(folder.glob("*/result.json"))
     if not found:
-        raise ValueError(f"{folder} has no runs, in lists *.json or as */result.json; name files or folders")
+        raise ValueError(f"{folder} has no runs, as *.json or */result.json: give files or folders of runs")
     return found
 
 
 def metric_name(key: str) -> str:
-    """The written form of a key of `Result.metrics`: "recall@1" -> "Recall@1"."""
+    """Return the written form of a key of `Result.metrics`: "recall@1" -> "Recall@1"."""
     return {"r_precision": "R-Precision", "map@r": "MAP@R"}.get(key, key.replace("recall", "Recall"))
 
 
 def signed(value: float, digits: int = 1, plus: str = "") -> str:
-    """A number with a true minus sign, and with a plus sign for plus="+"."""
+    """Format a number with a true minus sign, and with a plus sign for plus="+"."""
     text = f"{round(value, digits) + 0.0:{plus}.{digits}f}"  # + 0.0: no minus zero
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -206,7 +206,7 @@ def _cells(found: Sequence[float], digits: int = 1, plus: str = "") -> list[str]
 
 
 def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> str:
-    """The groups of one data set as lines of text: seeds, mean, difference to the baseline, verdict."""
+    """Format the groups of one data set as text: seeds, mean, difference from the baseline, verdict."""
     base, ends = pick(found, baseline).label, f"{100 * CONFIDENCE:.0f} % interval"
     lines = [["", "seeds", metric_name(metric), ends, f"minus {base}", ends, "verdict"]]
     made = rows(found, baseline)
@@ -231,7 +231,7 @@ def table(found: Sequence[Group], metric: str, baseline: str | None = None) -> s
 
 
 def main(words: Sequence[str]) -> None:
-    """Print what the command `mdrlib results` says; errors of what is read and compared pass through."""
+    """Run the command `mdrlib results`; errors in what it reads and compares pass through."""
     parser = argparse.ArgumentParser(
         "mdrlib results",
         usage="%(prog)s [PATH ...] [compare A B] [--metric NAME] [--baseline NAME] [--csv FILE]",
@@ -239,7 +239,7 @@ def main(words: Sequence[str]) -> None:
         "compare A B shows two groups alone, and A minus B, by the names of the tables.",
     )
     parser.add_argument("words", nargs="*", metavar="PATH", help="lists of runs, or folders of runs")
-    parser.add_argument("--metric", default="recall@1", help="of the runs' metrics; by default recall@1")
+    parser.add_argument("--metric", default="recall@1", help="a metric of the runs; by default recall@1")
     parser.add_argument("--baseline", help='name of a group; by default "triplet", else the first')
     parser.add_argument("--csv", metavar="FILE", help="write a row per run, and their histories next to it")
     given = parser.parse_intermixed_args(words)
@@ -263,9 +263,9 @@ def main(words: Sequence[str]) -> None:
 
 
 def write_table(found: Iterable[Result], path: Path) -> None:
-    """Write a CSV file with a row per run and, as NAME-history.csv, one with a row per evaluation of each.
+    """Write a CSV file with a row per run and, as NAME-history.csv, one with a row per evaluation.
 
-    The column "run" numbers the runs in both; further ones are the fields of the Config, metrics and seconds.
+    In both, the column "run" numbers the runs. The others are fields of the Config, metrics and seconds.
     """
     runs, histories = [], []
     for number, result in enumerate(found):
@@ -279,7 +279,7 @@ def write_table(found: Iterable[Result], path: Path) -> None:
 
 
 def _tables(paths: Sequence[str], metric: str, names: Sequence[str]) -> dict[str, list[Group]]:
-    """The groups of each table by its title, of the tables that have all `names`."""
+    """Return the groups of each table by its title, for the tables that have all `names`."""
     found = by_data(read(paths))
     if not paths:  # each stored list for itself: they share runs
         each = {path.name: by_data(read([path])) for path in _files(STORED)}

@@ -1,4 +1,4 @@
-"""What an experiment is: the fields of a Config, their values and their limits."""
+"""The fields of a Config, which define an experiment, with their types and limits."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from mdrlib.models.backbones import POOLING
 from mdrlib.models.embedder import NORMALIZE, SMALL
 
 METHODS = ("triplet", "triplet+l2", "triplet+mdr")  # the paper's
-#: What the head does by default: unit length for losses of cosines, or what suits one of distances.
+#: Loss -> what the head does by default: unit length for losses of cosines.
 LOSSES = {
     "triplet": "mean-distance",
     "contrastive": "mean-distance",
@@ -43,9 +43,10 @@ LATER += ("frozen_stages", "switch", "spread_weight", "mdr_in_distance", "held_o
 
 @dataclass(frozen=True)
 class Config:
-    """What an experiment is; the defaults suit a small set and are the paper's where these do too.
+    """The settings of an experiment.
 
-    Lists are taken for tuples and whole numbers for float, as YAML and JSON have them.
+    The defaults suit a small data set; they are the paper's values where these suit it too. As in YAML and
+    JSON, lists stand for tuples, and whole numbers are accepted for float. An error names the wrong field.
     """
 
     dataset: str = "glyphs"  #: See `mdrlib.datasets.load`.
@@ -54,21 +55,21 @@ class Config:
     # The network: see `build_embedder`.
     backbone: str = "small"
     dim: int = 128  #: 0 for the features of the backbone, without a linear layer.
-    head: str = "auto"  #: "none", "l2", "mean-distance", "l2-mean-distance"; "auto": what the method says.
+    head: str = "auto"  #: "none", "l2", "mean-distance", "l2-mean-distance"; "auto": that of the method.
     pretrained: bool = False
     weights: str | None = None
     pooling: str = "average"
     freeze_batch_norm: bool = False
-    frozen_stages: int = 0  #: Of the backbone, from the input on, not trained: see `freeze_stages`.
-    # What the network sees of a photograph: see `Preprocessing`. Sets in memory keep their own size.
+    frozen_stages: int = 0  #: Stages of the backbone, from the input on, to freeze: see `freeze_stages`.
+    # How photographs are prepared: see `Preprocessing`. Sets in memory keep their own size.
     image_size: int = 224  #: Pixels of a side.
     stored_size: int = 0  #: Pixels of the square that is cropped; 0 for 256 / 224 of image_size.
     keep_aspect: bool = False  #: Take the middle square instead of stretching to a square.
-    crop_scale: tuple[float, ...] = (0.16, 1.0)  #: Of random crops: least and greatest share of the area.
-    crop_ratio: tuple[float, ...] = (0.75, 1.33)  #: Least and greatest width over height.
-    # What is learned from.
+    crop_scale: tuple[float, ...] = (0.16, 1.0)  #: Of random crops: smallest and largest share of the area.
+    crop_ratio: tuple[float, ...] = (0.75, 1.33)  #: Smallest and largest width over height.
+    # Training data.
     class_split: int = 0  #: 0 for the set's own split of classes, 1 to 10 for others; see `load`.
-    train_classes: int = 0  #: How many of the training classes, drawn at random; 0 for all.
+    train_classes: int = 0  #: Number of training classes, drawn at random; 0 for all.
     label_noise: float = 0.0  #: Share of training images labelled as another class, in [0, 1).
     seed: int = 0
     # Training.
@@ -76,7 +77,7 @@ class Config:
     batch_size: int = 128
     per_class: int = 4  #: Images of each class in a batch.
     lr: float = 1e-3
-    lr_steps: tuple[int, ...] = ()  #: Iterations at which the learning rates are multiplied by lr_decay.
+    lr_steps: tuple[int, ...] = ()  #: Iterations after which learning rates are multiplied by lr_decay.
     lr_decay: float = 0.2
     level_lr: float | None = None  #: Learning rate of MDR's levels; None for lr.
     proxy_lr: float = 0.1  #: Learning rate of the loss's own parameters.
@@ -87,29 +88,29 @@ class Config:
     switch: float = 0.0  #: Share of triplets in [0, 1) that push a positive away: see `miners.switched`.
     spread_weight: float = 0.0  #: See `losses.spread_out`.
     mdr_weight: float = 0.2  #: The paper's lambda.
-    mdr_in_distance: bool = False  #: L_MDR in units of distance: times the running deviation.
+    mdr_in_distance: bool = False  #: Multiply L_MDR by the running standard deviation.
     level_weight: float = 0.01  #: The paper's nu.
-    levels: tuple[float, ...] = (-3.0, 0.0, 3.0)  #: Initial ones.
+    levels: tuple[float, ...] = (-3.0, 0.0, 3.0)  #: Initial levels, in standard deviations.
     momentum: float = 0.9  #: The paper's gamma.
     learn_levels: bool = True
     diagonal_in_stats: bool = False
-    memory_bank: int = 0  #: Embeddings of past batches that MDR sees too.
+    memory_bank: int = 0  #: Number of past embeddings that MDR also pairs; 0 for none.
     mdr_backend: str = "auto"  #: See `mdr_loss`.
     augment: bool = True  #: Random crops and flips of photographs, affine changes of small images.
-    channels_last: bool = False  #: Memory layout of the network; on a CPU always, except "small" and "tiny".
+    channels_last: bool = False  #: Memory layout of the network; on a CPU always.
     bf16: bool = False  #: Run the network in bfloat16; losses, distances and evaluations stay in float32.
     compile: bool = False  #: Run the network through torch.compile.
     # Evaluation.
     evaluate_every: int = 50  #: Iterations.
     recall_at: tuple[int, ...] = (1, 2, 4, 8)  #: The K of Recall@K.
     validation: float = 0.0  #: Share in [0, 1) of training classes on which to select the best Recall@1.
-    held_out_group: int = -1  #: The coarse class (alphabet) for this, by its number, in place of a share.
-    select_by_test: bool = False  #: Select the best Recall@1 on the test set, as the paper's authors do.
+    held_out_group: int = -1  #: Number of the coarse class (alphabet) to hold out instead; -1: none.
+    select_by_test: bool = False  #: Select the best Recall@1 on the test set, as the authors do.
     # Where it runs.
     device: str = "auto"  #: Or "cpu", "cuda", "cuda:1".
     data_root: str | None = None  #: See `mdrlib.datasets.load`.
     workers: int = -1  #: Processes that read photographs; -1 for as many as suit the device.
-    cache_images: bool = True  #: Keep photographs on disk as they are after decoding and resizing.
+    cache_images: bool = True  #: Keep decoded and resized photographs on disk.
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -126,12 +127,12 @@ class Config:
         method_parts(self.method)
         if 1 not in self.recall_at or min(self.recall_at) < 1:
             got = checks.shown(self.recall_at)
-            raise ValueError(f"recall_at must be numbers from 1 with 1 among them, got {got}")
+            raise ValueError(f"recall_at must hold numbers of at least 1, and 1 itself, got {got}")
         if min(self.lr_steps, default=1) < 1:
-            raise ValueError(f"lr_steps must be iterations from 1, got {checks.shown(self.lr_steps)}")
+            raise ValueError(f"lr_steps must be at least 1, got {checks.shown(self.lr_steps)}")
         ways = {"validation": 0, "held_out_group": -1, "select_by_test": False}
         if len(both := [name for name, off in ways.items() if getattr(self, name) != off]) > 1:
-            raise ValueError(f"{' and '.join(both)} both select the result: leave one of them at its default")
+            raise ValueError(f"only one field may select the result, got {' and '.join(both)}")
         Preprocessing.of(self)  # checks its sizes
         for name, greatest in (("crop_scale", 1), ("crop_ratio", float("inf"))):
             pair = getattr(self, name)
@@ -145,27 +146,27 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Config":
-        """A Config from a mapping, which may lack fields; ValueError names keys that are not fields."""
+        """Make a Config from a mapping, with defaults for missing fields; ValueError names unknown keys."""
         if not isinstance(values, Mapping):
-            raise TypeError(f"a Config is made of a mapping of its fields, got {checks.shown(values)}")
+            raise TypeError(f"a Config needs a mapping of its fields, got {checks.shown(values)}")
         known = [field.name for field in fields(cls)]
         if unknown := sorted(values.keys() - known, key=str):
             raise ValueError(f"unknown Config keys {checks.shown(unknown)}; known are {known}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON has them, lists for tuples; `Config.of` takes them back."""
+        """Return the fields for JSON, with lists for tuples; `Config.of` reads them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def stored(self) -> dict[str, Any]:
-        """The fields as a result has them, with names of files and folders for paths."""
+        """Return the fields as a result stores them, with names of files and folders instead of paths."""
         weights = self.weights and Path(self.weights).name
         return self.to_dict() | {"weights": weights, "data_root": self.folder_name}
 
     def identity(self) -> str:
-        """JSON of what `stored` says, without PLACE and defaults of LATER.
+        """Return JSON that is equal for equal experiments, whatever version of mdrlib wrote them.
 
-        It is the same for the same experiment, whatever version of mdrlib wrote it.
+        It holds `stored` without the fields of PLACE, and without fields of LATER at their defaults.
         """
         default = {field.name: field.default for field in fields(self)}
         values = {k: v for k, v in self.stored().items() if k not in LATER or getattr(self, k) != default[k]}
@@ -174,7 +175,7 @@ class Config:
 
     @property
     def folder_name(self) -> str | None:
-        """The name of a folder of photographs; the path to it is no part of what a run is."""
+        """The name of the folder of photographs, or None; its path does not identify an experiment."""
         named = self.dataset == "folder" and self.data_root is not None
         return checks.path(self.data_root).absolute().name if named else None
 
@@ -185,17 +186,17 @@ class Config:
 
     @property
     def loss(self) -> str:
-        """The name of the loss, without what the method adds to it."""
+        """The name of the loss alone, without "+l2" and "+mdr"."""
         return method_parts(self.method)[0]
 
     @property
     def with_mdr(self) -> bool:
-        """Whether the regularizer acts."""
+        """Whether the method adds MDR."""
         return method_parts(self.method)[2]
 
 
 def method_parts(method: str) -> tuple[str, str, bool]:
-    """Split "<loss>[+l2][+mdr]" into loss, head and whether MDR acts; ValueError for another text."""
+    """Split "<loss>[+l2][+mdr]" into the loss, the head and whether MDR is added; else ValueError."""
     loss, *added = method.split("+")
     if loss not in LOSSES or added not in ([], ["l2"], ["mdr"], ["l2", "mdr"]):
         expected = f'one of {sorted(LOSSES)}, then "+l2", "+mdr", both in this order, or nothing'
@@ -204,7 +205,7 @@ def method_parts(method: str) -> tuple[str, str, bool]:
 
 
 def _typed(name: str, default: Any, value: Any) -> Any:
-    """`value` as the type of the field's default."""
+    """Return `value` in the type of the field's default."""
     kind = type(default)
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()

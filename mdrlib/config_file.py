@@ -1,4 +1,4 @@
-"""Configs from a YAML or JSON file and changes such as seed=0,1,2 of the command line."""
+"""Read Configs from a YAML or JSON file, with changes such as seed=0,1,2 from the command line."""
 
 import os
 import re
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen:
-                problem = f"the key {checks.shown(key.value)} is there twice"
+                problem = f"the key {checks.shown(key.value)} appears twice"
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
@@ -49,23 +49,26 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(FLOAT), list
 
 
 def read_config(path: str | None, changes: Sequence[str] = ()) -> Config:
-    """Read one Config, as `read_configs` does; ValueError if the changes ask for several."""
+    """Read one Config, as `read_configs` does; ValueError if the changes give several."""
     found = read_configs(path, changes)
     if len(found) > 1:
-        raise ValueError(f"one run is wanted, and {list(changes)} ask for {len(found)}")
+        raise ValueError(f"expected one run, got {len(found)} from {list(changes)}: give each key one value")
     return found.popitem()[1]
 
 
 def read_configs(path: str | None, changes: Sequence[str] = ()) -> dict[str, Config]:
-    """Read the Configs of all combinations of what is changed, each once.
+    """Read a Config for each combination of the changed values, without duplicates.
 
     Args:
         path: A YAML or JSON file of Config fields; None for the defaults.
-        changes: "key=value" or "key=value,value", values as YAML has them: "[1,2]" is one value, and a text
-            with a comma in it needs quotes. Later changes of a key win.
+        changes: "key=value" or "key=value,value", with values in YAML: "[1,2]" is one value, and a text with
+            a comma needs quotes. A later change of the same key wins.
 
     Returns:
-        Name -> Config. The name says the values of the keys that have several; of one Config it is "".
+        Name -> Config. A name lists the values of the keys that have several; one Config alone is "".
+
+    Raises:
+        TypeError, ValueError: The file or a change cannot be read, or is not a valid Config.
     """
     values = _read(path) if path else {}
     choices = dict(_choices(change) for change in changes)
@@ -84,13 +87,13 @@ def read_configs(path: str | None, changes: Sequence[str] = ()) -> dict[str, Con
 def _read(path: str) -> dict[Any, Any]:
     with open(checks.path(path), "rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > LARGEST:
-            raise ValueError(f"{path} has {size} bytes, and a config at most {LARGEST}: is it another file?")
+            raise ValueError(f"{path} has {size} bytes, expected at most {LARGEST}: give a config file")
         try:
             values = yaml.load(file, _Loader) or {}
         except yaml.reader.ReaderError as error:
             raise ValueError(f"{path} is not text in UTF-8 ({error.reason}): save it as UTF-8") from error
         except RecursionError as error:
-            raise ValueError(f"{path} has too many lists in lists") from error
+            raise ValueError(f"{path} has too many lists in lists: a field takes one") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of Config fields, got {type(values).__name__}")
     return values
@@ -99,7 +102,7 @@ def _read(path: str) -> dict[Any, Any]:
 def _choices(change: str) -> tuple[str, list[Any]]:
     key, equals, text = change.partition("=")
     if not equals:
-        raise ValueError(f"a change is key=value, got {checks.shown(change)}")
+        raise ValueError(f"a change must be key=value, got {checks.shown(change)}")
     try:
         return key, yaml.load(f"[{text}]", _Loader) if "," in text else [yaml.load(text, _Loader)]
     except (yaml.YAMLError, RecursionError) as error:

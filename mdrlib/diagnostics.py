@@ -1,4 +1,4 @@
-"""What a space of embeddings looks like, next to how well it retrieves."""
+"""Numbers that describe a space of embeddings, apart from how well it retrieves."""
 
 import torch
 from torch import Tensor
@@ -20,20 +20,20 @@ def diagnose(x: Tensor, labels: Tensor) -> dict[str, float]:
       effective rank", EUSIPCO 2007): how many directions are in use, 1 to D.
     - ``spectral_decay``: Kullback-Leibler divergence of these shares from equal ones, KL(uniform || shares),
       0 for a flat spectrum: the rho of Roth et al., "Revisiting Training Strategies", ICML 2020. Unlike
-      their code, both centre the embeddings first, since distances do not see the mean.
+      their code, both centre the embeddings first: distances do not depend on the mean.
     - ``intra_inter``: the mean distance within a class, averaged over classes, over the mean distance between
       the means of classes (their pi_ratio, with Euclidean distances).
     - ``hub_skewness``: skewness of the number of times that an embedding is among the 10 nearest of others
-      (Radovanovic et al., "Hubs in Space", JMLR 2010): 0 if all are equally often, large with hubs.
+      (Radovanovic et al., "Hubs in Space", JMLR 2010): 0 for equal numbers, large with hubs.
     - ``alignment``, ``uniformity``: on the unit sphere, the mean squared distance of positive pairs, and
       log of the mean of exp(-2 d^2) over all pairs (Wang & Isola, ICML 2020). Lower is better for both.
 
     Args:
-        x: (N, D), finite, N >= 12; all N x N distances are held.
-        labels: (N,) integers: two classes at least, one of which has two images at least.
+        x: Finite embeddings (N, D), N >= 12. The N x N distances are held in memory.
+        labels: (N,) integers, with at least two classes and at least one class of two or more images.
 
     Raises:
-        ValueError: There are fewer embeddings or classes, or no positive pair.
+        ValueError: There are too few embeddings or classes, or no positive pair.
     """
     x = checks.embeddings(x, at_least=NEIGHBOURS + 2).detach().double().cpu()
     labels = checks.labels(labels, len(x)).cpu()

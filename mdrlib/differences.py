@@ -1,8 +1,8 @@
-"""Distances and their gradients on a GPU, from the differences of points: exact for near ones, nothing waits.
+"""Distances and gradients on a GPU from differences of points: exact for near points, without waits.
 
-Needs triton, and is imported when it is first used. With TRITON_INTERPRET=1 the kernels run on the CPU. A
-program takes a tile of pairs and some dimensions at a time, adds each of them up on its own, and sums over
-them once, at its end. No atomics: the same bits every time.
+It needs Triton, and is imported when it is first used. With TRITON_INTERPRET=1 the kernels run on the CPU. A
+program takes a tile of pairs and some dimensions at a time, adds up each dimension, and sums over dimensions
+once, at its end. It uses no atomics, so the bits are the same every time.
 """
 
 import torch

@@ -55,18 +55,19 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, squared: bool = False
     """Return the Euclidean distances of every row of x to every row of y, or of x itself.
 
     The gradient at coincident points, where the distance has none, is 0. TF32 and autocast are off inside,
-    but products of the backward pass follow the process's settings. On a GPU with triton all of it comes from
-    differences, in one kernel each way, and nothing waits.
+    but products of the backward pass follow the process's settings. On a GPU with Triton, one kernel computes
+    the distances from differences and one the gradient; the CPU does not wait for them.
 
     Args:
         x: (N, D), floating point; half precision is computed in float32.
         y: (M, D), of the same dtype.
+        squared: Return squared distances.
 
     Returns:
         (N, M), or without y (N, N) with exact zeros on the diagonal. Lengths over 1e19 overflow in float32.
 
     Raises:
-        TypeError, ValueError: For bad input, on a CPU also for values that are not finite; a GPU returns NaN.
+        TypeError, ValueError: Bad input. On a CPU also values that are not finite; a GPU returns NaN.
     """
     x = checks.embeddings(x, "x", at_least=1, wait=False)
     if y is not None:
@@ -142,7 +143,13 @@ def _squared(x: Tensor, y: Tensor | None) -> Tensor:
 def normalize_by_mean_distance(x: Tensor) -> Tensor:
     """Divide embeddings by their mean distance ("Learning without L2 Norm", Kim & Park, section 3.1).
 
-    The gradient flows through the mean. x is (N, D), N >= 2; identical embeddings are unchanged.
+    The gradient flows through the mean.
+
+    Args:
+        x: (N, D), N >= 2.
+
+    Returns:
+        (N, D) with a mean distance of 1; identical embeddings are unchanged.
     """
     wide = checks.embeddings(x, wait=False)
     n = len(wide)

@@ -2,7 +2,7 @@
 
 Each process sends its shard of the global batch through the network, gathers all embeddings and takes the
 loss of the global batch; DistributedDataParallel averages the gradients of the network. So every process has
-the loss, gradients, levels and statistics of a single one, which is what there is without torchrun.
+the loss, gradients, levels and statistics of a single process. Without torchrun there is one process.
 """
 
 import os
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def join() -> None:
-    """Join the processes that torchrun has started; CPU tensors travel by gloo, those of GPUs by nccl."""
+    """Join the processes that torchrun has started, by gloo for CPU tensors and nccl for GPU tensors."""
     if dist.is_torchelastic_launched() and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
@@ -31,7 +31,7 @@ def join() -> None:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join and leave; an error goes into torchrun's summary of what failed."""
+    """Join the processes and leave them; an error goes into torchrun's summary of failures."""
     join()
     try:
         yield
@@ -45,27 +45,27 @@ def processes() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def local_world_size() -> int:
-    """How many processes there are on this machine."""
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if world_size() > 1 else 1
 
 
 def local_rank() -> int:
-    """The number of this process among those on this machine."""
+    """Return the number of this process among those on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", rank())) if world_size() > 1 else 0
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """Call `function` in the first process; return or raise in every process what it returned or raised."""
+    """Call `function` in the first process; return its result, or raise its error, in every process."""
     if world_size() == 1:
         return function()
     outcome: list[Any] = [None, None]
@@ -81,7 +81,7 @@ def from_first(function: Callable[[], T]) -> T:
 
 
 def agree(name: str, value: Any) -> None:
-    """Raise ValueError in every process unless `value`, called `name`, is the same in all."""
+    """Raise ValueError in every process unless all have the same `value`, which the error calls `name`."""
     found: list[Any] = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(found, value)
@@ -118,13 +118,13 @@ def _own_rows(x: Tensor) -> Tensor:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """Wrap a model for training, to be called as it is, with a shard: -> embeddings of the global batch.
+    """Wrap a model for training: shard of images -> embeddings of the global batch.
 
-    With one process it is the model itself. Dropout draws the same numbers in every process.
+    With one process, return the model unchanged. Dropout draws the same numbers in every process.
 
     Args:
-        model: Called as model(images, gather=gather), it has to gather before anything that makes rows depend
-            on each other, as `EmbeddingNetwork` does. Its batch norm is shared: see `share_batch_norm`.
+        model: Called as model(images, gather=gather). It must gather before any operation that makes rows
+            depend on each other, as `EmbeddingNetwork` does. For batch norm see `share_batch_norm`.
     """
     if world_size() == 1:
         return model
@@ -133,7 +133,7 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def share_batch_norm(model: nn.Module) -> None:
-    """Let batch norm in training mode use statistics of the global batch; ValueError for unusual layers."""
+    """Make batch norm use statistics of the global batch in training; ValueError for unusual layers."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for layer in layers:
         if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):  # timm's have an activation

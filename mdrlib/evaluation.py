@@ -1,4 +1,4 @@
-"""What is measured of a model while it trains: retrieval, and the distances of a few whole classes."""
+"""Measurements of a model during training: retrieval, and the distances of a few whole classes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,11 +24,14 @@ EDGES = torch.linspace(-6, 6, 121)  # of histograms; the end bins also hold what
 
 @torch.no_grad()
 def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64) -> Tensor:
-    """Embed images in eval mode: (N, D) on the model's device.
+    """Embed images in evaluation mode.
 
     Args:
         model: Images float32 (B, C, H, W) in [0, 1] -> embeddings (B, D). Its mode is restored.
         images: uint8 (N, C, H, W), or an iterable of such batches.
+
+    Returns:
+        Embeddings (N, D) on the model's device.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -40,7 +43,7 @@ def embed(model: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int =
 
 
 def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Count z = (d - mean) / std of pairs i < j between EDGES: (120,) of positive and of negative ones."""
+    """Count z = (d - mean) / std of pairs i < j in bins of EDGES: positive (120,), negative pairs (120,)."""
     i, j = torch.triu_indices(len(labels), len(labels), offset=1)
     d = pairwise_distances(embeddings)[i, j]
     z = ((d - d.mean()) / d.std().clamp_min(1e-12)).clamp(EDGES[0], EDGES[-1])
@@ -49,7 +52,7 @@ def distance_histograms(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 
 def whole_classes(labels: Tensor, limit: int = 800) -> Tensor:
-    """Indices of the images of every class, or of evenly spaced classes to have about `limit` images."""
+    """Return the indices of all images, or of evenly spaced whole classes with about `limit` images."""
     classes = labels.unique()  # those held out for validation have gaps
     wanted = min(max(2, round(len(classes) * (limit / len(labels)))), len(classes))
     chosen = classes[torch.linspace(0, len(classes) - 1, wanted).round().long()]
@@ -59,12 +62,13 @@ def whole_classes(labels: Tensor, limit: int = 800) -> Tensor:
 def measure(
     model: nn.Module, splits: Splits, ks: Sequence[int] = (1, 2, 4, 8), features: bool = False
 ) -> Measured:
-    """Measure retrieval and distances.
+    """Measure the retrieval metrics and the distances of a model.
 
     Args:
         splits: Images (N, ...) and labels (N,) of "test" and, optionally, "train", "validation", "gallery".
             "test" is searched in "gallery" if there is one, else in itself; "validation" in itself.
-        features: Also search by the features in front of the model's head, as they are and with unit length:
+        ks: The K of Recall@K.
+        features: Also search by the features before the model's head, raw and with unit length:
             "features_recall@1", "features_l2_recall@1" and others.
 
     Returns:
@@ -101,7 +105,7 @@ def measure(
 
 
 def _spaces(model: nn.Module, images: Images, features: bool) -> dict[str, Tensor]:
-    """Embeddings as "", the last entry; if wanted, the features in front of the head from the same pass."""
+    """Return embeddings as "", the last entry, and on request the features before the head, of one pass."""
     if not features:
         return {"": embed(model, images)}
     kept: list[Tensor] = []
@@ -113,7 +117,7 @@ def _spaces(model: nn.Module, images: Images, features: bool) -> dict[str, Tenso
 
 
 class History:
-    """The evaluations of a run, and the weights where the metric `keep_best` was largest."""
+    """The evaluations of a run, and the weights of the one with the largest metric `keep_best`."""
 
     def __init__(self, evaluate: Callable[[nn.Module], Measured], keep_best: str | None = None) -> None:
         self.evaluate, self.keep_best = evaluate, keep_best
@@ -122,9 +126,10 @@ class History:
         self.best, self.best_weights = -1, {}  # index of the row, the last one without keep_best
 
     def add(self, trainer: Trainer, **more: float | None) -> None:
-        """Evaluate now: a row of `more`, metrics, means since the row before, the last batch's MDR.
+        """Evaluate and append a row: `more`, metrics, means since the last row, and MDR on the last batch.
 
-        FloatingPointError names what of it, or of the network, is not finite; then nothing is added.
+        Raises:
+            FloatingPointError: A value of the row or of the network is not finite. Nothing is appended.
         """
         row = _state_of(trainer) | more
         _check_finite(row | trainer.model.state_dict(), trainer.iteration)
@@ -138,19 +143,19 @@ class History:
             self.best_weights = {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
 
     def select(self, model: nn.Module) -> dict[str, float | int | None]:
-        """Move the best weights, where they are kept, into `model`; return the row of its weights."""
+        """Load the best weights into `model`, if they were kept, and return the row of its weights."""
         if self.best_weights:
             model.load_state_dict(self.best_weights)
             self.best_weights = {}
         return self.rows[self.best]
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs."""
+        """Return the state that `load_state_dict` takes."""
         state = {"history": self.rows, "snapshots": self.arrays}
         return state | {"best": self.best, "best_weights": self.best_weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         self.rows, self.arrays = state["history"], state["snapshots"]
         self.best, self.best_weights = state["best"], state["best_weights"]
 
@@ -158,7 +163,7 @@ class History:
 def _check_finite(values: Mapping[str, Any], iteration: int) -> None:
     for name, value in values.items():
         if value is not None and not torch.as_tensor(value).isfinite().all():
-            got = "NaN or infinite in part" if isinstance(value, Tensor) else value
+            got = "partly NaN or infinite" if isinstance(value, Tensor) else value
             advice = "lower lr, mdr_weight or level_weight"
             raise FloatingPointError(f"{name} is {got} at iteration {iteration}: {advice}")
 

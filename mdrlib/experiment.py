@@ -1,4 +1,4 @@
-"""An experiment from its Config to its Result."""
+"""Run an experiment: from a Config to a Result."""
 
 import hashlib
 import re
@@ -31,10 +31,10 @@ from mdrlib.results import Result
 from mdrlib.retrieval import search
 from mdrlib.trainer import Trainer, progress
 
-NEIGHBOURS = 10  # kept of each test image, for galleries
+NEIGHBOURS = 10  # stored for each test image
 SAVE_SECONDS = 15  # between checkpoints
 CHECKPOINT = "checkpoint.pt"
-#: What a result has next to Recall@K; the rest of a row of its history is of training.
+#: The metrics of a result, with Recall@K; other columns of its history describe training.
 METRICS = ("r_precision", "map@r", "train_recall@1", "train_map@r", *DIAGNOSTICS)
 State = dict[str, Any]  # of a run, as its checkpoint has it
 
@@ -45,10 +45,16 @@ def run(config: Config, out_dir: str | Path) -> Result:
     On a CPU an interrupted run ends with the same bits as an uninterrupted one.
 
     Args:
-        out_dir: Gets result.json, history.csv, checkpoint.pt (the weights that the result is of),
-            distances.npz (histograms per evaluation) and embeddings.npz (of test images and gallery, with
-            labels and nearest neighbours). ValueError if it holds another experiment, naming the fields;
-            BlockingIOError if another process is at it.
+        config: What to run.
+        out_dir: Folder for result.json, history.csv, checkpoint.pt (the weights of the result), distances.npz
+            (histograms per evaluation) and embeddings.npz (of test images and gallery, with labels and
+            nearest neighbours).
+
+    Raises:
+        ValueError: The folder holds another experiment; the message names the fields that differ.
+        BlockingIOError: Another process uses the folder.
+        FloatingPointError: A loss, a metric or a weight is not finite.
+        OSError: Data or weights are missing or cannot be read.
     """
     distributed.join()
     out_dir = checks.path(out_dir, "out_dir")
@@ -64,7 +70,7 @@ def run(config: Config, out_dir: str | Path) -> Result:
 
 
 def _make(config: Config, out_dir: Path, state: State | None) -> Result:
-    """Do what `run` does, in a folder that is this run's alone."""
+    """Do the work of `run` in a folder that no other process uses."""
     device = pick_device(config.device)
     sets, data = _read(config)
     about = {"config": config.stored(), "data": data}
@@ -98,7 +104,7 @@ def _make(config: Config, out_dir: Path, state: State | None) -> Result:
 
 
 def _per_class(history: History, sets: dict[str, ImageSet | ImageFiles]) -> dict[str, Any]:
-    """The metrics of each class of the queries, None for a class without queries that count."""
+    """Return the metrics of each query class; None for a class without queries that count."""
     classes = sets["query" if "query" in sets else "test"].classes
 
     def at(evaluation: int, name: str) -> list[float | None]:
@@ -112,7 +118,7 @@ def _per_class(history: History, sets: dict[str, ImageSet | ImageFiles]) -> dict
 
 
 def pick_device(name: str) -> torch.device:
-    """The device "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"; ValueError if it is not there."""
+    """Return the device "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1"; ValueError if missing."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f'device must be "auto", "cpu", "cuda" or one GPU as "cuda:1", got {name!r}')
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -130,7 +136,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms if `wanted`: else a CPU's index_put adds in no fixed order."""
+    """Use torch's deterministic algorithms if `wanted`: without them a CPU's index_put has no fixed order."""
     mode = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     if wanted:
@@ -144,7 +150,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
-    """The Result of a finished run, or the checkpoint of an interrupted one, of the same config."""
+    """Return the Result of a finished run of this config, or the checkpoint of an interrupted one."""
     result = state = None
     if (out_dir / "result.json").exists():
         result = results.load_run(out_dir)
@@ -165,7 +171,7 @@ def _found(config: Config, out_dir: Path) -> tuple[Result | None, State | None]:
 
 
 def _refuse_other(out_dir: Path, there: State, now: State, but: Sequence[str] = ()) -> None:
-    """Raise ValueError if what is in a folder differs from what it would have now."""
+    """Raise ValueError if a folder's contents differ from those of the present experiment."""
     differ = [key for key in sorted(now) if key not in but and there.get(key) != now[key]]
     if differ:
         words = ", ".join(f"{key}: {there.get(key)!r} there, {now[key]!r} now" for key in differ)
@@ -215,9 +221,9 @@ def _splits(config: Config, sets: dict[str, ImageSet | ImageFiles], device: torc
 
 
 def _groups(part: ImageSet | ImageFiles) -> Tensor:
-    """The coarse class of each image."""
+    """Return the coarse class of each image."""
     if part.groups is None:
-        raise ValueError(f"held_out_group needs coarse classes, and {part.name} has none: use validation")
+        raise ValueError(f"held_out_group needs coarse classes, which {part.name} lacks: use validation")
     return part.groups if isinstance(part, ImageSet) else part.groups[part.labels]
 
 
@@ -258,7 +264,7 @@ def _trainer(c: Config, classes: int, generator: Generator, device: torch.device
 def _train(
     config: Config, splits: Splits, device: torch.device, out_dir: Path, about: State, state: State | None
 ) -> tuple[Trainer, History]:
-    """Train from the start or from a checkpoint's `state`; evaluate and save; end with the best weights."""
+    """Train from the start or from a checkpoint's `state`, evaluate and save; end with the best weights."""
     images, labels = splits["train"]
     generator = Generator(device=device).manual_seed(config.seed)
     iterations = config.iterations if config.mode == "train" else 0

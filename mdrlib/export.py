@@ -1,4 +1,4 @@
-"""An embedder as one file for other programs: ONNX, or a program of torch.export."""
+"""Export of an embedder to one file for other programs, as ONNX or by torch.export."""
 
 import copy
 import io
@@ -32,23 +32,25 @@ class _Pixels(nn.Module):
 def export(embedder: Embedder, path: str | Path) -> float:
     """Write an embedder to a file that needs neither mdrlib nor timm, if it gives the same embeddings.
 
-    The file takes "images", uint8 (N, C, H, W), of any number N, and gives "embeddings" (N, D). Scaling to
-    [0, 1] and the backbone's normalization are inside, resizing is not: `about`, which is in the file as
-    metadata of ONNX or as about.json, says how to do it.
+    The file takes "images", uint8 (N, C, H, W) for any N, and returns "embeddings" (N, D). It scales images
+    to [0, 1] and normalizes them for the backbone, but does not resize them: `about`, which the file holds as
+    metadata of ONNX or as about.json, says how to resize.
 
     Args:
+        embedder: The network to export.
         path: Ends in ".onnx" or ".pt2" (read by `torch.export.load`).
 
     Returns:
-        The largest difference to the embedder's on random images, relative to the largest value above 1.
+        The largest difference from the embedder's output on random images, divided by the largest value of
+        that output if it is above 1.
 
     Raises:
-        ValueError: The name has another ending, or the difference is above 1e-4; nothing is written.
+        ValueError: The path has another ending, or the difference is above 1e-4. Nothing is written.
         ImportError: ONNX needs packages of the extra `export`.
     """
     path = checks.path(path)
     if path.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"an export is written as .onnx or .pt2, got {path}")
+        raise ValueError(f"the path of an export must end in .onnx or .pt2, got {path}")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (5, *embedder.shape), generator=generator, dtype=torch.uint8)
     network = copy.deepcopy(embedder.network).to("cpu", memory_format=torch.contiguous_format)
@@ -67,9 +69,9 @@ def export(embedder: Embedder, path: str | Path) -> float:
 
 
 def about(embedder: Embedder) -> dict[str, str]:
-    """Say what an exported file takes and gives."""
+    """Describe the input and the output of an exported file."""
     seen, (channels, side, _) = embedder.preprocessing, embedder.shape
-    kind = "RGB from 0 to 255, upright" if seen else "grey, as the data set has them"
+    kind = "RGB from 0 to 255, upright" if seen else "grey, as in the data set"
     notes = {"input": f"images: uint8 (N, {channels}, {side}, {side}), {kind}"}
     if seen is not None:
         square = "take the middle square" if seen.keep_aspect else "stretch to a square"

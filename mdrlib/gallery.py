@@ -1,4 +1,4 @@
-"""A gallery of photographs to search in."""
+"""A gallery of photographs that you can search."""
 
 import io
 import os
@@ -29,12 +29,12 @@ class Match(NamedTuple):
 
 
 class Gallery:
-    """Photographs by their embeddings, with paths and, where they are known, classes.
+    """Photographs to search: their embeddings, their paths and, where known, their classes.
 
     Args:
-        embedder: Embeds what is added and what is searched for.
-        index: None searches exactly. A string for `faiss.index_factory` such as "HNSW32" makes a faiss index
-            at the first search, for galleries of hundreds of thousands.
+        embedder: Embeds the photographs and the queries.
+        index: None searches exactly. A string for `faiss.index_factory` such as "HNSW32" builds a faiss
+            index at the first search, for galleries of hundreds of thousands of photographs.
     """
 
     def __init__(self, embedder: Embedder, index: str | None = None) -> None:
@@ -52,21 +52,20 @@ class Gallery:
     def add(
         self, paths: str | Path | Sequence[str | Path], classes: Sequence[str | None] | None = None
     ) -> None:
-        """Embed photographs and keep them; after an error the gallery is as it was.
+        """Embed photographs and add them; after an error the gallery is unchanged.
 
         Args:
-            paths: Files, in a list; or a folder, of which all images are added, at any depth. The path of the
-                folder that holds an image is its class, less a split such as test at its start; images at the
-                top have none.
-            classes: The class of each file in the list, or None for those without one.
+            paths: A list of files, or a folder whose images are added, at any depth. The class of an image is
+                the path of its folder, without a leading split such as test; images at the top have no class.
+            classes: The class of each file in the list, or None for a file without a class.
 
         Raises:
-            ValueError: A file is there already, or the number of classes is another than that of the files.
+            ValueError: A file is already in the gallery, or there is not one class per file.
             OSError: Images cannot be read; the message lists them.
         """
         if is_one(paths):
             if classes is not None:
-                raise ValueError("classes go with a list of files: in a folder, folders are the classes")
+                raise ValueError("classes need a list of files: in a folder, its sub-folders are the classes")
             found = _images_below(checks.path(paths))
             files, classes = list(found), list(found.values())
         else:
@@ -75,7 +74,7 @@ class Gallery:
         if len(classes) != len(files):
             raise ValueError(f"there are {len(classes)} classes for {len(files)} files: give one for each")
         if again := sorted(set(files) & set(self.paths)):
-            raise ValueError(f"{len(again)} photographs are in the gallery already: {listed(again)}")
+            raise ValueError(f"{len(again)} photographs are already in the gallery: {listed(again)}")
         self.embeddings = torch.cat((self.embeddings, self.embedder(files)))
         self.paths += files
         self.classes += classes
@@ -85,12 +84,12 @@ class Gallery:
         """Find the k photographs that are nearest to each query, nearest first.
 
         Args:
-            query: A path, an image of pillow or pixels (C, H, W), or a list of such: see `Embedder`. A query
+            query: A path, a Pillow image or pixels (C, H, W), or a list of these: see `Embedder`. A query
                 that is a file of the gallery is left out of its own result.
-            k: Neighbours; all of a smaller gallery.
+            k: Number of neighbours, at least 1; a smaller gallery returns all its photographs.
 
         Returns:
-            Matches of one image, or a list of those of each in the list.
+            The list of matches of one image, or one such list for each image of a list.
 
         Raises:
             ValueError: The gallery is empty, or k is below 1.
@@ -98,7 +97,7 @@ class Gallery:
         """
         k = checks.whole(k, "k", 1)
         if not self.paths:
-            raise ValueError("the gallery is empty: add photographs before you search in it")
+            raise ValueError("the gallery is empty: add photographs before you search")
         queries = [query] if is_one(query) else list(query)
         x = self.embedder(queries)
         if self.index is not None and self._made is None:
@@ -114,7 +113,7 @@ class Gallery:
         return results[0] if is_one(query) else results
 
     def save(self, path: str | Path) -> None:
-        """Write a file .npz of "embeddings" (N, D), "files" and "classes" (N,), and of the "embedder"."""
+        """Write an .npz file: "embeddings" (N, D), "files" and "classes" (N,), and the "embedder" used."""
         arrays = {
             "embeddings": self.embeddings.numpy(),
             "files": np.array(self.paths, dtype=str),
@@ -125,7 +124,7 @@ class Gallery:
 
     @classmethod
     def load(cls, path: str | Path, embedder: Embedder, index: str | None = None) -> "Gallery":
-        """Read what `save` wrote; ValueError if another embedder made it, or the file is damaged."""
+        """Load a file of `save`; ValueError if it is damaged, or if another embedder made it."""
         content = checks.path(path).read_bytes()
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:

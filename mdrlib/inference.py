@@ -1,4 +1,4 @@
-"""After training: an `Embedder` is a network with its weights and with what it expects of a photograph."""
+"""Use of a trained run: an `Embedder` is its network with weights and preprocessing."""
 
 import hashlib
 import os
@@ -28,8 +28,8 @@ class Embedder:
 
     Args:
         network: Images float32 (N, C, H, W) in [0, 1] -> embeddings (N, D).
-        preprocessing: What evaluation makes of a photograph; None for a network of drawings, which takes
-            uint8 tensors (N, C, H, W) as they are and no files.
+        preprocessing: How a photograph is prepared. None for a network trained on drawings, which takes
+            uint8 tensors (N, C, H, W) unchanged, and no files.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
     """
 
@@ -52,15 +52,15 @@ class Embedder:
 
     @classmethod
     def load(cls, run: str | Path, device: str = "auto") -> "Embedder":
-        """Load what a run has learned; nothing is downloaded, as all weights are in its checkpoint.
+        """Load the network of a run. All weights are in its checkpoint, so nothing is downloaded.
 
         Args:
             run: The folder of a run, or its checkpoint.pt alone.
             device: See `Embedder`.
 
         Raises:
-            FileNotFoundError: There is no checkpoint.
-            ValueError: The checkpoint is damaged, or not one of a run.
+            FileNotFoundError: The checkpoint does not exist.
+            ValueError: The checkpoint is damaged, or does not come from a run.
         """
         path = checks.path(run, "run")
         path = path / CHECKPOINT if path.is_dir() else path
@@ -68,26 +68,26 @@ class Embedder:
             raise FileNotFoundError(f"{path} does not exist: give the folder of a run, or its checkpoint.pt")
         state = checkpoint.load(path)
         if "config" not in state:
-            raise ValueError(f"{path} is not the checkpoint of a run: it lacks the run's config")
+            raise ValueError(f"{path} is not the checkpoint of a run (it has no config): give a run's folder")
         c = Config.of(state["config"])
         with torch.random.fork_rng(devices=[]):  # the first weights are random
             network = build_embedder(c.backbone, c.dim, c.normalize, pooling=c.pooling, weights=path)
         return cls(network, None if c.dataset in IN_MEMORY else Preprocessing.of(c), device)
 
     def __call__(self, images: Any, batch_size: int = 64) -> Tensor:
-        """Embed images; threads decode them.
+        """Embed images.
 
         Args:
-            images: A path, an image of pillow, or a uint8 tensor or array (C, H, W) of any size, C = 1 or 3;
-                or several of them, also as (N, C, H, W). All three of one image give the same embedding.
-            batch_size: Images that the network sees at a time.
+            images: A path, a Pillow image, or a uint8 tensor or array (C, H, W) of any size, C = 1 or 3; or
+                several of these, also as (N, C, H, W). Each form of an image gives the same embedding.
+            batch_size: Number of images that the network takes at a time.
 
         Returns:
             Embeddings (N, D) float32 on the CPU, in order.
 
         Raises:
             OSError: Images cannot be read; the message lists them.
-            TypeError, ValueError: The images are of another kind, or none.
+            TypeError, ValueError: The images have another form, or there is none.
         """
         images = [images] if is_one(images) else list(images)
         if not images:
@@ -95,7 +95,7 @@ class Embedder:
         return embed(self.network, self._batches(images, checks.whole(batch_size, "batch_size", 1))).cpu()
 
     def _batches(self, images: list[Any], size: int) -> Iterator[Tensor]:
-        """Yield uint8 batches; after an image that cannot be read, only look for more of them."""
+        """Yield uint8 batches; after an unreadable image, only look for further unreadable ones."""
         quiet = os.environ.get("MDR_PROGRESS", "bar") != "bar"
         bad: list[str] = []
         with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -108,7 +108,7 @@ class Embedder:
             raise OSError(f"{len(bad):,} of {len(images):,} images are unreadable: {listed(bad)}")
 
     def _pixels(self, image: Any) -> Tensor | OSError:
-        """What the network sees of an image, uint8 (C, H, W), or why it cannot be read."""
+        """Return the network's input for an image, uint8 (C, H, W), or why it cannot be read."""
         if isinstance(image, Tensor | np.ndarray):
             image = np.asarray(image)
             if image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3):
@@ -117,9 +117,9 @@ class Embedder:
                 return torch.tensor(image)
             rows = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             image = optional("PIL.Image", "data").fromarray(rows)
-        wanted = "paths, images of pillow or uint8 tensors (3, H, W)"
+        wanted = "paths, Pillow images or uint8 tensors (3, H, W)"
         if self.preprocessing is None:
-            wanted = "uint8 tensors (1, 32, 32), as the network was trained on drawings"
+            wanted = "uint8 tensors (1, 32, 32), because the network was trained on drawings"
         elif isinstance(image, str | PathLike):
             try:
                 image = open_image(checks.path(image))
@@ -131,6 +131,6 @@ class Embedder:
 
 
 def is_one(images: Any) -> bool:
-    """Whether `images` is a single image: a path, an image of pillow, or pixels (C, H, W)."""
+    """Return whether `images` is a single image: a path, a Pillow image, or pixels (C, H, W)."""
     one = isinstance(images, str | PathLike) or hasattr(images, "convert")
     return one or (isinstance(images, Tensor | np.ndarray) and images.ndim == 3)

@@ -21,11 +21,10 @@ Miner = Callable[..., Triplets]
 
 
 class TripletLoss(nn.Module):
-    """Mean over the mined triplets of max(0, d(a, p) - d(a, n) + margin), margin >= 0; 0 if there are none.
-
-    The margin keeps its meaning during training if embeddings are normalized first.
+    """Mean of max(0, d(a, p) - d(a, n) + margin) over the mined triplets; 0 if the miner finds no triplet.
 
     Args:
+        margin: At least 0, in units of distance. Normalize embeddings first to keep its meaning in training.
         miner: A function of `mdrlib.miners`, or your own with the same signature.
         generator: For miners that draw; None uses torch's default one, as activation checkpointing requires.
     """
@@ -47,7 +46,7 @@ class TripletLoss(nn.Module):
 
 
 def _over_all_triplets(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """The loss without the indices of all triplets (24 bytes each): rows of distances per positive pair."""
+    """Return the loss without storing all triplets (24 bytes each): rows of distances per positive pair."""
     _, anchor, positive, negatives = positive_pairs(embeddings, labels)
     d = pairwise_distances(embeddings)
 
@@ -76,7 +75,7 @@ def spread_out(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 
 class SpreadOut(nn.Module):
-    """A loss plus weight times `spread_out`."""
+    """The sum of a loss and `weight` times `spread_out`."""
 
     def __init__(self, loss: nn.Module, weight: float) -> None:
         super().__init__()
@@ -106,21 +105,28 @@ def build_loss(
     miner: Miner = distance_weighted,
     generator: Generator | None = None,
 ) -> nn.Module:
-    """Return a loss of pytorch-metric-learning; with the head "mean-distance" the mean distance is 1.
+    """Build a loss of pytorch-metric-learning by its name.
 
     Args:
-        name: Of distances: "contrastive" (positives at 0, negatives beyond pair_margin; each a mean over the
-            pairs not there yet), "margin" (Wu et al., ICCV 2017: positives within pair_margin - margin,
-            negatives beyond pair_margin + margin, over the miner's triplets), "lifted-structure" (Oh Song et
-            al., CVPR 2016: negatives beyond pair_margin). Of cosines: "multi-similarity" (alpha 2, beta 50,
-            base 0.5), "proxy-nca", "proxy-anchor" (alpha 32, margin 0.1).
+        name: Losses of distances: "contrastive" (positives at 0, negatives beyond pair_margin; each a mean
+            over the pairs that are not there yet), "margin" (Wu et al., ICCV 2017: positives within
+            pair_margin - margin, negatives beyond pair_margin + margin, over the miner's triplets),
+            "lifted-structure" (Oh Song et al., CVPR 2016: negatives beyond pair_margin). Losses of cosines:
+            "multi-similarity" (alpha 2, beta 50, base 0.5), "proxy-nca", "proxy-anchor" (alpha 32,
+            margin 0.1).
         classes: Labels are 0 .. classes - 1; the proxies, one per class, are parameters of the loss.
+        dim: Dimensions of the embeddings and proxies.
+        margin, pair_margin: In units of distance. The head "mean-distance" makes the mean distance 1.
         miner, generator: See `TripletLoss`.
+
+    Raises:
+        ValueError: The name is unknown.
+        ImportError: pytorch-metric-learning is not installed.
     """
     try:
         from pytorch_metric_learning import distances, losses
     except ImportError as error:
-        raise ImportError(f"the loss {name!r} needs: pip install 'mdrlib[pml]'") from error
+        raise ImportError(f"the loss {name!r} needs a package: pip install 'mdrlib[pml]'") from error
     euclidean, cosine = distances.LpDistance(normalize_embeddings=False), distances.CosineSimilarity()
     if name == "contrastive":
         return losses.ContrastiveLoss(pos_margin=0, neg_margin=pair_margin, distance=euclidean)
@@ -136,7 +142,8 @@ def build_loss(
         return losses.ProxyNCALoss(classes, dim, softmax_scale=9, distance=squared)
     if name == "proxy-anchor":
         return losses.ProxyAnchorLoss(classes, dim, 0.1, 32, distance=cosine)
-    raise ValueError(f"no loss {name!r} is taken from pytorch-metric-learning")
+    known = '"contrastive", "margin", "lifted-structure", "multi-similarity", "proxy-nca" or "proxy-anchor"'
+    raise ValueError(f"name must be {known}, got {checks.shown(name)}")
 
 
 class MDRRegularizer(nn.Module):

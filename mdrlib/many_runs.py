@@ -33,20 +33,21 @@ class _Running:
 
 
 def keep_memory() -> None:
-    """Let the C library keep freed memory for this process, on Linux."""
+    """Make the C library keep freed memory in this process (Linux only)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for parameter, value in MALLOC.items() if mallopt else ():
         mallopt(parameter, value)
 
 
 def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = None) -> list[str]:
-    """Make or continue runs, printing how far they are; return the names of those that failed.
+    """Run or continue experiments, print their progress, and return the names of those that failed.
 
-    A failure ends no other run. Ctrl-C ends all of them, and the same call continues them.
+    When one fails, the others continue. Ctrl-C ends all of them, and the same call continues them.
 
     Args:
         configs: Name of a folder in `out_dir` -> Config.
-        jobs: Runs at a time, with a thread each; by default one a GPU, or one a core.
+        out_dir: Folder of the runs' folders.
+        jobs: Number of runs at a time, with one thread each; by default one per GPU, or one per core.
     """
     on_gpu = [name for name, config in configs.items() if config.device in ("auto", "cuda")]
     gpus = torch.cuda.device_count() if on_gpu and torch.cuda.is_available() else 0
@@ -96,7 +97,7 @@ def run_all(configs: Mapping[str, Config], out_dir: Path, jobs: int | None = Non
 
 
 def _work(config: Config, out_dir: Path, connection: Connection) -> None:
-    """Make a run in its own process; say its iterations, then what came of it."""
+    """Run one experiment in its own process; send each iteration, then the outcome."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so does a send when nobody is left to hear it
     keep_memory()

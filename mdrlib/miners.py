@@ -60,7 +60,7 @@ def _sent(values: Tensor, device: torch.device) -> Tensor:
 def _draw(weights: Tensor, rows: Tensor, generator: Generator | None) -> Tensor:
     """Draw a column for each of `rows` (P,), with the probabilities of that row of weights (N, N) >= 0."""
     if generator is not None and checks.recomputing():
-        raise RuntimeError("draws of a generator cannot be repeated: keep the loss out of checkpoint")
+        raise RuntimeError("a checkpoint cannot repeat a generator's draws: use generator=None")
     # The inverse of the cumulative weights, all rows end to end: row i spans i to i + 1.
     count = weights.shape[1]
     if weights.is_cuda:  # there cumsum has no fixed order
@@ -86,7 +86,7 @@ def all_triplets(embeddings: Tensor, labels: Tensor, generator: Generator | None
 
 
 def random_negatives(embeddings: Tensor, labels: Tensor, generator: Generator | None = None) -> Triplets:
-    """Return any negative, with equal probability."""
+    """Draw one of the negatives, all equally likely."""
     _, anchor, positive, negatives = positive_pairs(embeddings, labels)
     return anchor, positive, _draw(negatives, anchor, generator)
 
@@ -141,7 +141,7 @@ def distance_weighted(embeddings: Tensor, labels: Tensor, generator: Generator |
 
 
 def switched(miner: Callable[..., Triplets], share: float) -> Callable[..., Triplets]:
-    """Make a miner that turns a random `share` of triplets (a, p, n) into (a, a, p), which push p away.
+    """Return a miner that turns a random `share` of triplets (a, p, n) into (a, a, p), which push p away.
 
     This keeps classes from collapsing: the rho-regularization of Roth et al., "Revisiting Training Strategies
     and Generalization Performance in Deep Metric Learning", ICML 2020, called R-Margin with the margin loss.

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind, and where it came from."""
+"""The results of finished runs, and their provenance."""
 
 import contextlib
 import csv
@@ -26,12 +26,12 @@ PACKAGES = ("torchvision", "pillow", "timm", "faiss-cpu", "scikit-learn", "pytor
 
 @dataclass(frozen=True)
 class Result:
-    """One run, as result.json holds it."""
+    """The result of one run, as stored in result.json."""
 
     config: dict[str, Any]  #: See `Config.to_dict`, without folders.
     metrics: dict[str, float]  #: Of retrieval, in [0, 1], and, since schema 2, those of `diagnose`.
     selected_by: str  #: "last"; "validation" or "test" for the best evaluation on held-out or test classes.
-    seconds: float  #: Spent in training and evaluation, interruptions left out.
+    seconds: float  #: Spent in training and evaluation, without interruptions.
     environment: dict[str, Any]  #: See `environment`.
     git: dict[str, Any] | None  #: See `git`.
     data: dict[str, Any]  #: Split -> number of images and fingerprint; the fingerprint of weights.
@@ -43,7 +43,7 @@ class Result:
 
 
 def write(result: Result, out_dir: Path) -> None:
-    """Write history.csv, then result.json, which says that the run is finished."""
+    """Write history.csv, then result.json, which marks the run as finished."""
     write_csv(result.history, out_dir / "history.csv")
     write_json(out_dir / "result.json", asdict(result))
 
@@ -65,21 +65,21 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def load_run(out_dir: str | Path) -> Result:
-    """The Result in `out_dir`; FileNotFoundError without one, ValueError for a file that is not a result."""
+    """Load the Result in `out_dir`; FileNotFoundError if it is missing, ValueError if it is damaged."""
     path = checks.path(out_dir, "out_dir") / "result.json"
     if not path.exists():
-        raise FileNotFoundError(f"no result at {path}; make it with `make experiments`")
+        raise FileNotFoundError(f"no result at {path}: create it with `make experiments`")
     return _read(path, _result)
 
 
 def load_runs(folder: str | Path) -> dict[str, Result]:
-    """All finished runs in the folders below `folder`, by folder name, sorted."""
+    """Load all finished runs in the folders below `folder`: folder name -> Result, sorted."""
     found = sorted(checks.path(folder, "folder").glob("*/result.json"))
     return {path.parent.name: load_run(path.parent) for path in found}
 
 
 def load_committed(path: str | Path) -> list[Result]:
-    """The runs of a committed list such as data/results/omniglot-seeds.json."""
+    """Load the runs of a committed list such as data/results/omniglot-seeds.json."""
     return _read(checks.path(path), lambda entries: [_result(entry) for entry in entries])
 
 
@@ -102,7 +102,7 @@ def _read(path: Path, form: Any) -> Any:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and kind of hardware of this process; nothing that names the machine."""
+    """Return versions and kind of hardware of this process, without the name of the machine."""
     count = distributed.world_size()
     versions = {}
     for package in PACKAGES:
@@ -123,7 +123,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The model of the processor, such as "Intel(R) Xeon(R) Processor @ 2.90GHz"."""
+    """Return the model of the processor, such as "Intel(R) Xeon(R) Processor @ 2.90GHz"."""
     with contextlib.suppress(OSError):  # Linux alone has it
         if found := re.search(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(), re.M):
             return found[1]
@@ -131,7 +131,7 @@ def _cpu() -> str:
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of the clone this library runs from, and whether its files differ; None when installed."""
+    """Return the commit of the clone in use and whether its files differ; None for an installed mdrlib."""
     here = Path(__file__).resolve().parent
 
     def ask(*words: str) -> str:

@@ -31,20 +31,22 @@ def search(
     Args:
         query: (Q, D) floating point; half precision is computed in float32.
         gallery: (G, D); or a list of shards (G_i, D), tensors or arrays such as memory maps, which are read
-            64 MB at a time and numbered as one gallery; or None to search the queries among themselves, each
-            left out of its own result by its index, so that its duplicates stay.
+            64 MB at a time and numbered as one gallery; or None to search the queries among themselves. Each
+            query is then left out of its own result by its index, so that its duplicates stay.
         index: A string for `faiss.index_factory` ("IVF4096,PQ32"), or a faiss index of this gallery, for
             example from `sharded_search.build`. Neighbours that it does not return are missed.
-        probes: Lists of an IVF index to search, by default its own nprobe. A query that finds fewer than k
-            neighbours searches twice as many lists until it finds k.
-        candidates: Vectors that the index returns per query, by default 10 k and at least 100.
+        k: Number of neighbours, at least 1.
+        probes: Number of lists of an IVF index to search, at least 1, by default its nprobe. A query that
+            finds fewer than k neighbours searches twice as many lists until it finds k.
+        candidates: Number of vectors that the index returns per query, by default 10 k and at least 100.
 
     Returns:
         Distances (Q, k) float32, float64 for float64 queries, and indices (Q, k) int64 into the gallery;
         equal distances in order of index.
 
     Raises:
-        TypeError, ValueError: Inputs do not fit or are not finite, faiss refuses the index, or finds too few.
+        TypeError, ValueError: Inputs do not fit or are not finite, faiss refuses the index, or the index
+            finds fewer than k neighbours.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     alone = gallery is None
@@ -52,7 +54,7 @@ def search(
     count = sum(map(len, shards))
     k = checks.whole(k, "k", 1)
     if k > count - alone:
-        raise ValueError(f"k must be at most the {count - alone} neighbours there are, got {checks.shown(k)}")
+        raise ValueError(f"k must be at most {count - alone} (all neighbours), got {checks.shown(k)}")
     if index is not None:
         return sharded_search.search(query, shards, k, alone, index, probes, candidates)
     everyone = torch.arange(len(query), device=query.device)
@@ -136,7 +138,7 @@ def evaluate(
 
 
 def _by_class(labels: Tensor, first: Tensor, averages: Tensor) -> dict[str, Tensor]:
-    """Means over the queries of each class, of those that count: the others are NaN."""
+    """Return means over the queries of each class that count; those that do not are NaN."""
     classes, members = labels.unique(return_inverse=True)
     queries = torch.bincount(members[~first.isnan()], minlength=len(classes))
     found = {"class": classes, "queries": queries}
@@ -193,7 +195,7 @@ def _nearest(
 
 
 def _candidates(q: Tensor, g: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` nearest by products of centred vectors: squared distances, ascending, and indices."""
+    """Return the `count` nearest by products of centred vectors: ascending squared distances, and indices."""
     try:
         import faiss
     except ImportError:

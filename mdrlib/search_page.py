@@ -45,10 +45,10 @@ def write(path: str | Path, queries: Sequence[str | Path], results: Sequence[Seq
 
 
 def checked(path: str | Path) -> Path:
-    """Return the path of a file .html or .png; ValueError for another one."""
+    """Return the path if it ends in .html or .png, else raise ValueError."""
     path = checks.path(path)
     if path.suffix not in (".html", ".png"):
-        raise ValueError(f"results are written as .html or .png, got {path}")
+        raise ValueError(f"the path of a page must end in .html or .png, got {path}")
     return path
 
 

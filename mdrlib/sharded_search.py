@@ -1,4 +1,4 @@
-"""Galleries in shards that need not fit in memory, and search through faiss indexes."""
+"""Search in galleries of shards that need not fit in memory, and through faiss indexes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,11 +19,14 @@ Shard = Tensor | np.ndarray
 
 
 def train(gallery: Tensor | Sequence[Shard], index: str) -> Any:
-    """Make an empty faiss index, trained on vectors drawn evenly from a gallery: 64 a list, 16,384 or more.
+    """Train an empty faiss index on vectors drawn evenly from a gallery: 64 per list, at least 16,384.
 
     Args:
         gallery: (G, D), or a list of shards (G_i, D): see `retrieval.search`.
-        index: A string for `faiss.index_factory`, such as "IVF4096,PQ32". What faiss refuses is a ValueError.
+        index: A string for `faiss.index_factory`, such as "IVF4096,PQ32".
+
+    Raises:
+        ValueError: faiss refuses the string, or the gallery is empty or not finite.
     """
     faiss = _faiss()
     # faiss ends the process for a graph of no neighbours, HNSW0, and for very long strings.
@@ -49,7 +52,7 @@ def build(gallery: Tensor | Sequence[Shard], index: Any, first: int | None = Non
     """Return a faiss index of all vectors of a gallery, for `retrieval.search`; 64 MB are read at a time.
 
     `faiss.contrib.ondisk.merge_ondisk` makes one index, its lists on disk, of the stored indexes of several
-    shards. Give these `first`: its shift_ids (faiss 1.15) numbers shards of different sizes wrongly.
+    shards. Pass `first` for these: its shift_ids (faiss 1.15) numbers shards of different sizes wrongly.
 
     Args:
         gallery: As in `train`.
@@ -88,6 +91,8 @@ def search(
     ivf = faiss.try_extract_index_ivf(index)
     before = ivf.nprobe if ivf else 1
     probes = before if probes is None else checks.whole(probes, "probes", 1)
+    if probes < 1:  # faiss finds nothing, and doubling 0 would never end
+        raise ValueError("the index has nprobe 0: set it to 1 or more, or pass probes")
     wanted = max(10 * k, 100) if candidates is None else checks.whole(candidates, "candidates", 1)
     reach = min(wanted, count - alone) + alone
     results = []
@@ -108,7 +113,7 @@ def search(
 
 
 def _candidates(query: Tensor, k: int, reach: int, index: Any, ivf: Any, own: Tensor | None) -> Tensor:
-    """Indices (Q, reach) of k candidates or more other than `own` in each row, -1 for none."""
+    """Return indices (Q, reach) of k candidates or more other than `own` in each row; -1 for a gap."""
     found = torch.empty(len(query), reach, dtype=torch.int64)
     lacking = torch.arange(len(query))
     while True:
@@ -163,7 +168,7 @@ def take(shards: list[Shard], indices: Tensor, like: Tensor) -> Tensor:
 
 
 def squares(query: Tensor, rows: Tensor, shards: list[Shard], candidates: Tensor) -> Tensor:
-    """Squared distances (P, C) float64 of query[rows] (P, D) to the vectors `candidates` (P, C)."""
+    """Return squared distances (P, C) float64 of query[rows] (P, D) to the vectors `candidates` (P, C)."""
     sq = torch.empty(candidates.shape, dtype=torch.float64, device=query.device)
     held = CACHED if query.device.type == "cpu" else CHUNK
     step = max(1, held // (candidates.shape[1] * query.shape[1]))
@@ -195,7 +200,7 @@ def _trained(index: Any, dims: int) -> Any:
 
 @contextmanager
 def _refusals(index: Any) -> Iterator[None]:
-    """Turn what faiss refuses inside into a ValueError of one line, without its place in C++."""
+    """Turn an error of faiss into a ValueError of one line, without its place in C++."""
     try:
         yield
     except (RuntimeError, MemoryError, OverflowError) as error:

@@ -27,10 +27,10 @@ class Trainer:
     optimizer: Optimizer  #: Of the parameters of model, loss and mdr.
     scheduler: LRScheduler  #: Stepped after each iteration.
     mdr: MDR | None = None
-    bank: MemoryBank | None = None  #: Embeddings of past batches that MDR sees too.
+    bank: MemoryBank | None = None  #: Past embeddings that MDR also pairs with a batch.
     mdr_weight: float = 0.0  #: The paper's lambda.
     level_weight: float = 0.0  #: The paper's nu.
-    mdr_in_distance: bool = False  #: Times the running deviation: the pull stays when the deviation shrinks.
+    mdr_in_distance: bool = False  #: Multiply L_MDR by the running standard deviation.
     bf16: bool = False  #: Run the network in bfloat16; losses and distances stay in float32.
     channels_last: bool = False  #: Memory layout of images and network.
     compile: bool = False  #: Run the network through torch.compile in training.
@@ -53,10 +53,11 @@ class Trainer:
         batches: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
         callbacks: Sequence[Callable[["Trainer"], None]] = (),
     ) -> None:
-        """Train until the batches end, from the first one or from where `load_state_dict` left off.
+        """Train until the batches end, from the first iteration or from that of `load_state_dict`.
 
-        batches(t) yields images (B, C, H, W) and labels (B,) of the iterations from t on; callbacks get this
-        Trainer after each iteration, and before the first one.
+        Args:
+            batches: t -> images (B, C, H, W) and labels (B,) of iteration t and all later ones.
+            callbacks: Called with this Trainer before the first iteration and after each one.
         """
         began = time.perf_counter() - self.seconds
         for callback in callbacks if self.iteration == 0 else ():
@@ -96,20 +97,20 @@ class Trainer:
         self.iteration += 1
 
     def means(self) -> tuple[float, float]:
-        """Mean loss and mean L_MDR since the last call."""
+        """Return the mean loss and the mean L_MDR since the last call."""
         loss, regularizer = (self.sums / max(self.since, 1)).tolist()
         self.sums.zero_()
         self.since = 0
         return loss, regularizer
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to continue as if the run had never stopped."""
+        """Return the state from which `load_state_dict` continues as if the run had never stopped."""
         state = {name: part.state_dict() for name, part in self._parts()}
         seconds = [self.seconds, self.training_seconds]
         return state | dict(iteration=self.iteration, seconds=seconds, sums=self.sums, since=self.since)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned, on the same or another kind of device."""
+        """Restore a state that `state_dict` returned, on the same or another kind of device."""
         for name, part in self._parts():
             part.load_state_dict(state[name])
         self.iteration, self.since = state["iteration"], state["since"]
@@ -122,7 +123,7 @@ class Trainer:
 
 
 def progress(name: str, total: int, done: int = 0) -> Callable[[Trainer], None]:
-    """Make the callback that shows progress: by MDR_PROGRESS a "bar", "lines" on stdout, or "off"."""
+    """Return a callback that shows progress as MDR_PROGRESS says: a "bar", "lines" on stdout, or "off"."""
     style = os.environ.get("MDR_PROGRESS", "bar")
     if style == "off" or not total or distributed.rank() > 0:
         return lambda trainer: None

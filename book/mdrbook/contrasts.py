@@ -1,6 +1,6 @@
-"""Differences of two arms over splits of the classes: estimate, interval, checks and verdict.
+"""Differences between two arms over splits of the classes: estimate, interval, checks and verdict.
 
-A halving of the classes is trained both ways, so that a class is tested in half of the splits. All values are
+Each half of the classes is trained on once, so that a class is tested in half of the splits. All values are
 metrics in [0, 1].
 """
 
@@ -35,14 +35,14 @@ class Contrast(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Of a: see `verdict`."""
+        """The verdict on a: see `verdict`."""
         return verdict(self.low, self.high)
 
 
 def verdict(low: float, high: float) -> str:
-    """Say what an interval shows: "better", "worse", "equivalent" or "undecided".
+    """Return what an interval shows: "better", "worse", "equivalent" or "undecided".
 
-    Equivalent: the interval lies within the smallest difference that would matter.
+    Equivalent: the interval lies within the smallest difference that matters.
     """
     if -SMALLEST < low and high < SMALLEST:
         return "equivalent"
@@ -53,7 +53,7 @@ def of_classes(runs: Iterable[Result], metric: str, iteration: int | None) -> pd
     """Return a metric of each test class and split: columns "split", "cls", "value".
 
     Args:
-        iteration: Where along the run; None for where the metric of the whole test set is largest.
+        iteration: Of the evaluation; None for that with the largest metric of the whole test set.
     """
     rows = []
     for run in runs:
@@ -71,15 +71,15 @@ def contrast(a: pd.DataFrame, b: pd.DataFrame) -> Contrast:
     """Compare two arms of the same splits and classes, as `of_classes` returns them.
 
     The difference d of class c in split s is modelled as d = mean + split + class + rest, the last three
-    random and normal, and fitted by restricted maximum likelihood. The interval is Student's t with one
-    degree of freedom less than there are splits.
+    random and normal, and fitted by restricted maximum likelihood. The interval is Student's t, with the
+    number of splits minus one as degrees of freedom.
 
     Raises:
-        ValueError: The arms have other splits or classes, or fewer than two halvings.
+        ValueError: The arms have different splits or classes, or fewer than two halvings.
     """
     both = a.merge(b, on=["split", "cls"], how="outer", suffixes=("_a", "_b"), validate="1:1")
     if both.isna().any(axis=None):
-        raise ValueError("The arms have other class splits or classes: compare those that both have.")
+        raise ValueError("The arms have different class splits or classes: compare those that both have.")
     both["d"] = both.value_a - both.value_b
     of_splits = both.groupby("split").mean(numeric_only=True)
     of_halvings = halvings(of_splits.d)
@@ -98,7 +98,7 @@ def contrast(a: pd.DataFrame, b: pd.DataFrame) -> Contrast:
 
 
 def _mixed(rows: pd.DataFrame) -> tuple[float, float]:
-    """Estimate and standard error of the mean of d with splits and classes as crossed random effects."""
+    """Return the mean of d and its standard error, with splits and classes as crossed random effects."""
     parts = {"split": "0 + C(split)", "cls": "0 + C(cls)"}
     model = mixedlm("d ~ 1", rows, groups=np.ones(len(rows)), vc_formula=parts)
     with warnings.catch_warnings():  # a component that is estimated as 0 lies on the border

@@ -1,4 +1,4 @@
-"""The exploratory comparisons of a page: paired by seed, by several metrics, judged all together."""
+"""The exploratory comparisons of a page: paired by seed, by several metrics, judged together."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Values = Mapping[int, float]  # seed -> a metric in [0, 1]
 
 
 class Compared(NamedTuple):
-    """The mean of a - b over the seeds that both have, in [-1, 1]."""
+    """The mean of a - b over the shared seeds, in [-1, 1]."""
 
     difference: float
     low: float  #: Ends of the interval, Student's t over seeds.
@@ -26,16 +26,16 @@ class Compared(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Of a, one of VERDICTS; equivalent: the interval lies within 1 point."""
+        """The verdict on a, one of VERDICTS; equivalent: the interval lies within 1 point of 0."""
         return verdict(self.low, self.high)
 
     def __str__(self) -> str:
-        """For a cell: points, their interval in brackets and the verdict, with * where it stays decided."""
+        """Return text for a cell: points, interval in brackets and verdict, with * where it stays decided."""
         d, low, high = self._points()
         return f"{d} ({low} to {high}) {self.verdict}{'*' * self.kept}"
 
     def told(self) -> str:
-        """For a sentence: the same with the verdict in the brackets."""
+        """Return the same text for a sentence, with the verdict in the brackets."""
         d, low, high = self._points()
         return f"{d} ({low} to {high}, {self.verdict}{'*' * self.kept})"
 
@@ -62,6 +62,6 @@ def compare(pairs: Mapping[Hashable, tuple[Values, Values]]) -> dict[Hashable, C
 
 
 def crossed(pairs: Iterable[tuple[str, str]]) -> list[list[str | int]]:
-    """Count pairs of verdicts: a row per first one, its name and the counts of the second, as VERDICTS."""
+    """Count pairs of verdicts: a row per first verdict, with counts of the second as in VERDICTS."""
     every = list(pairs)
     return [[a, *(every.count((a, b)) for b in VERDICTS)] for a in VERDICTS]

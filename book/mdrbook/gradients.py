@@ -1,8 +1,8 @@
 """The angle between the expected gradients of two losses, estimated by products across batches.
 
-On batches i and j that are drawn independently, with the network held still, E <g_i, r_j> = <E g, E r>: the
-noise of one batch has nothing to do with that of another. On one batch it has: E <g_i, r_i> also holds the
-covariance of the two, and the cosine of two single gradients is mostly noise.
+On batches i and j that are drawn independently, with the network unchanged, E <g_i, r_j> = <E g, E r>: the
+noises of two batches are independent. On one batch, E <g_i, r_i> also contains the covariance of the two, and
+the cosine of two single gradients is mostly noise.
 """
 
 import copy
@@ -18,7 +18,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # embeddings (N, D) and labels (N,) -
 
 
 class Angle(NamedTuple):
-    """Two expected gradients. NaN where the estimate of a squared length is not positive: too few batches."""
+    """Two expected gradients. NaN where a squared length is not estimated as positive: too few batches."""
 
     cosine: float  #: Consistent, not confined to [-1, 1].
     low: float  #: Ends of its interval, by the jackknife over batches.

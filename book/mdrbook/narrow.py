@@ -1,7 +1,7 @@
-"""Figures for a phone: the same drawing, its panels below each other, with labels that stay readable.
+"""Figures for a phone: the same drawing with stacked panels and readable labels.
 
 A figure's PNG carries the PNG of its narrow variant in a text chunk, through a notebook into the pages, where
-`mdrbook.page` takes the two apart and lets the browser choose by the width of the window.
+`mdrbook.page` separates the two, and the browser chooses by the width of the window.
 """
 
 import base64
@@ -31,7 +31,7 @@ SIGNATURE = 8  # bytes at the beginning of a PNG
 
 
 def narrowed(wide: Figure) -> Figure:
-    """Return a variant of a figure for a phone; the figure itself stays as it is.
+    """Return a variant of a figure for a phone; the figure itself is unchanged.
 
     Panels are stacked, legends move above them, long words wrap, and no text is below 8.6 points. A figure
     with an attribute `on_phone`, a function without arguments, is drawn by that instead.
@@ -80,7 +80,7 @@ def taken_apart(data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _stack(fig: Figure) -> None:
-    """Panels of a grid below each other, row by row, in the narrow width."""
+    """Stack the panels of a grid, row by row, in the narrow width."""
     panels = [ax for ax in fig.axes if ax.get_subplotspec() is not None]
     for ax in panels:
         ax.autoscale_view()  # an equal aspect may have widened the limits to a wider panel
@@ -108,7 +108,7 @@ def _stack(fig: Figure) -> None:
 
 
 def _own_labels(ax: Axes, panels: list[Axes]) -> None:
-    """Tick labels and names that a panel shared with its neighbours."""
+    """Give a panel the tick labels and names that it shared with its neighbours."""
     for name, shared in (("x", ax.get_shared_x_axes()), ("y", ax.get_shared_y_axes())):
         siblings = [other for other in panels if other is not ax and shared.joined(ax, other)]
         if siblings:
@@ -121,7 +121,7 @@ def _own_labels(ax: Axes, panels: list[Axes]) -> None:
 
 
 def _is_wide(legend: Legend) -> bool:
-    """Whether a panel's legend takes half of its width or sticks out of it."""
+    """Return whether a panel's legend takes half of its width or extends beyond it."""
     box, frame = legend.get_window_extent(), legend.axes.bbox
     inside = frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1 and box.y0 >= frame.y0 - 1
     return not inside or box.width > 0.45 * frame.width
@@ -142,7 +142,7 @@ def _raise_legends(fig: Figure, legends: list[Legend]) -> None:
 
 
 def _wrap_rows(fig: Figure) -> None:
-    """Names of rows in more lines where they would leave a panel no room: before anything is laid out."""
+    """Wrap names of rows that would leave a panel no room, before the layout."""
     for ax in fig.axes:
         if isinstance(ax.yaxis.get_major_locator(), FixedLocator | StrCategoryLocator):
             labels = ax.yaxis.get_ticklabels()
@@ -154,7 +154,7 @@ def _wrap_rows(fig: Figure) -> None:
 
 
 def _wrap(fig: Figure) -> None:
-    """Titles and names of axes in several lines where one is too long; crowded ticks turned."""
+    """Wrap long titles and names of axes, and turn crowded tick labels."""
     width = fig.bbox.width
     if fig._suptitle is not None:
         _fit(fig._suptitle, width)
@@ -186,7 +186,7 @@ def _fit(text: Text, room: float, vertical: bool = False) -> None:
 
 
 def _keep_inside(fig: Figure) -> None:
-    """Make room within the figure for what sticks out of it, such as labels at the ends of lines."""
+    """Make room within the figure for what extends beyond it, such as labels at the ends of lines."""
     if fig.stale:
         fig.draw_without_rendering()
     over = fig.get_tightbbox().transformed(fig.dpi_scale_trans)

@@ -1,4 +1,4 @@
-"""An extension of Sphinx: pages show a figure's narrow variant in a narrow window, see `mdrbook.narrow`."""
+"""A Sphinx extension: pages show the narrow variant of a figure in a narrow window, see `mdrbook.narrow`."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ def setup(app: Any) -> dict[str, Any]:
 
 
 def choose_by_width(app: Any, doctree: nodes.document, docname: str) -> None:
-    """Put each picture that carries a narrow variant into a <picture>, of which the browser shows one.
+    """Put each image with a narrow variant into a <picture>, from which the browser chooses.
 
     Args:
-        app: Of Sphinx.
-        doctree: Of a page, in which paths of pictures are relative to the sources.
-        docname: The page's name.
+        app: The Sphinx application.
+        doctree: The document of a page, with paths of images relative to the sources.
+        docname: The name of the page.
     """
     if app.builder.format != "html":
         return
@@ -42,7 +42,7 @@ def choose_by_width(app: Any, doctree: nodes.document, docname: str) -> None:
 
 
 def lighten(app: Any, error: Exception | None) -> None:
-    """Leave the narrow variants out of the wide pictures of the built pages."""
+    """Remove the narrow variants from the wide images of the built pages."""
     if error is None and app.builder.format == "html":
         for path in Path(app.outdir, app.builder.imagedir).glob("*.png"):
             wide, small = taken_apart(path.read_bytes())

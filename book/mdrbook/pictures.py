@@ -33,8 +33,9 @@ def embedding_map(
     Args:
         xy: Coordinates (N, 2).
         groups: (N,) integers, such as alphabets.
-        names: Of the groups, by number, for the legend; up to 35 groups have one.
-        images: (N, C, H, W) as `unit_images` takes them, of which `thumbnails` are drawn, far apart.
+        names: Names of the groups, by number, for the legend, which up to 35 groups have.
+        images: (N, C, H, W) as `unit_images` takes them.
+        thumbnails: Number of images to draw, far from each other.
     """
     xy, groups = np.asarray(xy), np.asarray(groups)
     present = np.unique(groups)
@@ -59,7 +60,7 @@ def embedding_map(
 
 
 def _thumbnails(ax: Axes, xy: np.ndarray, images: np.ndarray, count: int) -> None:
-    """Draw `count` images at points that are each far from those before: farthest-point sampling."""
+    """Draw `count` images at points far from each other, by farthest-point sampling."""
     gap = np.linalg.norm(xy - xy.mean(0), axis=1)
     for _ in range(min(count, len(xy))):
         i = int(gap.argmax())
@@ -91,7 +92,7 @@ def retrieval_gallery(images: Any, labels: Any, queries: Any, neighbours: Any, k
 
 
 def _gallery(images: np.ndarray, labels: np.ndarray, rows: list, width: float, across: int) -> BookFigure:
-    """Rows of a query and its neighbours, `across` of these in a line."""
+    """Draw rows of a query and its neighbours, `across` rows in a line."""
     height, k = images.shape[1] / images.shape[2], len(rows[0][1])
     step, lines = height + 0.16, -(-k // across)
     right, muted = 1.4 + 1.16 * across - 0.16, text_color(muted=True)
@@ -159,7 +160,7 @@ def image_grid(images: Any, rows: int, titles: Sequence[str] | None = None) -> F
 def _grid(
     images: np.ndarray, columns: int, across: int, titles: Sequence[str] | None, over: bool, width: float
 ) -> BookFigure:
-    """Rows of `columns` images, `across` of them in a line; titles over images, before rows or over rows."""
+    """Draw rows of `columns` images, `across` in a line, with titles over images, before or over rows."""
     height, lines, rows = images.shape[1] / images.shape[2], -(-columns // across), -(-len(images) // columns)
     point = 1.08 * across / (72 * width)  # in widths of an image
     before = titles is not None and not over and width == WIDTH
@@ -201,7 +202,7 @@ def on_paper(image: np.ndarray) -> np.ndarray:
 
 
 def _draw(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
-    """The image one unit wide with its upper left corner at (x, y), y downwards."""
+    """Draw an image one unit wide with its upper left corner at (x, y), y downwards."""
     bottom = y + image.shape[0] / image.shape[1]
     ax.imshow(on_paper(image), cmap="gray", vmin=0, vmax=1, extent=(x, x + 1, bottom, y))
 

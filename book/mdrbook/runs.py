@@ -1,4 +1,4 @@
-"""Stored runs as the chapters ask for them."""
+"""Stored runs in the forms that chapters need."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from mdrlib.results import Result
 
 
 def distinct(results: Iterable[Result]) -> list[Result]:
-    """The runs in their order, the first of each config and seed: stored lists share runs."""
+    """Return the first run of each config and seed, in their order: stored lists share runs."""
     found: dict[str, Result] = {}
     for result in results:
         found.setdefault(Config.of(result.config).identity(), result)
@@ -25,18 +25,18 @@ def stored_arrays(folder: str | Path, file: str) -> Mapping[str, np.ndarray]:
     """Read the arrays that a run left in its folder.
 
     Args:
-        folder: Of the run.
-        file: "embeddings.npz", "distances.npz", or "umap.npz", which is made when all runs are there.
+        folder: Folder of the run.
+        file: "embeddings.npz", "distances.npz", or "umap.npz", which is created when all runs are done.
 
     Raises:
-        FileNotFoundError: There is no such file, with what to call.
-        ValueError: It is damaged.
+        FileNotFoundError: The file does not exist; the message says what to call.
+        ValueError: The file is damaged.
     """
     path = Path(folder) / file
     try:
         return np.load(path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no {path}: make it with `make experiments`.") from error
+        raise FileNotFoundError(f"{path} does not exist: create it with `make experiments`.") from error
     except (EOFError, ValueError, BadZipFile) as error:
         raise ValueError(
             f"{path} is damaged ({error}): delete its folder and call `make experiments`."
@@ -44,7 +44,7 @@ def stored_arrays(folder: str | Path, file: str) -> Mapping[str, np.ndarray]:
 
 
 def seed_values(found: Iterable[Group], config: Mapping[str, Any], **changes: Any) -> dict[int, float]:
-    """Seed -> metric of the group whose config is `config` but for `changes`; empty without such a group."""
+    """Return seed -> metric of the group of `config` with `changes`; empty if there is no such group."""
     wanted = {**config, **changes}
     return next((group.values for group in found if group.config == wanted), {})
 
@@ -52,10 +52,12 @@ def seed_values(found: Iterable[Group], config: Mapping[str, Any], **changes: An
 def varied(
     found: Iterable[Group], config: Mapping[str, Any], field: str, seeds: int = 5
 ) -> dict[Any, Interval]:
-    """What `field` is -> mean and interval of the groups whose config is `config` but for it.
+    """Return value of `field` -> mean and interval, of the groups that differ from `config` only in it.
+
+    A list as value, such as levels, becomes a tuple.
 
     Args:
-        seeds: How many a group has at least. A list of values, such as levels, becomes a tuple.
+        seeds: Least number of seeds of a group.
     """
     means = {}
     for group in found:
@@ -66,6 +68,6 @@ def varied(
 
 
 def with_held_out(result: Result, metric: str = "recall@1") -> Result:
-    """The run with a further metric "held out": its best `metric` on held-out training classes, in [0, 1]."""
+    """Return the run with a metric "held out": its best `metric` on held-out training classes, in [0, 1]."""
     best = max(row[f"validation_{metric}"] for row in result.history)
     return replace(result, metrics=result.metrics | {"held out": best})

@@ -1,4 +1,4 @@
-"""A small folder of photographs for a page that brings none: places in the pictures of two packages."""
+"""A small folder of photographs for readers without their own: places in the pictures of two packages."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ QUERIES = 2  # visits of a test place that are searched for; the gallery has the
 
 
 def cut(folder: str | Path, train: Sequence[str] = TRAIN, seed: int = 0) -> None:
-    """Write a folder of JPEG, PNG and WebP files as `mdrlib` takes it: train, query and gallery.
+    """Write a folder of JPEG, PNG and WebP files for `mdrlib`, with train, query and gallery.
 
     A class is a place in a picture, such as china/b2. A visit has its own viewpoint and light, and the shots
     of a visit are nearly alike.
@@ -63,7 +63,7 @@ def _picture(name: str) -> tuple[Image.Image, dict[str, np.ndarray]]:
 
 
 def _photograph(picture: Image.Image, centre: np.ndarray, view: np.ndarray) -> Image.Image:
-    """Look at a place: `view` has 9 numbers from -1 to 1, for viewpoint and light."""
+    """Return a photograph of a place: `view` has 9 numbers from -1 to 1, for viewpoint and light."""
     turn, zoom, shift, light, cast = np.radians(70) * view[0], 1.6 ** view[1], view[2:4], view[4:6], view[6:]
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * zoom
     corner = centre + 0.25 * SIZE * shift - turned @ np.full(2, SIZE / 2)
@@ -74,7 +74,7 @@ def _photograph(picture: Image.Image, centre: np.ndarray, view: np.ndarray) -> I
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    """Store an image in the format of its visit; one of each picture lies on its side, as phones store it."""
+    """Store an image in the format of its visit; one of each picture is turned by EXIF, as phones do."""
     suffix = (".jpg", ".JPG", ".png", ".webp", ".jpeg")[int(path.name[6])]
     exif = Image.Exif()
     if (path.parent.name, path.name) == ("b2", "visit-1-shot-1"):

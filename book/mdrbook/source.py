@@ -1,4 +1,4 @@
-"""Source code of the library, shown in the chapters as it is."""
+"""Source code of the library, shown unchanged in the chapters."""
 
 import inspect
 from pathlib import Path
@@ -16,7 +16,7 @@ def listing(thing: Any, first: str = "", last: str = "") -> Markdown:
         last: Text in the last line to show, searched from the first on; without it, the end.
 
     Raises:
-        ValueError: No line contains the text, so that a page cannot show code that has changed.
+        ValueError: No line contains the text. So a page cannot show code that has changed.
     """
     lines, number = inspect.getsourcelines(thing)
     begin = _line_with(first, lines, 0, thing)

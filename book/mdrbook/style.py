@@ -1,4 +1,4 @@
-"""What all figures share: colours, the light and the dark theme, the widths, and the way into a page.
+"""Common parts of all figures: colours, the light and dark themes, widths, and images for a page.
 
 Pages invert light figures in dark mode (book/_static/custom.css) and show narrow variants on a phone
 (`mdrbook.narrow`, `mdrbook.page`).
@@ -97,8 +97,8 @@ def method_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return label, color, linestyle, marker and hatch for each run.
 
     Args:
-        names: Methods or runs. A name that contains "mdr", "l2" or "triplet" gets its method's colour; line
-            style, marker and hatch tell runs of one method apart. Other names get other colours.
+        names: Methods or runs. A name that contains "mdr", "l2" or "triplet" gets its method's colour; runs
+            of one method differ in line style, marker and hatch. Other names get other colours.
     """
     styles: dict[str, dict[str, Any]] = {}
     others = [c for c in GROUPS if c not in [style[1] for style in METHODS.values()]]
@@ -128,7 +128,7 @@ def group_style(k: int) -> dict[str, str]:
 
 
 def line_style(style: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Axes.plot` takes of a style of `method_styles`: all but the hatch."""
+    """Return the entries of a style of `method_styles` that `Axes.plot` takes: all except the hatch."""
     return {part: value for part, value in style.items() if part != "hatch"}
 
 

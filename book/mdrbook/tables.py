@@ -1,4 +1,4 @@
-"""Tables of the chapters, in Markdown."""
+"""Tables for the chapters, in Markdown."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ CODE = re.compile(r"((?<![`\\])`[^`]+`(?!`))")
 def as_text(value: Any) -> str:
     """Return a value as a cell: `code`, *emphasis*, $mathematics$ and roles are Markdown, the rest is text.
 
-    What a stored result holds can therefore bring no HTML, picture or link into a page, and no column.
+    Text from a stored result can therefore add no HTML, picture, link or column to a page.
     """
     parts = CODE.split(" ".join(str(value).splitlines()))
     for k in range(0, len(parts), 2):  # between code
@@ -27,7 +27,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], align: str = "lr")
     Args:
         head: Names of the C columns.
         rows: C cells each, written by `str`, then by `as_text`.
-        align: "l" or "r" per column; the last letter holds for the columns that follow.
+        align: "l" or "r" per column; the last letter applies to all further columns.
 
     Raises:
         ValueError: A row has more or fewer than C cells.

@@ -1,8 +1,8 @@
-"""Everything to be learned from a few minutes on a GPU, in one command: python ci/bench/gpu_once.py
+"""All measurements that need a GPU, in one command of a few minutes: python ci/bench/gpu_once.py
 
-Each part of PARTS runs in a process of its own, which ends with its budget of seconds (8 minutes in all).
-What it found until then is in the file, and an error in one part leaves the others alone. It needs torch and
-triton. With --cpu it runs what it can without a GPU, at tiny sizes, as a trial of itself.
+Each part of PARTS runs in its own process, which ends with its budget of seconds (8 minutes in all). The file
+keeps what it has found by then, and an error in one part does not stop the others. It needs torch and triton.
+With --cpu it tries out at tiny sizes what it can run without a GPU.
 """
 
 import argparse

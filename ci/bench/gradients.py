@@ -97,7 +97,7 @@ def as_json(found: gradients.Angle) -> Row:
 
 
 def still(mdr: MDR) -> gradients.Loss:
-    """Return MDR's loss with its statistics and levels as they are."""
+    """Return MDR's loss with unchanged statistics and levels."""
     held = copy.deepcopy(mdr).eval()
     return lambda x, labels: held(x)
 

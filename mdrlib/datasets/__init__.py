@@ -28,13 +28,13 @@ def load(
             missing). On disk: "cub", "cars", "sop", "inshop" or "grocery", see `python -m mdrlib data`; or
             "folder", your own photographs, see `mdrlib.datasets.folder.read`.
         split: One of `split_names`.
-        root: The folder of data sets, by default $MDR_DATA_ROOT, else data/. Of "folder" the folder of
-            photographs, which may lie below that folder.
+        root: The folder of data sets, by default $MDR_DATA_ROOT, else data/. For "folder", the folder of
+            photographs, which may lie below the folder of data sets.
         class_split: 0 for the set's own split, 1 to 10 for random ones: see `mdrlib.datasets.class_splits`.
 
     Raises:
         ValueError: The name or split is unknown, or the data are damaged or incomplete.
-        OSError: The data are missing; the message says where they belong and how to get them.
+        OSError: The data are missing; the message says where to put them and how to get them.
     """
     names = split_names(name, root)
     if split not in names:
@@ -52,10 +52,10 @@ def load(
 
 
 def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
-    """Return ("train", "test") or ("train", "query", "gallery"), the splits of a data set; see `load`."""
+    """Return the splits of a data set, ("train", "test") or ("train", "query", "gallery"): see `load`."""
     if name == "folder":
         if root is None:
-            raise ValueError('"folder" is a folder of your photographs: set root, or data_root of the Config')
+            raise ValueError('"folder" needs a folder of photographs: set root, or data_root of the Config')
         return folder.splits(_place(root))
     if name in BENCHMARKS:
         return tuple(BENCHMARKS[name].sizes)
@@ -66,7 +66,7 @@ def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
 
 
 def _place(root: str | Path) -> Path:
-    """A folder of photographs: one that is here, or else below the folder of data sets."""
+    """Return a folder of photographs: `root` itself, or if it does not exist, below the data sets."""
     place = checks.path(root, "root")
     return place if place.exists() or not (data_root() / place).exists() else data_root() / place
 

@@ -38,8 +38,8 @@ class Archive:
 
     name: str
     checksum: str | None = None  #: md5 (32 hex digits) or sha256 (64); None if none is published
-    url: str | None = None  #: None if it has to be fetched by hand
-    members: str | None = None  #: a regular expression of what to take from it; None if it is not unpacked
+    url: str | None = None  #: None if you have to download it yourself
+    members: str | None = None  #: a regular expression of the files to unpack; None to unpack none
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Benchmark:
 
 
 def read(name: str, root: Path) -> tuple[Path, Rows, dict[str, str]]:
-    """Return a benchmark's folder of images, its rows, checked, and the sha256 of each file where it is read.
+    """Return a benchmark's folder of images, its checked rows, and the sha256 of each file that is read.
 
-    A miniature is announced on stderr.
+    A line on stderr says if the set is a miniature.
     """
     benchmark = BENCHMARKS[name]
     folder = root / benchmark.folder
@@ -80,10 +80,10 @@ def recognized(folder: Path) -> Rows | None:
 
 
 def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
-    """Return True for the published set and False for a miniature; refuse others, and shared classes."""
+    """Return True for the published set, False for a miniature; ValueError for others or shared classes."""
     for split, found in rows.items():
         if not found:
-            raise ValueError(f"{folder} has no image of {split}: get the annotation again")
+            raise ValueError(f"{folder} has no image of {split}: download the annotation again")
     seen = {key for row in rows["train"] for key in (row.number, row.name)}
     for split in list(rows)[1:]:
         shared = [row.name for row in rows[split] if row.number in seen or row.name in seen]
@@ -93,7 +93,7 @@ def check(benchmark: Benchmark, folder: Path, rows: Rows) -> bool:
     images, published = (sum(n for n, _ in each.values()) for each in (sizes, benchmark.sizes))
     if sizes != benchmark.sizes and images >= MINIATURE * published:
         found = f"{sizes} images and classes, expected {benchmark.sizes}"
-        raise ValueError(f"{folder} has {found}: get the annotation again")
+        raise ValueError(f"{folder} has {found}: download the annotation again")
     return sizes == benchmark.sizes
 
 
@@ -210,10 +210,10 @@ def read_grocery(folder: Path) -> tuple[Path, Rows]:
 def matches(
     path: Path, *wanted: tuple[str, str], lines: list[str] | None = None
 ) -> list[tuple[int, tuple[str, ...]]]:
-    r"""Return number and groups of each line: line i has to match the i-th of `wanted`, the rest its last.
+    r"""Return number and groups of each line: line i must match entry i of `wanted`, others its last.
 
-    Each of these is a pattern, where a space stands for any white space and \d+ for a number of at most nine
-    digits, and what it is in words.
+    Each entry of `wanted` is a pattern and its description in words. In a pattern, a space stands for any
+    white space, and \d+ for a number of at most nine digits.
     """
     if lines is None:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()

@@ -1,4 +1,4 @@
-"""Which classes are for training: rows that say what an image is, and random halvings of all classes."""
+"""The classes for training: rows that describe images, and random halvings of all classes."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -40,10 +40,10 @@ def training_half(units: Iterable[int], class_split: int) -> set[int]:
 
 
 def halve(rows: Rows, class_split: int) -> Rows:
-    """Return the rows of all splits, split again by `training_half`, of coarse classes where there are any.
+    """Split the rows of all splits again by `training_half`, of coarse classes where the set has any.
 
-    The images of the other classes keep their split, or have the one of their `role`. Where a set does not
-    say which images of a class are queries, they take turns, beginning with the gallery.
+    The images of the other classes keep their split, or get that of their `role`. Where a set does not say
+    which images of a class are queries, they alternate, beginning with the gallery.
     """
     chosen = training_half((row.unit for found in rows.values() for row in found), class_split)
     tests, turns = list(rows)[1:], Counter()

@@ -1,4 +1,4 @@
-"""Bring data sets to their place: download, check and unpack what they are published as."""
+"""Download, check and unpack the archives of data sets."""
 
 import errno
 import hashlib
@@ -45,7 +45,7 @@ def data_root(root: str | Path | None = None) -> Path:
 def prepare(name: str, root: str | Path | None = None) -> bool:
     """Download, check and unpack a set of NAMES, and print its state; return False if it is incomplete.
 
-    Keeps what exists, continues a broken download, and prints what has to be fetched by hand.
+    Existing files stay, and a broken download continues. Files that you must download yourself are listed.
     """
     archives = OMNIGLOT.values() if name == "omniglot" else BENCHMARKS[name].archives
     folder, kind, words = state(name, root)
@@ -100,7 +100,7 @@ def state(name: str, root: str | Path | None = None) -> tuple[Path, str, str]:
 
 
 def fetch(archive: Archive, folder: Path) -> Path | None:
-    """Return the checked path of an archive, found or downloaded; None if it has to be fetched by hand."""
+    """Return the checked path of an archive, found or downloaded; None if it is absent and has no url."""
     for path in (*folder.glob(archive.name), *folder.glob(f"*/{archive.name}")):
         if archive.checksum:
             verify(path, archive.checksum)
@@ -114,7 +114,7 @@ def fetch(archive: Archive, folder: Path) -> Path | None:
 def download(url: str, path: Path, checksum: str | None) -> None:
     """Download `url` to `path`, which appears only when it is whole and has the md5 or sha256 `checksum`.
 
-    What has arrived is kept, and the next call continues there. MDR_PROGRESS=off hides the bar.
+    A part that has arrived is kept, and the next call continues it. MDR_PROGRESS=off hides the bar.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary(path)
@@ -130,7 +130,7 @@ def download(url: str, path: Path, checksum: str | None) -> None:
             with open(part, "ab" if have else "wb") as file, bar as stream:
                 shutil.copyfileobj(stream, file)
             if (come := part.stat().st_size) < size:
-                raise OSError(f"it broke off after {come:,} of {size:,} bytes")
+                raise OSError(f"the download broke off after {come:,} of {size:,} bytes")
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "code", None) != 416:  # 416: nothing comes after what we have
             hint = f"run it again to continue, put the file at {path}, or set MDR_DATA_ROOT"
@@ -154,11 +154,11 @@ def verify(path: Path, checksum: str) -> None:
 
 
 def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
-    """Put the wanted members of a tar or zip into `folder`, where they replace files of the same names.
+    """Unpack the wanted members of a tar or zip into `folder`, where they replace files of the same names.
 
-    All of the archive is read first: a ValueError that it is damaged or unsafe, or an OSError such as a full
-    disk, changes nothing. `members` is a regular expression of whole names, its first group the path below
-    `folder`. Files at the top, the annotation, come last.
+    The whole archive is read first, so that an error (ValueError for a damaged or unsafe archive, OSError for
+    a full disk) changes nothing. `members` is a regular expression of whole names; its first group is the
+    path below `folder`. Files at the top, the annotation, are moved last.
     """
     print(f"unpacking {archive}")
     staging = temporary(folder / "unpacked")
@@ -192,7 +192,7 @@ def unpack(archive: Path, folder: Path, members: str = "(.+)") -> None:
 
 
 def _contents(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Yield name and content of the files, None for links and the like; read and check everything."""
+    """Yield name and content of the files, None for links and devices; read and check everything."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for info in file.infolist():

@@ -1,4 +1,4 @@
-"""A folder of your own photographs: its classes, its splits and everything that is wrong with it."""
+"""A folder of your own photographs: its classes, its splits, and all its problems."""
 
 import contextlib
 import io
@@ -28,21 +28,21 @@ SHOWN = 20  # problems that an error lists
 
 
 class Seen(NamedTuple):
-    """What reading an image showed."""
+    """The properties of an image file, or why it cannot be read."""
 
     content: str = ""  #: sha256 of its file
     kind: str = ""  #: format and mode, such as "JPEG RGB"
     width: int = 0
     height: int = 0
-    turned: bool = False  #: its EXIF data say to turn or mirror it
+    turned: bool = False  #: whether its EXIF data turn or mirror it
     error: str = ""  #: why it cannot be read
 
 
 class Listing(NamedTuple):
     """The files below a folder."""
 
-    images: dict[str, list[str]]  #: of each folder that holds images, "" for the top, their paths
-    others: Counter[str]  #: how many files that are no images, by suffix
+    images: dict[str, list[str]]  #: folder ("" for the top) -> paths of its images
+    others: Counter[str]  #: suffix -> number of files that are not images
     problems: list[str]
 
 
@@ -51,10 +51,10 @@ def read(folder: Path, class_split: int = 0) -> tuple[Rows, dict[str, str]]:
 
     A folder that holds images is a class, named by its path. The folders train and test, or train, query and
     gallery, at the top are splits. Otherwise the first half of the sorted classes (rounded down) is for
-    training and the rest for testing. Hidden files, and files that are no images, are left out.
+    training and the rest for testing. Hidden files, and files that are not images, are left out.
 
     Raises:
-        ValueError: The folder cannot be used; the message lists everything that is wrong with it.
+        ValueError: The folder cannot be used; the message lists all its problems.
     """
     listing, rows, problems = _listed(folder, class_split)
     seen = survey(folder, list(chain(*listing.images.values())))
@@ -77,7 +77,7 @@ def _layout(folder: Path) -> tuple[str, ...]:
 
 
 def listed(problems: Sequence[str]) -> str:
-    """Return problems as one text, the first SHOWN of them and how many more there are."""
+    """Join the first SHOWN problems to one text, and say how many more there are."""
     more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
     return "; ".join(problems[:SHOWN]) + more
 
@@ -110,13 +110,13 @@ def walk(folder: Path) -> Listing:
 
 
 def _listed(folder: Path, class_split: int) -> tuple[Listing, Rows, list[str]]:
-    """Give each image its split and class; return all that is wrong so far too."""
+    """Give each image its split and class; return the listing, the rows and the problems so far."""
     layout, listing = _layout(folder), walk(folder)
     problems = [*listing.problems]
     found: dict[str, list[tuple[str, str]]] = {}  # class -> split and path of each image
     for here, files in listing.images.items():
         split, _, rest = here.partition("/") if layout else ("", "", here)
-        # Names are Unicode in composed form, as which macOS may not store them.
+        # Names are compared in composed Unicode, in which macOS may not store them.
         name = unicodedata.normalize("NFC", os.fsencode(rest).decode("utf8", "replace"))
         if layout and split.lower() not in layout:
             problems.append(
@@ -135,7 +135,7 @@ def _listed(folder: Path, class_split: int) -> tuple[Listing, Rows, list[str]]:
 
 
 def _useless(rows: Rows, class_split: int) -> list[str]:
-    """Return what no training or test could use."""
+    """Return the problems that make training or testing impossible."""
     counts = {split: Counter(row.name for row in found) for split, found in rows.items()}
     trained, *others = counts.values()
     tested, tests = sum(others, Counter()), " and ".join([*counts][1:])
@@ -143,11 +143,11 @@ def _useless(rows: Rows, class_split: int) -> list[str]:
     problems = []
     for name in sorted(classes):
         if classes[name] == 1:
-            problems.append(f"class {name} has one image, which has no match")
+            problems.append(f"class {name} has one image: add another, or remove the class")
         if same[name.casefold()] > 1:
-            problems.append(f"class {name} differs from another by capitals alone")
+            problems.append(f"class {name} differs from another only by capitals: rename one")
         if name in counts.get("query", ()) and name not in counts["gallery"]:
-            problems.append(f"class {name} is in query and not in gallery")
+            problems.append(f"class {name} is in query but not in gallery")
     shared = sorted(trained.keys() & tested.keys())
     if shared and not class_split:
         many = f"train and {tests} share {len(shared):,} of the classes, such as {shared[0]}"
@@ -164,9 +164,9 @@ def unreadable(seen: dict[str, Seen]) -> list[str]:
 
 
 def survey(folder: Path, files: Sequence[str]) -> dict[str, Seen]:
-    """Read and decode images by threads; say what is known of each, also of those that cannot be read.
+    """Read and decode images in threads; return the properties of each, and why others cannot be read.
 
-    What was seen of a file is kept in the cache, until its size or time changes.
+    The properties of a file stay in the cache until its size or time changes.
     """
     kept, known = cache_root() / f"seen-{digest(str(folder.resolve()))}-v{VERSION}.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or damaged
@@ -189,7 +189,7 @@ def survey(folder: Path, files: Sequence[str]) -> dict[str, Seen]:
 
 
 def look(path: Path) -> Seen:
-    """Read one image whole; a JPEG is decoded at the smallest scale, which finds one that was cut short."""
+    """Read one image whole; a JPEG is decoded at the smallest scale, which shows whether it was cut short."""
     pillow = optional("PIL.Image", "data")
     try:
         content = path.read_bytes()
@@ -206,9 +206,9 @@ def look(path: Path) -> Seen:
 
 
 def report(folder: Path, rows: Rows | None = None) -> bool:
-    """Print what a folder of photographs holds and what is wrong with it; return whether it can be used.
+    """Print the contents and the problems of a folder of photographs; return whether it can be used.
 
-    Without the rows of a published set, `read` says what its splits and classes are.
+    The rows of a published set give its splits and classes; without them, the folders do, as in `read`.
     """
     listing, own, problems = _listed(folder, 0)
     seen = survey(folder, list(chain(*listing.images.values())))

@@ -1,4 +1,4 @@
-"""Whether the images of the Grocery Store Dataset (see data/README.md) are the published ones.
+"""Check whether the images of the Grocery Store Dataset (see data/README.md) are the published ones.
 
 No checksum of the archive lasts, and copies are resized. grocery.txt therefore has a mark of 64 bits for each
 image, in the order of the paths: which of two neighbours in a grey 9 x 8 miniature is brighter. Reducing the
@@ -28,7 +28,7 @@ def contents(folder: Path, rows: Rows) -> dict[str, str]:
 
 
 def verify(folder: Path, rows: Rows) -> None:
-    """Raise ValueError that lists images that cannot be read or are not the published ones."""
+    """Raise ValueError if images cannot be read or are not the published ones; it lists them."""
     files = sorted(contents(folder, rows))
     with ThreadPoolExecutor() as pool:
         marks = pool.map(mark, (folder / file for file in files))

@@ -80,10 +80,10 @@ class ImageFiles(_Split):
 
 
 class StoredImages:
-    """The squares that `preprocessing` stores of the photographs of `files`, kept on disk if `cache` is true.
+    """The stored squares of photographs (see `Preprocessing`), kept on disk if `cache` is true.
 
     A file of pixels (stored_size, stored_size, 3) uint8 is named by path, time and size of its source: a
-    replaced photograph is decoded again. Splits of one folder share what is kept.
+    replaced photograph is decoded again. The splits of a folder share these files.
     """
 
     def __init__(self, files: ImageFiles, preprocessing: Preprocessing, cache: bool) -> None:
@@ -108,7 +108,7 @@ class StoredImages:
 
 
 def stamp(path: Path) -> str:
-    """Return time and size of a file, which change with it; "" if there is none."""
+    """Return time and size of a file, which change with it; "" if it does not exist."""
     with contextlib.suppress(OSError):
         status = path.stat()
         return f"{status.st_mtime_ns}-{status.st_size}"
@@ -121,14 +121,14 @@ def digest(text: str) -> str:
 
 
 def cache_root() -> Path:
-    """Return the folder of all caches, $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib, which you may delete."""
+    """Return the folder of all caches, $XDG_CACHE_HOME/mdrlib or ~/.cache/mdrlib. You may delete it."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG Base Directory Specification says to ignore relative paths.
     return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "mdrlib"
 
 
 def cache_folder(files: ImageFiles, preprocessing: Preprocessing) -> Path | None:
-    """Return the folder of stored squares below `cache_root`; None, with a message, if that cannot be."""
+    """Return the folder of stored squares below `cache_root`; None, with a message, if it cannot exist."""
     root, edge = cache_root(), preprocessing.stored_size
     shape = f"{edge}-middle" if preprocessing.keep_aspect else edge
     folder = root / f"{files.name}-{digest(str(files.folder.resolve()))}-{shape}-v{VERSION}"
@@ -138,6 +138,6 @@ def cache_folder(files: ImageFiles, preprocessing: Preprocessing) -> Path | None
             size = len(files) * 3 * edge**2 / 1e9
             print(f"mdrlib: {folder} keeps resized images, now up to {size:.1f} GB", file=sys.stderr)
     except OSError as error:
-        print(f"mdrlib: {root} cannot keep resized images ({error}); set XDG_CACHE_HOME", file=sys.stderr)
+        print(f"mdrlib: {root} cannot hold resized images ({error}); set XDG_CACHE_HOME", file=sys.stderr)
         return None
     return folder

@@ -1,4 +1,4 @@
-"""What training and evaluation are fed: images in memory, or photographs that worker processes read."""
+"""Batches for training and evaluation, of images in memory or of photographs that workers read."""
 
 import multiprocessing
 import multiprocessing.util
@@ -37,7 +37,9 @@ def in_memory(
     Args:
         images: (N, C, H, W) uint8, on the device of training.
         labels: (N,) int64, on the CPU, where the miners need them.
-        generator: Of `random_affine`, which changes the images if `augment` is true.
+        sampler: Draws the batches.
+        generator: For `random_affine`.
+        augment: Change the images by `random_affine`.
 
     Yields:
         Images (B / world_size, C, H, W) float32 in [0, 1] of this rank, labels (B,) of all ranks.
@@ -58,7 +60,7 @@ def in_memory(
 class Photographs:
     """Photographs on disk. Iterating gives batches uint8 (b, 3, image_size, image_size), in order.
 
-    With workers a script has to iterate below `if __name__ == "__main__":`, as they are not forked.
+    With workers, which are not forked, a script must iterate below `if __name__ == "__main__":`.
     """
 
     files: ImageFiles
@@ -93,8 +95,8 @@ class Photographs:
         """Iterate over batches as `in_memory` does; the sampler draws positions in `indices`.
 
         `augment` is the authors' recipe: a random crop of each stored square becomes image_size x image_size,
-        and is mirrored half the time, as (seed, t, j) say for image j, counted over all ranks, of batch t.
-        `spent` receives the seconds that each batch took.
+        and half of the crops are mirrored. The draws for image j of batch t, counted over all ranks, depend
+        on (seed, t, j) alone. `spent` receives the seconds that each batch took.
         """
         first = sampler.place()[0] * sampler.batch_size
         orders = ((t, first, self.indices[sampler.batch(t)].tolist()) for t in range(start, len(sampler)))
@@ -120,7 +122,7 @@ class Photographs:
 
 
 def default_workers() -> int:
-    """Return the worker processes that suit training on a GPU: one per usable core but one, at most 16."""
+    """Return the number of workers for training on a GPU: the usable cores minus one, at most 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable - 1, 16)
 
@@ -131,7 +133,7 @@ def image_seed(seed: int, t: int, j: int) -> int:
 
 
 class _Batches:
-    """Whole batches by their orders: uint8 (B, 3, size, size) and the seconds they took, or an OSError."""
+    """Whole batches by their orders: uint8 (B, 3, size, size) and the seconds spent, or an OSError."""
 
     def __init__(self, given: Photographs, seed: int | None) -> None:
         self.images, self.seed = StoredImages(given.files, given.preprocessing, given.cache), seed

@@ -21,7 +21,7 @@ def read(split: str, folder: Path) -> dict[str, Any]:
     """Return the drawings of a split as arguments of `ImageSet`: (N, 1, 32, 32), strokes bright on black.
 
     train: 136 characters of five alphabets, 2,720 drawings. test: 106 of three, 2,120. `writers` are 0..19
-    within an alphabet. The archive is downloaded into `folder` unless it is there: see data/README.md.
+    within an alphabet. The archive is downloaded into `folder` if it is missing: see data/README.md.
     """
     pillow = optional("PIL.Image", "data")
     with zipfile.ZipFile(fetch(OMNIGLOT[split], folder)) as file:

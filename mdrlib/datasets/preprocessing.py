@@ -1,4 +1,4 @@
-"""From a file to the pixels that a network sees: upright, RGB, a square of one size."""
+"""Preprocessing of photographs: from a file to an upright RGB square of one size."""
 
 import importlib
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def optional(module: str, extra: str) -> Any:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What evaluation makes of a photograph: a stored square, of which the network sees the middle.
+    """The preprocessing of evaluation: a stored square, of which the network sees the middle.
 
     Sizes and filter (Lanczos) are those of the authors, kakaoenterprise/AAAI2021_MDR, utils/common.py.
     """
@@ -42,16 +42,16 @@ class Preprocessing:
 
     @classmethod
     def of(cls, config: Any) -> "Preprocessing":
-        """Take the fields of a `Config`."""
+        """Make the Preprocessing of a `Config`."""
         return cls(config.image_size, config.stored_size, config.keep_aspect)
 
     def __call__(self, image: Any) -> Tensor:
-        """Return what the network sees of an image of pillow, uint8 (3, image_size, image_size)."""
+        """Return the network's input for a Pillow image, uint8 (3, image_size, image_size)."""
         seen = np.array(self.middle(self.store(to_rgb(image))))
         return torch.from_numpy(seen).permute(2, 0, 1).contiguous()
 
     def store(self, image: Any) -> Any:
-        """Return the stored square of an RGB image of pillow, stored_size x stored_size."""
+        """Return the stored square of an RGB Pillow image, stored_size x stored_size."""
         width, height = image.size
         left, top = max(width - height, 0) / 2, max(height - width, 0) / 2
         box = (left, top, width - left, height - top) if self.keep_aspect else None
@@ -65,7 +65,7 @@ class Preprocessing:
 
 
 def open_image(path: str | Path) -> Any:
-    """Return an RGB image of pillow as `to_rgb` makes it; a damaged one is an OSError that names it."""
+    """Open an image file as an RGB Pillow image, see `to_rgb`; OSError names a damaged file."""
     pillow = optional("PIL.Image", "data")
     try:
         with pillow.open(path) as image:
@@ -75,9 +75,9 @@ def open_image(path: str | Path) -> Any:
 
 
 def to_rgb(image: Any) -> Any:
-    """Return an image of pillow as RGB with 8 bits, upright as its EXIF data say, on white where transparent.
+    """Convert a Pillow image to 8-bit RGB, upright by its EXIF data, on white where it is transparent.
 
-    16-bit grey is scaled by its whole range. ValueError for numbers whose range is not known.
+    16-bit grey is scaled by its whole range. Numbers of unknown range raise ValueError.
     """
     pillow = optional("PIL.Image", "data")
     image.load()  # which turns a TIFF
@@ -90,7 +90,7 @@ def to_rgb(image: Any) -> Any:
         grey = 255 - grey if white else grey
         upright = pillow.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     elif image.mode[0] in "IF":
-        raise ValueError("it holds numbers whose range is not known: save it with 8 or 16 bits")
+        raise ValueError("it holds numbers of unknown range: save it with 8 or 16 bits")
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         white = pillow.new("RGBA", upright.size, "white")
@@ -101,7 +101,7 @@ def to_rgb(image: Any) -> Any:
 
 
 def orientation(image: Any) -> int:
-    """Return the EXIF orientation of an image of pillow, 1 (upright) to 8; 1 if the data cannot be read."""
+    """Return the EXIF orientation of a Pillow image, 1 (upright) to 8; 1 if its data cannot be read."""
     try:
         return image.getexif().get(0x0112, 1)
     except Exception:  # pillow raises many kinds for damaged EXIF data

@@ -1,4 +1,4 @@
-"""Batches of P classes with K images each, and labels with classes held out, left out or noisy."""
+"""Batches of P classes with K images each, and labels with classes held out, left out or replaced."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,21 @@ from mdrlib import distributed
 class PKBatchSampler(Sampler[list[int]]):
     """Draw batches of batch_size indices: batch_size / per_class classes, per_class images of each.
 
-    Images repeat only where a class has fewer than per_class. If batch_size is no multiple of per_class, one
-    more class fills the batch, as in the authors' 256 with 3 per class. Each loop is another epoch. Batch t,
-    counted over all epochs, depends on (labels, seed, t) alone.
+    Images repeat only where a class has fewer than per_class. If batch_size is not a multiple of per_class,
+    one more class fills the batch, as in the authors' 256 with 3 per class. Each loop is another epoch. Batch
+    t, counted over all epochs, depends on (labels, seed, t) alone.
 
     Args:
         labels: (N,) integers.
-        batch_size: Of all ranks; the attribute `batch_size` is the share of one, in whole classes.
+        batch_size: Number of images of all ranks; the attribute `batch_size` is one rank's share, in whole
+            classes.
+        per_class: Number of images of each class.
         iterations: Batches in an epoch; by default N / batch_size, rounded up.
-        rank, world_size: By default those of torch.distributed when a batch is drawn. Pass 0 and 1 where
-            something else divides batches among processes, as accelerate does.
+        rank, world_size: By default those of torch.distributed when a batch is drawn. Pass 0 and 1 if other
+            code, such as accelerate, divides batches among processes.
 
     Raises:
-        ValueError: Too few classes, or ranks that cannot share a batch in whole classes.
+        ValueError: There are too few classes, or ranks cannot share a batch in whole classes.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class PKBatchSampler(Sampler[list[int]]):
         self.members = [part.numpy() for part in labels.argsort(stable=True).split(sizes)]  # of each class
         if len(self.members) < self.wanted:
             needs = f"{batch_size} images with {per_class} per class need {self.wanted} classes"
-            raise ValueError(f"{needs}, there are {len(self.members)}: take a smaller batch_size")
+            raise ValueError(f"{needs}, there are {len(self.members)}: use a smaller batch_size")
 
     def __len__(self) -> int:
         return self.iterations
@@ -91,21 +93,21 @@ class PKBatchSampler(Sampler[list[int]]):
         return np.concatenate(chosen)[: self.total].tolist()
 
     def step(self) -> None:
-        """Count one more batch as used; workers of a DataLoader draw batches long before that."""
+        """Count one more batch as used; workers of a DataLoader draw batches long before their use."""
         self.used += 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next loop draw this epoch, from 0; a position in it that was loaded stays."""
+        """Make the next loop draw this epoch, from 0; a loaded position in it stays."""
         if epoch != self.first // self.iterations:
             self.load_state_dict({"epoch": epoch, "position": 0})
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and how many of its batches were used, as counted by `step`."""
+        """Return the epoch and the number of its batches that `step` has counted."""
         epoch, position = divmod(self.used, self.iterations)
         return {"epoch": epoch, "position": position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next loop begin with the batch after those used."""
+        """Make the next loop begin with the batch after the used ones."""
         self.first = self.used = state["epoch"] * self.iterations + state["position"]
 
 
@@ -114,7 +116,7 @@ def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tens
     count = int(labels.max()) + 1
     held = round(share * count)
     if share and not 2 <= held <= count - 2:
-        raise ValueError(f"validation={share} of {count} classes leaves {held} held out and {count - held}")
+        raise ValueError(f"validation={share} holds out {held} of {count} classes: each part needs 2")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     out = torch.isin(labels, order[:held])
     return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
@@ -125,10 +127,10 @@ def split_group(groups: Tensor, number: int) -> tuple[Tensor, Tensor]:
 
     Args:
         groups: (N,) the coarse class of each image.
-        number: Of the coarse class, among the sorted ones that these images have, from 0.
+        number: Number of the coarse class, from 0, in the sorted order of those of these images.
 
     Raises:
-        ValueError: There is no such coarse class, or no other one.
+        ValueError: There is no such coarse class, or only this one.
     """
     there = groups.unique()
     if not (number < len(there) and len(there) > 1):

@@ -1,4 +1,4 @@
-"""Changes to batches of images, on the device where they lie."""
+"""Transforms of batches of images, on the device of the images."""
 
 import math
 
@@ -29,10 +29,10 @@ def random_affine(
     Args:
         images: (N, C, H, W) floating point.
         generator: On the device of the images or on the CPU.
-        degrees, shear: Uniform in [-degrees, degrees].
-        translate: Share of the image's size, likewise, in both directions.
-        scale: The lowest and highest factor, uniform on a logarithmic scale, for height and width apart.
-        first: The number of the first image among `of` in the whole batch, in which each changes alike.
+        degrees, shear: Largest angles in degrees; angles are uniform in [-degrees, degrees].
+        translate: Largest shift in both directions, as a share of the image's size.
+        scale: Smallest and largest factor, uniform in its logarithm, drawn for height and for width.
+        first, of: `images` are numbers `first` on of a whole batch of `of` images: each changes as in that.
     """
     count = len(images) if of is None else of
     drawn = torch.rand(6, count, generator=generator, device=generator.device).to(images.device) * 2 - 1

@@ -1,4 +1,4 @@
-"""What the backends "tiled" and "triton" share: the gradient by hand, the points, the statistics.
+"""The analytic gradient, the points and the statistics of the backends "tiled" and "triton".
 
 With r_ij = z_ij - s(i, j) and P the number of pairs,
 

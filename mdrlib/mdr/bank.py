@@ -7,7 +7,7 @@ from mdrlib import checks
 
 
 class MemoryBank(nn.Module):
-    """Keep the last `size` embeddings of `dim` dimensions; a new one overwrites the oldest.
+    """The last `size` embeddings of `dim` dimensions; a new one overwrites the oldest.
 
     Embeddings drift slowly after the first iterations, so those of the last batches stand in for a larger
     batch (Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020). In a training step compute
@@ -23,7 +23,7 @@ class MemoryBank(nn.Module):
 
     @property
     def embeddings(self) -> Tensor:
-        """The embeddings so far (M, D), M <= size, in no order of age: a view, which `add` changes."""
+        """The stored embeddings (M, D), M <= size, in no order of age: a view, which `add` changes."""
         return self.storage[: self.added]
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
-"""The path of backend "tiled" for small batches, whose cost is that of its calls: the matrix at once.
+"""The path of backend "tiled" for small batches, where calls cost most: the whole matrix at once.
 
-Single numbers are Python's: to read one from a CPU's tensor costs less than an operation on it. There are no
-slices and no zeros to add to, and the diagonal of the distances holds a number that needs no special care.
+Single numbers are Python's: reading one from a tensor on a CPU costs less than an operation on it. There are
+no slices and no sums that start from zeros, and the diagonal holds a number that needs no special case.
 """
 
 import math
@@ -25,7 +25,7 @@ class Matrix(NamedTuple):
 
 
 def matrix(x: Tensor) -> Matrix | None:
-    """Return the distances of a batch (N, D), or None if some nearly coincide: those are for `tiled`."""
+    """Return the distances of a batch (N, D), or None if points nearly coincide, which `tiled` handles."""
     centred = torch.sub(x, x.sum(0), alpha=1 / len(x))
     norms = torch.linalg.vector_norm(centred, dim=1).square_()
     numbers = norms.tolist()
@@ -54,7 +54,7 @@ def statistics(found: Matrix, diagonal: bool) -> tuple[float, float]:
 def compute(
     pairs: Any, levels: Tensor, mean: float | Tensor, std: float | Tensor, want_x: bool, want_levels: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return what `analytic.loss` asks for."""
+    """Return the loss and its gradients as `analytic.loss` expects them."""
     found, mean, std, values = pairs.matrix, float(mean), float(std), levels.tolist()
     order = sorted(range(len(values)), key=values.__getitem__)
     rounded = c_double if levels.dtype == torch.float64 else c_float

@@ -68,16 +68,22 @@ def mdr_loss(
     """Return the MDR loss for given statistics, the mean over all pairs of ``|z_ij - nearest level|``.
 
     The pairs are (i, j) of the batch, i != j, in both directions, and each embedding of the batch with each
-    of the bank, once: N(N-1) + N M. The same input gives the same bits on one machine. Values that are not
-    finite are refused, on a GPU they make the loss NaN.
+    of the bank, once: N(N-1) + N M. The same input gives the same bits on one machine. A CPU refuses values
+    that are not finite; on a GPU they make the loss NaN.
 
     Args:
         x: Embeddings (N, D), N >= 2; half precision is computed in float32.
         levels: (S,), in standard deviations from the mean.
-        mean, std: Of the distances; std, >= 0, is raised to at least 1e-4 of the mean.
-        backend: "eager": the paper's equations and autograd. "tiled" and "triton": the gradient by hand, in
+        mean, std: Mean and standard deviation of the distances; std >= 0 is raised to at least 1e-4 mean.
+        backend: "eager": the paper's equations and autograd. "tiled" and "triton": an analytic gradient, in
             plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
-        bank: Embeddings (M, D), M >= 0, of past batches, such as a `MemoryBank` keeps.
+        bank: Embeddings (M, D), M >= 0, of past batches, such as those of a `MemoryBank`.
+
+    Returns:
+        The loss, a scalar in standard deviations.
+
+    Raises:
+        TypeError, ValueError: An argument has another type, shape, device or range.
     """
     x = checks.embeddings(x, values=False)
     levels = checks.level_values(levels).to(x)
@@ -95,19 +101,19 @@ class MDR(nn.Module):
 
     As in batch norm, every call in training mode updates the running statistics once: under no_grad too, for
     each part of an accumulated gradient, and for each pass of SAM or of a closure of LBFGS. A call that
-    activation checkpointing repeats within the backward pass updates nothing and takes the statistics of its
+    activation checkpointing repeats within the backward pass updates nothing and uses the statistics of its
     forward pass, one of the last 64: values and gradients are those without checkpointing, bit for bit.
 
     torch.compile takes the module as one graph, but not within a checkpointed part; torch.func and
     torch.export take it in evaluation mode. Values are not checked then, and all distances come from
-    differences (backend "eager", but for training compiled for a GPU on small batches). On a CPU that takes
-    three to eighteen times as long as the module itself: `torch.compiler.disable(mdr)` keeps it as it is.
+    differences (backend "eager", except in training compiled for a GPU on small batches). On a CPU that takes
+    three to eighteen times as long as the module itself: exclude it with `torch.compiler.disable(mdr)`.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.
         momentum: In [0, 1). In training mode each batch updates the running mean and standard deviation of
             the distances, m <- momentum * m + (1 - momentum) * batch statistic; the first batch sets them.
-        learn_levels: Make the levels a parameter; otherwise they are a buffer.
+        learn_levels: Make the levels a parameter; False makes them a buffer.
         diagonal_in_stats: Take mean and standard deviation over the full N x N matrix with its zeros, as the
             authors' code does. The paper, and the default, leave the pairs i = j out.
         backend: See `mdr_loss`.
@@ -140,8 +146,12 @@ class MDR(nn.Module):
     def forward(self, x: Tensor, bank: Tensor | None = None) -> Tensor:
         """Return the `mdr_loss` of a batch; in training mode, update the running statistics first.
 
-        The statistics are over the pairs of the loss. The bank must not hold x yet, or each embedding would
-        be paired with itself. Evaluation mode before any batch in training mode takes the statistics of x.
+        The statistics are over the pairs of the loss. In evaluation mode before any batch in training mode,
+        they are those of x.
+
+        Args:
+            x: Embeddings (N, D), N >= 2.
+            bank: Embeddings (M, D) of past batches, without those of x: add x after the backward pass.
         """
         x = checks.embeddings(x, values=False)
         _together(x, self.levels, "MDR")
@@ -204,7 +214,7 @@ class MDR(nn.Module):
         if transformed:
             return tuple(torch.where(self.initialized > 0, a, b) for a, b in zip(running, batch, strict=True))
         if not self._warned:
-            told = "MDR has had no batch in training mode: it takes the statistics of this one"
+            told = "MDR has had no batch in training mode: it uses the statistics of this batch"
             warnings.warn(told, stacklevel=6)
             self._warned = True
         return batch

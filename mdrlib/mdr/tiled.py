@@ -1,4 +1,4 @@
-"""Backend "tiled": the gradient by hand in plain torch, one tile of the distance matrix at a time.
+"""Backend "tiled": the analytic gradient in plain torch, one tile of the distance matrix at a time.
 
 With W_ij = sign(r_ij) / d_ij, W_ii = 0, the sum over the pairs of i in `analytic` is (W 1)_i e_i - (W E)_i: a
 matrix product. Tiles below the diagonal mirror those above and are not computed. Multiply-adds: N^2 D / 2
@@ -62,7 +62,7 @@ class Pairs(analytic.Pairs):
 
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
-    """Prepare what `statistics` and `loss` take: see `eager.pairs`."""
+    """Prepare the input of `statistics` and `loss`: see `eager.pairs`."""
     return Pairs(x, bank)
 
 

@@ -129,7 +129,7 @@ def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def pairs(x: Tensor, bank: Tensor | None = None) -> Pairs:
-    """Prepare what `statistics` and `loss` take: see `eager.pairs`."""
+    """Prepare the input of `statistics` and `loss`: see `eager.pairs`."""
     _require_gpu(x)
     with torch.no_grad():
         return Pairs(x, bank)

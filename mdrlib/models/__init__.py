@@ -1,4 +1,4 @@
-"""Embedding networks: a backbone, a linear head, and what is done to the embedding's length."""
+"""Embedding networks: a backbone, a linear layer and a head that normalizes the embedding."""
 
 from mdrlib.models.embedder import EmbeddingNetwork, build_embedder
 

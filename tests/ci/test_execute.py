@@ -298,7 +298,7 @@ def test_a_figure_that_a_page_would_not_show_fails_its_chapter(house):
 
 def test_a_chapter_that_is_no_notebook_is_named(house):
     (house / "book/one.ipynb").write_text("{half a notebook")
-    with pytest.raises(ValueError, match=r"book/one.ipynb is no notebook that can be read"):
+    with pytest.raises(ValueError, match=r"book/one.ipynb is not a readable notebook"):
         execute.execute(house, "smoke")
 
 
@@ -333,7 +333,7 @@ def test_ctrl_c_ends_all_kernels(house):
     kernels = psutil.Process(process.pid).children(recursive=True)
     assert kernels
     os.killpg(process.pid, signal.SIGINT)
-    assert "The same call goes on from here." in process.communicate()[1] and process.returncode == 130
+    assert "The same call continues from here." in process.communicate()[1] and process.returncode == 130
     assert not psutil.wait_procs(kernels, timeout=60)[1]
 
 
@@ -445,7 +445,7 @@ def test_what_cannot_run_at_scale_full_is_said_before_anything_starts(house, rec
 
 
 def test_refuses_names_it_does_not_know(house):
-    with pytest.raises(ValueError, match="at scale full alone, not at smoke: add SCALE=full"):
+    with pytest.raises(ValueError, match="only at scale full, not at smoke: add SCALE=full"):
         execute.execute(house, "smoke", dataset="cub")
     with pytest.raises(ValueError, match=r"no scale 'huge'.*\['smoke'\]"):
         execute.execute(house, "huge")
@@ -461,7 +461,7 @@ def test_refuses_names_it_does_not_know(house):
         (ValueError("no scale 'huge'"), 1, "no scale 'huge'\n"),
         (RuntimeError("the scheduler has gone"), 1, "the scheduler has gone\n"),
         (OSError(30, "Read-only file system", "_build/runs"), 1, "Read-only file system: _build/runs\n"),
-        (KeyboardInterrupt(), 130, "The same call goes on from here."),
+        (KeyboardInterrupt(), 130, "The same call continues from here."),
     ],
 )
 def test_exit_status(outcome, status, words, capsys, monkeypatch):

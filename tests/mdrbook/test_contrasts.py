@@ -114,7 +114,7 @@ def test_equivalent_is_only_what_lies_within_a_point(ends, said):
 
 def test_arms_of_other_splits_or_half_a_halving_are_refused():
     a, b = halved(0.02)
-    with pytest.raises(ValueError, match="other class splits or classes"):
+    with pytest.raises(ValueError, match="different class splits or classes"):
         contrasts.contrast(a, b[b.split != 3])
     with pytest.raises(ValueError, match="two or more whole halvings"):
         contrasts.contrast(a[a.split < 8], b[b.split < 8])

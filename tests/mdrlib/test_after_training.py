@@ -92,10 +92,10 @@ def test_export_prints_the_difference(photo_run, tmp_path, capsys):
         ("search RUN ALBUM/loose.jpg ALBUM/loose.jpg", "loose.jpg is damaged or not a gallery"),
         ("search RUN ALBUM ALBUM/gone.jpg", "1 of 1 images are unreadable: .*gone.jpg"),
         ("search RUN ALBUM ALBUM/loose.jpg -k 0", "-k must be"),
-        ("search RUN ALBUM ALBUM/loose.jpg --out OUT/page.pdf", r"written as .html or .png, got .*page.pdf"),
+        ("search RUN ALBUM ALBUM/loose.jpg --out OUT/page.pdf", r"must end in .html or .png, got .*page.pdf"),
         ("embed RUN ALBUM/milk/empty --out OUT/e.npz", "empty holds no images"),
-        ("embed RUN ALBUM --out OUT/e.npy", r"written as .npz, got .*e.npy"),
-        ("export RUN --out OUT/model.pth", r"written as .onnx or .pt2, got .*model.pth"),
+        ("embed RUN ALBUM --out OUT/e.npy", r"--out must end in .npz, got .*e.npy"),
+        ("export RUN --out OUT/model.pth", r"must end in .onnx or .pt2, got .*model.pth"),
         ("export RUN --out OUT/model.onnx", r"onnx is missing: pip install 'mdrlib\[export\]'"),
     ],
 )

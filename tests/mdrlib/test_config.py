@@ -84,7 +84,7 @@ def test_scalars_and_arrays_of_numpy_are_numbers():
 
 @pytest.mark.parametrize("values", ["x", None, [("dim", 3)], 3])
 def test_a_config_is_made_of_a_mapping(values):
-    with pytest.raises(TypeError, match="a Config is made of a mapping of its fields, got"):
+    with pytest.raises(TypeError, match="a Config needs a mapping of its fields, got"):
         Config.of(values)
 
 
@@ -169,9 +169,9 @@ def test_other_types_and_values_out_of_range_are_refused_by_name(cases, error):
 
 
 def test_fields_that_do_not_fit_each_other_are_refused():
-    with pytest.raises(ValueError, match="validation and select_by_test both select"):
+    with pytest.raises(ValueError, match="may select the result, got validation and select_by_test"):
         Config(select_by_test=True, validation=0.5)
-    with pytest.raises(ValueError, match="validation and held_out_group both select"):
+    with pytest.raises(ValueError, match="may select the result, got validation and held_out_group"):
         Config(held_out_group=0, validation=0.5)
     with pytest.raises(ValueError, match="cub has photographs, which the backbone"):
         Config(dataset="cub")

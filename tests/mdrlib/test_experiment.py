@@ -265,7 +265,7 @@ def test_a_held_out_alphabet_selects_in_place_of_random_classes(tmp_path, quick_
     assert found["train_positive"].sum(1)[0] == found["validation_positive"].sum(1)[0] == 5 * 28
     with pytest.raises(ValueError, match="held_out_group must be below the 2 coarse classes, got 2"):
         run(replace(config, held_out_group=2), tmp_path / "other")
-    with pytest.raises(ValueError, match="held_out_group needs coarse classes, and digits has none"):
+    with pytest.raises(ValueError, match="held_out_group needs coarse classes, which digits lacks"):
         run(replace(config, dataset="digits", held_out_group=0, per_class=4), tmp_path / "none")
 
 
@@ -549,7 +549,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(runs, tmp_path, chang
     else:
         state["config"] = torch.zeros(3)
     checkpoint.save(tmp_path / "checkpoint.pt", state)
-    wanted = {"missing": "KeyError .*optimizer", "shape": "linear.bias", "type": "made of a mapping"}[change]
+    wanted = {"missing": "KeyError .*optimizer", "shape": "linear.bias", "type": "needs a mapping"}[change]
     with pytest.raises(ValueError, match=wanted) as caught:
         run(CONFIG, tmp_path)
     assert str(tmp_path) in str(caught.value) and "another folder" in str(caught.value)

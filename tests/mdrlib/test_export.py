@@ -116,7 +116,7 @@ def test_without_onnx_the_extra_is_named(photo_run, tmp_path, monkeypatch, packa
 
 
 def test_other_kinds_of_files_are_refused(photo_run, tmp_path):
-    with pytest.raises(ValueError, match=r"written as .onnx or .pt2, got .*model.pth"):
+    with pytest.raises(ValueError, match=r"must end in .onnx or .pt2, got .*model.pth"):
         export(Embedder.load(photo_run), tmp_path / "model.pth")
 
 

@@ -163,13 +163,13 @@ def test_a_link_that_leads_nowhere_is_listed_too(embedder, album):
 
 
 def test_twice_the_same_file_is_refused(gallery, album):
-    with pytest.raises(ValueError, match="1 photographs are in the gallery already: .*loose.jpg"):
+    with pytest.raises(ValueError, match="1 photographs are already in the gallery: .*loose.jpg"):
         gallery.add([album / "loose.jpg"])
-    with pytest.raises(ValueError, match="8 photographs are in the gallery already"):
+    with pytest.raises(ValueError, match="8 photographs are already in the gallery"):
         gallery.add(album)
     with pytest.raises(ValueError, match="2 classes for 1 files"):
         gallery.add([album / "x.jpg"], ["a", "b"])
-    with pytest.raises(ValueError, match="classes go with a list of files"):
+    with pytest.raises(ValueError, match="classes need a list of files"):
         gallery.add(album, ["a"])
 
 

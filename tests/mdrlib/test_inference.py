@@ -114,7 +114,7 @@ def test_unreadable_images_are_listed_in_one_error(embedder, album):
     "images, error, words",
     [
         ([], ValueError, "one image or more, got none"),
-        ([7], TypeError, "images must be paths, images of pillow or uint8 tensors .* got 7"),
+        ([7], TypeError, "images must be paths, Pillow images or uint8 tensors .* got 7"),
         (torch.zeros(2, 3, 8, 8), ValueError, r"uint8 \(1 or 3, H, W\), got float32 \(3, 8, 8\)"),
         (np.zeros((8, 8, 3), np.uint8), ValueError, r"must be uint8 \(1 or 3, H, W\), got uint8 \(8, 8, 3\)"),
     ],

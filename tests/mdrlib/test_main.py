@@ -69,7 +69,7 @@ def test_a_run_from_the_shell_and_what_it_prints(config, tmp_path, capsys):
         ("- a\n- list", [], "config.yml must hold a mapping of Config fields, got list"),
         ("just words", [], "config.yml must hold a mapping of Config fields, got str"),
         ("dim: [8", [], 'parsing a flow sequence in .*config.yml", line 1'),
-        ("dim: 8", ["dim"], "a change is key=value, got 'dim'"),
+        ("dim: 8", ["dim"], "a change must be key=value, got 'dim'"),
         ("dim: 8", ["dim=[1"], "parsing a flow sequence"),
         ("dim: 8", ["dim=-1"], "dim must be at least 0 and below 65536, got -1"),
         ("dim: 8", ["dim=eight"], "dim must be int, got 'eight'"),
@@ -201,7 +201,7 @@ def test_ctrl_c_ends_all_in_one_line_and_the_same_call_goes_on(config, tmp_path,
         time.sleep(0.05)
     os.killpg(shell.pid, signal.SIGINT)
     _, said = shell.communicate(timeout=60)
-    assert shell.returncode == 130 and said == "\nmdrlib: stopped; the same call goes on\n"
+    assert shell.returncode == 130 and said == "\nmdrlib: stopped; the same call continues\n"
     deadline = time.monotonic() + 60
     while any(
         state != "Z" for state in states_of_group(shell.pid)

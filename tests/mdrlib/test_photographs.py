@@ -144,7 +144,7 @@ def test_stored_size_aspect_and_crops_are_those_of_the_config(make_tree, tmp_pat
 
 def test_validation_classes_of_photographs_are_held_out(make_tree, tmp_path):
     make_tree("cub")
-    with pytest.raises(ValueError, match="validation=0.5 of 3 classes"):
+    with pytest.raises(ValueError, match="validation=0.5 holds out . of 3 classes"):
         run(replace(CONFIG, validation=0.5), tmp_path / "run")
     make_tree("cub", train=(1, 2, 3, 4))
     result = run(replace(CONFIG, validation=0.5), tmp_path / "run")

@@ -296,7 +296,7 @@ def test_k_beyond_the_gallery_is_capped_by_evaluate_and_refused_by_search():
     assert capped["recall@5"] == capped["recall@6"] == capped["recall@1000"] == 1
     assert search(x, k=5)[1].shape == (6, 5) and search(x, x, 6)[1].shape == (6, 6)
     for arguments, there in (((x, None, 6), 5), ((x, x, 7), 6), ((x[:1], None, 1), 0)):
-        with pytest.raises(ValueError, match=f"k must be at most the {there} neighbours there are"):
+        with pytest.raises(ValueError, match=f"k must be at most {there} "):
             search(*arguments)
 
 
@@ -330,7 +330,7 @@ def test_k_must_be_a_positive_integer(k):
 
 @pytest.mark.parametrize("exponent", (1, 30, 5000))
 def test_k_is_at_most_the_gallery(exponent):
-    with pytest.raises(ValueError, match="^k must be at most the 5 neighbours there are, got .{1,80}$"):
+    with pytest.raises(ValueError, match=r"^k must be at most 5 \(all neighbours\), got .{1,80}$"):
         search(X, k=10**exponent)
 
 

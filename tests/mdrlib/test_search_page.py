@@ -82,7 +82,7 @@ def test_a_picture_has_a_cell_for_each_photograph(results, tmp_path):
 
 @pytest.mark.parametrize("name", ["page.pdf", "page", "page.HTM"])
 def test_other_kinds_of_files_are_refused(results, tmp_path, name):
-    with pytest.raises(ValueError, match=r"written as .html or .png, got .*page"):
+    with pytest.raises(ValueError, match=r"must end in .html or .png, got .*page"):
         search_page.write(tmp_path / name, *results)
 
 

@@ -113,7 +113,7 @@ def test_float64_stays_float64_and_kinds_may_differ():
         ([Y, Y[:, :3]], ValueError, r"gallery\[1\] must have shape \(N, 6\), got \(90, 3\)"),
         ([Y[:, :3]], ValueError, r"gallery\[0\] must have shape \(N, 6\), got \(90, 3\)"),
         ([Y, Y * torch.nan], ValueError, r"gallery\[1\] hold 540 NaN"),
-        ([Y[:1], Y[:2]], ValueError, "k must be at most the 3 neighbours there are, got 4"),
+        ([Y[:1], Y[:2]], ValueError, r"k must be at most 3 \(all neighbours\), got 4"),
     ],
 )
 def test_bad_shards_are_refused(gallery, error, message):
@@ -310,8 +310,8 @@ DOT.add(X.numpy())
             ValueError,
             "fewer than 5 neighbours for 60 of 60 queries: raise candidates",
         ),
-        ((Q, X, 2001, FLAT), ValueError, "k must be at most the 2000 neighbours there are"),
-        ((X, None, 2000, FLAT), ValueError, "k must be at most the 1999 neighbours there are"),
+        ((Q, X, 2001, FLAT), ValueError, r"k must be at most 2000 \(all neighbours\)"),
+        ((X, None, 2000, FLAT), ValueError, r"k must be at most 1999 \(all neighbours\)"),
         ((Q, X[:, :3], 5, "Flat"), ValueError, r"gallery.0. must have shape \(N, 16\), got \(2000, 3\)"),
         ((Q * torch.nan, X, 5, "Flat"), ValueError, "query hold 960 NaN"),
         ((Q, X * torch.nan, 5, "Flat"), ValueError, r"gallery\[0\] hold 32000 NaN"),
@@ -354,6 +354,16 @@ def test_an_index_that_takes_no_vectors_or_numbers_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             sharded_search.build(X, index, first)
+
+
+def test_an_index_that_searches_no_list_is_refused():
+    """Twice 0 lists are 0 lists: without the check the search would not end."""
+    index = sharded_search.build(X, "IVF16,Flat")
+    index.nprobe = 0
+    with pytest.raises(ValueError, match="the index has nprobe 0: set it to 1 or more, or pass probes"):
+        search(Q, X, 5, index)
+    assert search(Q, X, 5, index, 16)[1].equal(search(Q, X, 5)[1])
+    assert index.nprobe == 0, "an index keeps its nprobe"
 
 
 def test_more_probes_than_lists_search_all_lists():

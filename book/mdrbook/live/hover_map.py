@@ -1,4 +1,4 @@
-"""A map of embeddings in a page that shows the image of the point under a pointer, finger or arrow key."""
+"""A map of embeddings in a page that shows the image of the point that the reader chooses."""
 
 import base64
 import io

@@ -104,7 +104,7 @@ def _draw_pull(ax: Axes, levels: np.ndarray, weight: float) -> None:
 
 
 def describe(z: np.ndarray, same: np.ndarray, levels: Sequence[float], weight: float) -> str:
-    """Return `levels_figure` in words, for readers who cannot see it."""
+    """Describe `levels_figure` in words, for readers who cannot see it."""
     levels = sorted_levels(levels)
     nearest = nearest_level(z, levels)
     parts = []

@@ -67,14 +67,14 @@ def overlap(positive: Any, negative: Any) -> float:
 
 
 def limits(runs: Sequence[Distances]) -> list[float]:
-    """Return what to show of the axis of distances: `plots.shown_range` of all runs."""
+    """Return the range of the axis of distances to show: `plots.shown_range` of all runs."""
     levels = np.concatenate([run.levels.ravel() for run in runs])
     counts = [part for run in runs for part in (run.positive, run.negative)]
     return shown_range(runs[0].edges, counts, levels if len(levels) else None)
 
 
 def training_figure(runs: Sequence[Distances], at: int) -> Figure:
-    """Draw evaluation `at` of runs side by side: pairs of one class up, of two classes down, levels."""
+    """Draw evaluation `at` of runs side by side: levels, pairs of one class up, and of two classes down."""
     shares = [
         [100 * c / np.maximum(c.sum(1, keepdims=True), 1) for c in (run.positive, run.negative)]
         for run in runs
@@ -96,7 +96,7 @@ def training_figure(runs: Sequence[Distances], at: int) -> Figure:
 
 
 def describe(runs: Sequence[Distances], at: int) -> str:
-    """Return `training_figure` in words: the overlap of each run, and the levels."""
+    """Describe `training_figure` in words: the overlap of each run, and the levels."""
     parts = []
     for run in runs:
         text = f"{run.name}: overlap {overlap(run.positive[at], run.negative[at]):.0%}"

@@ -77,7 +77,7 @@ def distance_histogram(
 
 
 def _mark_levels(ax: Axes, levels: np.ndarray, colors: list, shares: np.ndarray, span: float) -> None:
-    """A line at each level; above the axes its value and share, in rows where levels are close."""
+    """Draw a line at each level, and its value and share above the axes, in rows if levels are close."""
     rim = [withStroke(linewidth=3.5, foreground=ax.get_facecolor())]  # visible on bars of its own colour
     ends: list[float] = []  # right end of the last label in each row
     for level, color, share in zip(levels, colors, shares, strict=True):
@@ -98,10 +98,10 @@ def _mark_levels(ax: Axes, levels: np.ndarray, colors: list, shares: np.ndarray,
 
 
 def shown_range(edges: np.ndarray, counts: Sequence[np.ndarray], levels: np.ndarray | None) -> list[float]:
-    """Return what to show of an axis of distances: a few very far ones should not compress the rest.
+    """Return the range of an axis of distances to show, without a few very large distances.
 
     Args:
-        edges: Of the bins, (B + 1,).
+        edges: Edges of the bins, (B + 1,).
         counts: For each kind of pair (T, B). Bins with more than a thousandth of a kind's pairs are shown.
         levels: Of any shape, all of which are shown; or None.
     """
@@ -200,7 +200,7 @@ def level_shares(nearest: Any, kinds: Mapping[str, Any], count: int) -> Figure:
     Args:
         nearest: The level of each pair, (P,), from 0 for the nearest to count - 1.
         kinds: Masks (P,) by name, each of one pair or more.
-        count: Of levels.
+        count: Number of levels.
     """
     nearest = np.asarray(nearest)
     fig, ax = figure(WIDTH, 0.8 + 0.55 * len(kinds))
@@ -224,7 +224,7 @@ def binned_medians(ax: Axes, x: Any, y: Any, bins: int = 12, **look: Any) -> Non
     """Draw medians of y (N,) in bins of equally many x (N,) and, as a band, their quartiles.
 
     Args:
-        look: Of `Axes.plot`, with a color.
+        look: Arguments of `Axes.plot`, with a color.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     parts = np.array_split(np.argsort(x, kind="stable"), bins)

@@ -1,4 +1,4 @@
-"""Means over seeds with their confidence intervals, in rows or against what was varied."""
+"""Means over seeds with their confidence intervals, in rows or against a varied setting."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,8 +21,8 @@ def interval_rows(
 
     Args:
         means: (mean, low, high) of a metric of 0..1 by name of the group.
-        differences: The same of the paired difference to `baseline`, drawn to the right with a line at 0, for
-            groups that have one. Open marks: the interval covers 0.
+        differences: The same for the paired difference from `baseline`, drawn to the right with a line at 0,
+            for groups that have one. Open marks: the interval covers 0.
         metric: Its key in `Result.metrics`.
     """
     panels = 1 if differences is None else 2
@@ -49,7 +49,7 @@ def interval_rows(
 def _points(
     ax: Axes, triples: Mapping[str, Triple], rows: Mapping[str, Triple], open_over_0: bool = False
 ) -> None:
-    """A mark at each mean and a line from end to end, in the row that the name has in `rows`."""
+    """Draw a mark at each mean and a line from end to end, in the row of the name in `rows`."""
     for row, (name, style) in enumerate(method_styles(rows).items()):
         if name in triples:
             mean, low, high = _percent(triples[name])
@@ -62,14 +62,14 @@ def _points(
 def metric_over(
     panels: Mapping[str, Mapping[str, Mapping[float | str, Triple]]], metric: str = "recall@1"
 ) -> Figure:
-    """Draw a metric of 0..1 against what was varied, with its intervals as bands, in percent.
+    """Draw a metric of 0..1 against a varied setting, with its intervals as bands, in percent.
 
     Methods of all panels share colours, legend and the vertical axis.
 
     Args:
-        panels: What was varied, written below its panel -> method -> value -> (mean, low, high). Values are
-            evenly spaced: numbers in order, texts as given. A method with one value, such as a baseline that
-            does not depend on what was varied, is a horizontal line.
+        panels: Setting, written below its panel -> method -> value -> (mean, low, high). Values are evenly
+            spaced: numbers in order, texts as given. A method with one value, such as a baseline that does
+            not depend on the setting, is a horizontal line.
         metric: Its key in `Result.metrics`.
     """
     columns = min(2, len(panels))
@@ -90,7 +90,7 @@ def metric_over(
 
 
 def _lines(ax: Axes, series: Mapping[str, Mapping[float | str, Triple]], styles: Mapping[str, dict]) -> None:
-    """One panel of `metric_over`."""
+    """Draw one panel of `metric_over`."""
     every = list(dict.fromkeys(at for values in series.values() for at in values))
     if not any(isinstance(at, str) for at in every):
         every.sort()
@@ -108,7 +108,7 @@ def _lines(ax: Axes, series: Mapping[str, Mapping[float | str, Triple]], styles:
 
 
 def _percent(triple: Triple) -> np.ndarray:
-    """Mean, low and high (3,) in percent."""
+    """Return mean, low and high (3,) in percent."""
     mean, low, high = triple[:3]
     if not low <= mean <= high:
         raise ValueError(f"Expected (mean, low, high) with low <= mean <= high, got {tuple(triple)}.")

@@ -1,4 +1,4 @@
-"""What changes in training: loss, metrics, levels; and the metrics at its end."""
+"""Charts of training: loss, metrics and levels along it, and metrics at its end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ History = Sequence[Mapping[str, Any]]  # rows with "iteration" and values by nam
 
 
 def loss_curves(histories: Mapping[str, History]) -> Figure:
-    """Draw the training loss of each run by name and, where some have one, the regularizer next to it."""
+    """Draw the training loss of each run by name, and next to it the regularizer if a run has one."""
     panels = {"loss": "metric-learning loss"}
     if any(len(_series(history, "regularizer")[0]) for history in histories.values()):
         panels["regularizer"] = "mean |z \N{MINUS SIGN} nearest level|"
@@ -30,7 +30,7 @@ def recall_curves(histories: Mapping[str, History], key: str = "recall@1") -> Fi
 
 
 def _curves(histories: Mapping[str, History], panels: Mapping[str, str], percent: bool = False) -> Figure:
-    """A line for each history in a panel for each key."""
+    """Draw a line for each history in a panel for each key."""
     fig, axes = figure(WIDTH, 3.4, 1, len(panels), squeeze=False)
     for ax, (key, label) in zip(axes[0], panels.items(), strict=True):
         for name, style in method_styles(histories).items():
@@ -76,7 +76,7 @@ class _End:
 
 
 def _series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Iterations and values of the rows that have a value of `key`."""
+    """Return iterations and values of the rows that have a value of `key`."""
     rows = [(row["iteration"], row[key]) for row in history if row.get(key) is not None]
     table = np.array(rows, dtype=float).reshape(-1, 2)
     x, y = table[np.isfinite(table[:, 1])].T
@@ -84,7 +84,7 @@ def _series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _level_series(history: History, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    """Iterations (T,) and values (T, S) of "<prefix>0", "<prefix>1", ... in the rows that have them all."""
+    """Return iterations (T,) and values (T, S) of "<prefix>0", "<prefix>1", ... of complete rows."""
     count = 0
     while any(f"{prefix}{count}" in row for row in history):
         count += 1

@@ -142,7 +142,8 @@ def test_an_annotation_without_images_is_refused(make_tree, layout):
         path.write_text("image_id class_id super_class_id path\n" if layout == "sop" else "")
     for path in folder.glob("list_*.txt"):
         path.write_text("0\nimage_name item_id evaluation_status\n")
-    with pytest.raises(ValueError, match=f"{folder} has no image of (train|test): get the annotation again"):
+    message = f"{folder} has no image of (train|test): download the annotation again"
+    with pytest.raises(ValueError, match=message):
         load(layout.split()[0], "train")
 
 

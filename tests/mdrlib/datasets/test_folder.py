@@ -126,14 +126,14 @@ def test_everything_that_is_wrong_is_said_at_once(make):
     found = "\n".join(problems(place))
     for words in (
         "class one has one image",
-        "class Same differs from another by capitals alone",
-        "class same differs from another by capitals alone",
+        "class Same differs from another only by capitals",
+        "class same differs from another only by capitals",
         "1 images, such as stray.jpg, are in no folder of a class",
         "b/0.jpg cannot be read as an image (image file is truncated",
         "c/1.jpg cannot be read as an image (unknown or damaged format",
         "c/empty.png cannot be read as an image (unknown or damaged format",
         "d/lost.jpg cannot be read as an image (No such file or directory)",
-        "e/depth.tif cannot be read as an image (it holds numbers whose range is not known",
+        "e/depth.tif cannot be read as an image (it holds numbers of unknown range",
         "e/loop is a link to a folder that is listed already",
         "nothing/at all is an empty folder",
     ):
@@ -165,7 +165,7 @@ def test_a_long_list_is_cut(make):
         (two_each("train/a", "test/c", "test/d", "val/e"), "val/e holds 2 images, in none of train, test"),
         (
             two_each("train/a", "train/b", "query/c", "query/d", "gallery/c", "gallery/e"),
-            "class d is in query and not in gallery",
+            "class d is in query but not in gallery",
         ),
     ],
 )

@@ -195,4 +195,4 @@ def test_a_folder_that_cannot_be_made_is_not_needed(files, tmp_path, monkeypatch
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     np.testing.assert_array_equal(pixels(StoredImages(files, SQUARE, True)[0]), wanted(files.paths[0]))
-    assert "cannot keep resized images" in capsys.readouterr().err
+    assert "cannot hold resized images" in capsys.readouterr().err
