@@ -115,6 +115,9 @@ def test_the_third_panel_is_gradient_descent_by_mdrlib_also_after_a_drag(open_fr
             drag(page, 5, -30, 20)
             x, y = (a - b for a, b in zip(read(page)["points"][5], start["points"][5], strict=True))
             assert x == pytest.approx(-30, abs=1.5) and y == pytest.approx(20, abs=1.5)
+            drag(page, 2, 20, 10)  # another point, while the first has the focus
+            x, y = (a - b for a, b in zip(read(page)["points"][2], start["points"][2], strict=True))
+            assert x == pytest.approx(20, abs=1.5) and y == pytest.approx(10, abs=1.5)
             assert "Point moved." in page.locator("[aria-live]").inner_text()
         drawn, front = read(page), page.evaluate("mdrPlayground.front")
         points = page.evaluate("mdrPlayground.front.points()")

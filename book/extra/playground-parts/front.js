@@ -128,7 +128,7 @@
     function listen(node, i) {
       let from;
       node.onfocus = () => { plane.rove(i); selected = i; draw(); };
-      node.onblur = () => { selected = held = -1; draw(); };
+      node.onblur = () => { if (held === i) held = -1; selected = -1; draw(); };
       drawing.draggable(node, event => {
         if (timer) play(false);
         held = plane.pick(event.clientX, event.clientY);
