@@ -2,7 +2,7 @@
 (function () {
   "use strict";
   const { layout, layouts, evaluate, step, weights, drawing, sharing } = globalThis.mdrPlayground;
-  const { signed } = drawing, { SPREADS, RATES, DEFAULTS } = sharing;
+  const { ARROWS, neighbour, signed } = drawing, { SPREADS, RATES, DEFAULTS } = sharing;
 
   const NAMES = { clusters: "Clusters", mixed: "Mixed", outlier: "Outlier", line: "Line", collapsed: "Collapse" };
   // The experiments of the page: what differs from the defaults, and for how many steps a prediction is tried.
@@ -15,7 +15,6 @@
     collapse: { layout: "collapsed", loss: "triplet" },
   };
   const TRIALS = { silent: 100, outlier: 60, heaps: 200, tug: 150, line: 150, collapse: 50 };
-  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   const STEPS_A_SECOND = 30, MOST_AT_ONCE = 4;
   const REMEMBERED = 3000;  // steps in the chart
   const NOTHING = { side: null, point: -1, byKey: false };
@@ -150,31 +149,8 @@
       }
     }
 
-    /** While a pointer drags `node`, or what `grab` returns in its stead, call move(dx, dy) in pixels from where it
-        was taken, and `drop` in the end. */
-    function draggable(node, grab, move, drop) {
-      node.onpointerdown = event => {
-        if (event.button) return;
-        event.preventDefault();
-        node.setPointerCapture(event.pointerId);
-        grab(event).focus({ preventScroll: true });
-        node.onpointermove = to => { move(to.clientX - event.clientX, to.clientY - event.clientY); draw(); };
-        node.onpointerup = node.onpointercancel = () => {
-          node.onpointermove = node.onpointerup = node.onpointercancel = null;
-          drop();
-          draw();
-          share();
-        };
-      };
-    }
-
-    /** The point next to point `i` in a direction: by x for Left and Right, by y for Up and Down, so that every
-        point can be reached. */
-    function neighbour({ points }, i, [dx, dy]) {
-      const axis = dx ? 0 : 1;
-      const order = points.map((_, k) => k).sort((a, b) => points[a][axis] - points[b][axis] || a - b);
-      return order[Math.max(0, Math.min(order.length - 1, order.indexOf(i) + dx + dy))];
-    }
+    const draggable = (node, grab, move, drop) => drawing.draggable(node, grab,
+      (dx, dy) => { move(dx, dy); draw(); }, () => { drop(); draw(); share(); });
 
     function listen() {
       for (const side of sides()) side.plane.nodes.forEach((node, i) => listenToPoint(side, node, i));
@@ -198,24 +174,21 @@
         tell(`Point ${held.point + 1} moved.`);
         held = NOTHING;
       });
-      node.onkeydown = event => {
-        const arrow = ARROWS[event.key], toggle = [" ", "Enter"].includes(event.key);
-        const drop = event.key === "Escape" && taken();
-        if (!(arrow || toggle || drop) || event.ctrlKey || event.altKey || event.metaKey) return;
-        event.preventDefault();
-        event.stopPropagation();
-        const { points } = side.state;
-        if (!arrow) {
+      drawing.keys(node, {
+        taken,
+        toggle() {
           held = taken() ? NOTHING : { side, point: i, byKey: true };
           draw();
           tell(taken() ? `Point ${i + 1} taken: arrow keys move it.` : `Point ${i + 1} put down.`);
           share();
-        } else if (taken()) {
-          put(side, i, points[i].map((v, c) => v + 0.02 * arrow[c] * (event.shiftKey ? 5 : 1)));
+        },
+        move(by) {
+          put(side, i, side.state.points[i].map((v, c) => v + by[c]));
           draw();
           tell(`Point ${i + 1} at ${side.state.points[i].map(v => signed(v)).join(", ")}.`);
-        } else plane.nodes[neighbour(side.state, i, arrow)].focus({ preventScroll: true });
-      };
+        },
+        choose: arrow => plane.nodes[neighbour(side.state.points, i, arrow)].focus({ preventScroll: true }),
+      });
     }
 
     function listenToLevel(node, s) {

@@ -98,9 +98,51 @@
     };
   }
 
+  // Points and levels under the reader's hand.
+
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+  /** While a pointer drags `node`, or what `grab` returns in its stead, call move(dx, dy) in pixels from where it
+      was taken, and `drop` in the end. */
+  function draggable(node, grab, move, drop) {
+    node.onpointerdown = event => {
+      if (event.button) return;
+      event.preventDefault();
+      node.setPointerCapture(event.pointerId);
+      grab(event).focus({ preventScroll: true });
+      node.onpointermove = to => move(to.clientX - event.clientX, to.clientY - event.clientY);
+      node.onpointerup = node.onpointercancel = () => {
+        node.onpointermove = node.onpointerup = node.onpointercancel = null;
+        drop();
+      };
+    };
+  }
+
+  /** Arrow keys choose a point, Space takes it and puts it down; arrow keys then move it: move([dx, dy]). */
+  function keys(node, { taken, toggle, move, choose }) {
+    node.onkeydown = event => {
+      const arrow = ARROWS[event.key], switches = [" ", "Enter"].includes(event.key);
+      const drop = event.key === "Escape" && taken();
+      if (!(arrow || switches || drop) || event.ctrlKey || event.altKey || event.metaKey) return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (!arrow) toggle();
+      else if (taken()) move(arrow.map(v => 0.02 * v * (event.shiftKey ? 5 : 1)));
+      else choose(arrow);
+    };
+  }
+
+  /** The point next to point `i` in a direction: by x for Left and Right, by y for Up and Down, so that every
+      point can be reached. */
+  function neighbour(points, i, [dx, dy]) {
+    const axis = dx ? 0 : 1;
+    const order = points.map((_, k) => k).sort((a, b) => points[a][axis] - points[b][axis] || a - b);
+    return order[Math.max(0, Math.min(order.length - 1, order.indexOf(i) + dx + dy))];
+  }
+
   /** A plane. `draw(view)` shows points, pulls and the selected point's pairs; `nodes` are the points, one of which
-      the Tab key reaches: `rove(i)` says which. */
-  function plane(svg) {
+      the Tab key reaches: `rove(i)` says which. `tall(width)` is its height. */
+  function plane(svg, tall = wide => Math.min(narrow(svg) ? 226 : 340, 1.3 * wide)) {
     const lines = add(svg, "g", { class: "pg-lines" });
     const kinds = ["triplet", "mdr"].map(name => ({
       name,
@@ -109,7 +151,7 @@
     }));
     const layer = add(svg, "g"), counts = add(svg, "g", { class: "pg-counts" });
     const scale = add(svg, "g", { class: "pg-scale" });
-    const self = { nodes: [], span: 0, moved, pick, draw, start, resize, rove };
+    const self = { nodes: [], span: 0, place, moved, pick, draw, start, resize, rove };
     let width = 320, height = 320, long = LONGEST, places = [];
 
     /** New points: the view goes back to its start. */
@@ -129,12 +171,12 @@
     function rove(which) { self.nodes.forEach((node, i) => set(node, { tabindex: i === which ? 0 : -1 })); }
 
     function resize() {
-      [width, height] = fit(svg, wide => Math.min(narrow(svg) ? 226 : 340, 1.3 * wide));
+      [width, height] = fit(svg, tall);
       long = Math.min(LONGEST, 0.27 * Math.min(width, height));
     }
 
     const pixels = () => Math.min(width, height) / (2 * self.span);
-    const place = ([x, y]) => [width / 2 + x * pixels(), height / 2 - y * pixels()];
+    function place([x, y]) { return [width / 2 + x * pixels(), height / 2 - y * pixels()]; }
 
     /** The coordinates of a point moved by some pixels, kept within the picture. */
     function moved([x, y], dx, dy) {
@@ -380,5 +422,6 @@
       transform: `translate(${x} ${-y}) scale(0.013)` }));
   }
 
-  playground.drawing = { plane, strip, chart, thumbnail, arrowScale, longest, levelName, ranks, signed };
+  playground.drawing = { ARROWS, add, arrowScale, chart, draggable, fit, keys, levelColor, levelName, longest, narrow,
+    neighbour, plane, ranks, set, signed, strip, thumbnail };
 })();
