@@ -1,11 +1,17 @@
 """ci/tuning.py: the best configuration of each arm, by held-out training classes alone."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import yaml
 
 import runs
 import tuning
 from mdrlib.results import Result
+
+ROOT = Path(__file__).resolve().parents[2]
+BIRDS = ("cub-tuning", "cub-tuning-sphere", "cub-tuning-units", "cub-tuning-proxies")
 
 
 @pytest.fixture
@@ -52,3 +58,16 @@ def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
             made[config.identity()] = result(config, *scores[config.lr, config.held_out_group])
     (trial,) = tuning.trials(study, "t", made)["method triplet"]
     assert (trial.score, trial.iteration, trial.drawn) == (0.3, 10, {"lr": rates[0]})
+
+
+@pytest.mark.parametrize("study", ["cub-stopping"])
+def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
+    results, chosen = runs.committed(ROOT), {}
+    for name in BIRDS:
+        for its in tuning.trials(ROOT, name, results).values():
+            chosen |= {(its[0].config.method, its[0].config.mdr_in_distance): its[0].config}
+    for cell in runs.matrix(ROOT, study):
+        config = cell.config
+        planned = {"class_split": config.class_split, "seed": config.seed, "iterations": 600}
+        planned["validation"] = 0.3 if study == "cub-stopping" else 0.0
+        assert config == replace(chosen[config.method, config.mdr_in_distance], **planned)
