@@ -127,7 +127,7 @@ class Config:
         method_parts(self.method)
         if 1 not in self.recall_at or min(self.recall_at) < 1:
             got = checks.shown(self.recall_at)
-            raise ValueError(f"recall_at must hold numbers of at least 1, and 1 itself, got {got}")
+            raise ValueError(f"recall_at must be numbers of at least 1 that include 1, got {got}")
         if min(self.lr_steps, default=1) < 1:
             raise ValueError(f"lr_steps must be at least 1, got {checks.shown(self.lr_steps)}")
         ways = {"validation": 0, "held_out_group": -1, "select_by_test": False}
