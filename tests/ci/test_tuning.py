@@ -60,7 +60,7 @@ def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
     assert (trial.score, trial.iteration, trial.drawn) == (0.3, 10, {"lr": rates[0]})
 
 
-@pytest.mark.parametrize("study", ["cub-stopping"])
+@pytest.mark.parametrize("study", ["cub-stopping", "cub"])
 def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
     results, chosen = runs.committed(ROOT), {}
     for name in BIRDS:
