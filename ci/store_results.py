@@ -57,10 +57,11 @@ def store_studies(root: Path, study: str | None) -> list[tuple[Path, int]]:
         raise ValueError(f"no runs of the matrix: call `make experiments SCALE=ablations{words}`")
     refuse_uncommitted(list(new.values()))
     written = []
-    file = {name: file_of(root, name) for name in {name for cell in everything for name in cell.studies}}
+    names = {name for cell in everything for name in cell.studies}
+    stored_in = {name: file_of(root, name) for name in names}
     files: dict[Path, list[str]] = {}
     for cell in everything:
-        for path in {file[name] for name in cell.studies}:
+        for path in {stored_in[name] for name in cell.studies}:
             files.setdefault(path, []).append(cell.config.identity())
     for path, keys in sorted(files.items()):
         if not new.keys() & set(keys):
@@ -69,7 +70,7 @@ def store_studies(root: Path, study: str | None) -> list[tuple[Path, int]]:
         runs = [known[key] for key in keys if key in known]
         refuse_other_images(runs)
         lines = ",\n".join(json.dumps(compact(run), separators=(",", ":"), allow_nan=False) for run in runs)
-        write_atomically(path, lambda out, text=lines: out.write(f"[\n{text}\n]\n".encode()))
+        write_atomically(path, lambda file, text=lines: file.write(f"[\n{text}\n]\n".encode()))
         written.append((path, len(runs)))
     return written
 

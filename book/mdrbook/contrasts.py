@@ -5,7 +5,7 @@ metrics in [0, 1].
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy import stats
 from statsmodels.formula.api import mixedlm
 from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
+from mdrlib.comparison import signed
 from mdrlib.results import Result
 
 SMALLEST = 0.01  # the smallest difference that would matter: 1 point
@@ -47,6 +48,12 @@ def verdict(low: float, high: float) -> str:
     if -SMALLEST < low and high < SMALLEST:
         return "equivalent"
     return "better" if low > 0 else "worse" if high < 0 else "undecided"
+
+
+def points(found: Sequence[float]) -> str:
+    """Write (difference, low, high, ...), each in [-1, 1], in points: "+2.7 (+1.9 to +3.5)"."""
+    d, low, high = (signed(100 * value, plus="+") for value in found[:3])
+    return f"{d} ({low} to {high})"
 
 
 def of_classes(runs: Iterable[Result], metric: str, iteration: int | None) -> pd.DataFrame:

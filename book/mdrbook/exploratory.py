@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from mdrbook.contrasts import CONFIDENCE, verdict
-from mdrlib.comparison import paired, signed
+from mdrbook.contrasts import CONFIDENCE, points, verdict
+from mdrlib.comparison import paired
 
 VERDICTS = ("better", "undecided", "equivalent", "worse")
 Values = Mapping[int, float]  # seed -> a metric in [0, 1]
@@ -31,16 +31,11 @@ class Compared(NamedTuple):
 
     def __str__(self) -> str:
         """Return text for a cell: points, interval in brackets and verdict, with * where it stays decided."""
-        d, low, high = self._points()
-        return f"{d} ({low} to {high}) {self.verdict}{'*' * self.kept}"
+        return f"{points(self)} {self.verdict}{'*' * self.kept}"
 
     def told(self) -> str:
         """Return the same text for a sentence, with the verdict in the brackets."""
-        d, low, high = self._points()
-        return f"{d} ({low} to {high}, {self.verdict}{'*' * self.kept})"
-
-    def _points(self) -> list[str]:
-        return [signed(100 * value, plus="+") for value in self[:3]]
+        return f"{points(self)[:-1]}, {self.verdict}{'*' * self.kept})"
 
 
 def compare(pairs: Mapping[Hashable, tuple[Values, Values]]) -> dict[Hashable, Compared]:
