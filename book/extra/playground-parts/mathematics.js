@@ -2,7 +2,8 @@
 
    The points are a network's outputs before normalization. `evaluate` is one forward and backward pass of the
    trainer on them; `step` is evaluate and plain gradient descent. Checked against mdrlib by
-   tests/mdrbook/test_playground.py. A classic script and no module: browsers load no modules from a file:// page. */
+   tests/mdrbook/test_playground_mathematics.py. A classic script and no module: browsers load no modules from a
+   file:// page. */
 (function () {
   "use strict";
   const playground = (globalThis.mdrPlayground = globalThis.mdrPlayground || {});
