@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.formula.api import mixedlm
+from statsmodels.stats.multitest import multipletests
 from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from mdrlib.comparison import signed
@@ -48,6 +49,19 @@ def verdict(low: float, high: float) -> str:
     if -SMALLEST < low and high < SMALLEST:
         return "equivalent"
     return "better" if low > 0 else "worse" if high < 0 else "undecided"
+
+
+def judged(planned: Sequence[Contrast]) -> list[str]:
+    """Return the verdicts of contrasts that are confirmed together.
+
+    "better" and "worse" also need a p below 0.05 after Holm's adjustment (Scandinavian Journal of Statistics
+    1979); without it the verdict is "undecided".
+    """
+    significant = multipletests([found.p for found in planned], 1 - CONFIDENCE, method="holm")[0]
+    return [
+        found.verdict if holds or found.verdict == "equivalent" else "undecided"
+        for found, holds in zip(planned, significant, strict=True)
+    ]
 
 
 def points(found: Sequence[float]) -> str:

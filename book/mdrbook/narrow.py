@@ -147,10 +147,16 @@ def _wrap_rows(fig: Figure) -> None:
         if isinstance(ax.yaxis.get_major_locator(), FixedLocator | StrCategoryLocator):
             labels = ax.yaxis.get_ticklabels()
             if max((label.get_window_extent().width for label in labels), default=0) > 0.36 * fig.bbox.width:
-                names = [label.get_text().splitlines() for label in labels]
-                names = ["\n".join(textwrap.fill(line, 16) for line in lines) for lines in names]
+                lines = [label.get_text().splitlines() for label in labels]
+                names = ["\n".join(map(_in_lines, its)) for its in lines]
                 ax.set_yticks(ax.get_yticks(), names)
-                fig.set_figheight(fig.get_figheight() + 0.2 * len(labels))
+                added = max(name.count("\n") + 1 - len(its) for name, its in zip(names, lines, strict=True))
+                fig.set_figheight(fig.get_figheight() + 0.17 * added * len(labels))
+
+
+def _in_lines(name: str) -> str:
+    """Wrap the name of a row at spaces, and at the plus signs of a method rather than within a word."""
+    return textwrap.fill(name.replace("+", "+ "), 17).replace("+ ", "+")
 
 
 def _wrap(fig: Figure) -> None:

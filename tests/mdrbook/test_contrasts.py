@@ -112,6 +112,16 @@ def test_equivalent_is_only_what_lies_within_a_point(ends, said):
     assert contrasts.verdict(*ends) == said
 
 
+def test_contrasts_confirmed_together_also_need_holms_p():
+    a, b = halved(0.02)
+    found = contrasts.contrast(a, b)
+    made = [
+        found._replace(low=0.002, high=0.04, p=p, p_f=1.0) for p in (0.012, 0.03, 0.04)
+    ]  # Holm: 3 * 0.012, 2 * 0.03, 0.06
+    assert contrasts.judged(made) == ["better", "undecided", "undecided"]
+    assert contrasts.judged([found._replace(low=-0.004, high=0.008, p=0.4)]) == ["equivalent"]
+
+
 def test_arms_of_other_splits_or_half_a_halving_are_refused():
     a, b = halved(0.02)
     with pytest.raises(ValueError, match="different class splits or classes"):

@@ -62,6 +62,21 @@ def test_panels_are_stacked_and_nothing_is_cut_off(make):
     assert min(pixels) >= 11
 
 
+def test_names_of_methods_break_at_a_plus_and_rows_stay_apart():
+    names = ["Triplet+L2Norm+MDR, units − Triplet+L2Norm", "Triplet+MDR − Triplet+L2Norm", "Triplet"]
+    wide, axes = style.figure(style.WIDTH, 1.8, 1, 2, sharey=True)
+    axes[0].set_yticks(range(3), names)
+    fig = narrow.narrowed(wide)
+    fig.draw_without_rendering()
+    for ax in fig.axes:
+        labels = sorted(ax.get_yticklabels(), key=lambda label: label.get_window_extent().y0)
+        shown = [label.get_text() for label in labels]
+        assert {name.replace("\n", " ").replace("+ ", "+") for name in shown} == set(names)
+        assert all("L2\n" not in name and "M\n" not in name for name in shown)
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(lower.y1 < upper.y0 for lower, upper in zip(boxes, boxes[1:], strict=False))
+
+
 def test_what_panels_shared_each_has_on_its_own():
     fig = narrow.narrowed(curves())
     fig.draw_without_rendering()
