@@ -39,7 +39,7 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Of a, where higher is better: "better", "worse", or "undecided" if the interval covers 0."""
+        """Whether a is "better" (higher), "worse" or, if the interval covers 0, "undecided"."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "undecided"
 
 
@@ -55,9 +55,9 @@ class Group(NamedTuple):
 class Row(NamedTuple):
     """A group in a table."""
 
-    label: str
+    label: str  #: See `Group`.
     n: int  #: Number of seeds.
-    mean: float
+    mean: float  #: Of the metric over seeds.
     interval: Interval | None  #: None for one seed.
     difference: Difference | None  #: To the baseline; None for itself or fewer than two shared seeds.
 

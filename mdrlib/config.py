@@ -181,7 +181,7 @@ class Config:
 
     @property
     def normalize(self) -> str:
-        """What the head does to embeddings: "none", "l2" or "mean-distance"."""
+        """The name of the head, one of those of `EmbeddingNetwork`, such as "mean-distance"."""
         return method_parts(self.method)[1] if self.head == "auto" else self.head
 
     @property

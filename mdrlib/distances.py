@@ -149,7 +149,8 @@ def normalize_by_mean_distance(x: Tensor) -> Tensor:
         x: (N, D), N >= 2.
 
     Returns:
-        (N, D) with a mean distance of 1; identical embeddings are unchanged.
+        (N, D) in the dtype of x, with a mean distance of 1; identical embeddings are unchanged. Under
+        autocast that dtype can be half precision: pass `x.float()`.
     """
     wide = checks.embeddings(x, wait=False)
     n = len(wide)

@@ -31,7 +31,11 @@ def join() -> None:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the processes and leave them; an error goes into torchrun's summary of failures."""
+    """Join the processes that torchrun has started, and leave them; without torchrun there is one.
+
+    An error goes into torchrun's summary of failures. If your program calls `init_process_group` itself,
+    leave this out: the other functions of this module use any process group.
+    """
     join()
     try:
         yield
@@ -65,7 +69,12 @@ def local_rank() -> int:
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """Call `function` in the first process; return its result, or raise its error, in every process."""
+    """Call `function` in the first process; return its result, or raise its error, in every process.
+
+    The others wait, at most for the timeout of the process group, an hour with `processes`. Evaluate
+    and save in such a function, with the `module` of DistributedDataParallel and without `gather`, because
+    the others do not take part.
+    """
     if world_size() == 1:
         return function()
     outcome: list[Any] = [None, None]
@@ -108,7 +117,12 @@ def gather(x: Tensor) -> Tensor:
     """Gather the rows (B / world_size, ...) of all processes into (B, ...), by rank, with gradient.
 
     If all take the same loss of the global batch, the gradient of x is world_size times that of the loss:
-    right once DistributedDataParallel has averaged over processes.
+    right once DistributedDataParallel has averaged over processes. So every parameter used before `gather`
+    must be in DistributedDataParallel. Those used after it, such as levels and proxies, stay outside: each
+    process has their whole gradient.
+
+    Args:
+        x: Any dtype, with the same shape in every process; integers, such as labels, have no gradient.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 

@@ -150,9 +150,18 @@ class MDRRegularizer(nn.Module):
     """MDR for `embedding_regularizer=` of any loss of pytorch-metric-learning.
 
     The total is then loss + embedding_reg_weight (L_MDR + level_weight * sum of squared levels). For the
-    paper's lambda and nu set embedding_reg_weight to lambda and level_weight to nu / lambda. Give the loss's
-    parameters to the optimizer: the levels are among them. Do not L2-normalize the embeddings, and give the
-    loss a distance with normalize_embeddings=False. The other arguments are those of `MDR`.
+    paper's lambda and nu set embedding_reg_weight to lambda and level_weight to nu / lambda.
+
+    Give the loss's parameters to the optimizer: the levels are among them. The `MDR` itself is
+    `loss.embedding_regularizer.mdr`, and `loss.eval()` puts it into evaluation mode. It takes no
+    `MemoryBank`.
+
+    Do not L2-normalize the embeddings. Losses and miners of that library do so by default: give both
+    distance=LpDistance(normalize_embeddings=False).
+
+    Args:
+        settings, named: The arguments of `MDR`.
+        level_weight: At least 0; the default, 0, leaves out the penalty on the levels.
     """
 
     def __init__(self, *settings: Any, level_weight: float = 0.0, **named: Any) -> None:

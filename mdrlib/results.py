@@ -35,11 +35,11 @@ class Result:
     environment: dict[str, Any]  #: See `environment`.
     git: dict[str, Any] | None  #: See `git`.
     data: dict[str, Any]  #: Split -> number of images and fingerprint; the fingerprint of weights.
-    history: list[dict[str, float | int | None]]  #: A row per evaluation: see `evaluation.History`.
-    #: Of each test class, in lists: "class" (name), "queries", "recall@1", "map@r"; None before schema 2.
+    history: list[dict[str, float | int | None]]  #: A row per evaluation; see `evaluation.History`.
+    #: Lists "class" (name), "queries", "recall@1", "map@r", an entry per test class; None before schema 2.
     #: Since schema 3 "history" has "iteration" and a list per evaluation of the two metrics.
     per_class: dict[str, Any] | None = None
-    schema: int = 1  #: Of this file: 2 has per_class, diagnostics, more in environment; 3 its history.
+    schema: int = 1  #: Of this file; 2 has per_class, diagnostics, more in environment; 3 its history.
 
 
 def write(result: Result, out_dir: Path) -> None:

@@ -29,7 +29,7 @@ def search(
     those that rounding may have misplaced. Nothing of size Q x G is held; TF32 and autocast are off inside.
 
     Args:
-        query: (Q, D) floating point; half precision is computed in float32.
+        query: Tensor (Q, D), floating point; half precision is computed in float32.
         gallery: (G, D); or a list of shards (G_i, D), tensors or arrays such as memory maps, which are read
             64 MB at a time and numbered as one gallery; or None to search the queries among themselves. Each
             query is then left out of its own result by its index, so that its duplicates stay.
@@ -41,12 +41,13 @@ def search(
         candidates: Number of vectors that the index returns per query, by default 10 k and at least 100.
 
     Returns:
-        Distances (Q, k) float32, float64 for float64 queries, and indices (Q, k) int64 into the gallery;
-        equal distances in order of index.
+        Distances (Q, k) float32, float64 for float64 queries, and indices (Q, k) int64 into the gallery, on
+        the device of the queries; equal distances in order of index. Distances are not squared, unlike those
+        of faiss.
 
     Raises:
         TypeError, ValueError: Inputs do not fit or are not finite, faiss refuses the index, or the index
-            finds fewer than k neighbours.
+            finds fewer than k neighbours, an IVF index even in all its lists.
     """
     query = checks.embeddings(query, "query", at_least=1).detach().contiguous()
     alone = gallery is None
@@ -82,11 +83,12 @@ def evaluate(
     Recall@K is the share of queries with a match among the K nearest. With R matches in the gallery,
     R-Precision is the share of matches among the R nearest, and MAP@R is 1/R times the sum over i <= R of the
     precision at i where the i-th is a match (Musgrave et al., "A Metric Learning Reality Check", ECCV 2020).
-    A query without a match in the gallery counts in no metric. Equal distances are ordered by index.
+    A query without a match in the gallery counts in no metric. Equal distances are ordered by index. The
+    search is exact, and nothing of size Q x G is held.
 
     Args:
-        query: (Q, D), with integer labels (Q,).
-        gallery: (G, D), with integer labels (G,), or None to search the queries among themselves.
+        query: Tensor (Q, D), with a tensor of integer labels (Q,). All is computed on its device.
+        gallery: Tensor (G, D), with integer labels (G,), or None to search the queries among themselves.
         ks: The K of Recall@K; a K beyond the gallery takes the whole gallery.
         per_class: Also measure each class of the queries.
 

@@ -34,8 +34,7 @@ class Retrieval(lightning.LightningModule):
         self.log("val", self.loss(self.network(batch[0]), batch[1]))
 
     def configure_optimizers(self):
-        levels = {"params": self.mdr.parameters()}
-        levels |= {"lr": 1e-2, "weight_decay": 0.0}
+        levels = {"params": self.mdr.parameters(), "weight_decay": 0.0}
         network = {"params": self.network.parameters()}
         return torch.optim.AdamW([network, levels], lr=1e-3)
 

@@ -17,6 +17,7 @@ def build(weight=0.2, nu=0.01):
     model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 32))
     if distributed.world_size() > 1:
         model = DistributedDataParallel(model)
+    # The default distances of loss and miner L2-normalize.
     euclidean = distances.LpDistance(normalize_embeddings=False)
     loss = losses.TripletMarginLoss(
         margin=0.2,
@@ -29,12 +30,13 @@ def build(weight=0.2, nu=0.01):
 
 
 def train(model, loss, miner, epochs):
+    # With several processes, model is in DistributedDataParallel.
     part = load("digits", "train")
     data = TensorDataset(to_float(part.images), part.labels)
     sampler = PKBatchSampler(part.labels, 64, 16)
     batches = DataLoader(data, batch_sampler=sampler)
     levels = {"params": loss.parameters()}  # of its regularizer
-    levels |= {"lr": 1e-2, "weight_decay": 0.0}
+    levels["weight_decay"] = 0.0
     network = {"params": model.parameters()}
     optimizer = torch.optim.AdamW([network, levels], lr=1e-3)
     for _ in range(epochs):
@@ -48,8 +50,8 @@ def train(model, loss, miner, epochs):
             total.backward()
             optimizer.step()
             sampler.step()  # counts this batch as used
-    parts = dict(model=model, loss=loss, optimizer=optimizer)
-    parts["sampler"] = sampler
+    parts = dict(loss=loss, optimizer=optimizer, sampler=sampler)
+    parts["model"] = getattr(model, "module", model)
     return {name: part.state_dict() for name, part in parts.items()}
 
 

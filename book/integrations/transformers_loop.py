@@ -41,7 +41,7 @@ class MetricTrainer(Trainer):
     def create_optimizer(self, model=None):
         network = {"params": self.model.network.parameters()}
         levels = {"params": self.model.mdr.parameters()}
-        levels |= {"lr": 1e-2, "weight_decay": 0.0}
+        levels["weight_decay"] = 0.0
         self.optimizer = torch.optim.AdamW([network, levels], lr=1e-3)
         return self.optimizer
 

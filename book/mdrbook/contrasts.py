@@ -65,8 +65,13 @@ def judged(planned: Sequence[Contrast]) -> list[str]:
 
 
 def points(found: Sequence[float]) -> str:
-    """Write (difference, low, high, ...), each in [-1, 1], in points: "+2.7 (+1.9 to +3.5)"."""
-    d, low, high = (signed(100 * value, plus="+") for value in found[:3])
+    """Write (difference, low, high, ...), each in [-1, 1], in points: "+2.7 (+1.9 to +3.5)".
+
+    With a second digit where an end would be rounded to 0, so that its sign shows.
+    """
+    values = [100 * value for value in found[:3]]
+    digits = 2 if any(abs(end) < 0.05 for end in values[1:]) else 1
+    d, low, high = (signed(value, digits, plus="+") for value in values)
     return f"{d} ({low} to {high})"
 
 

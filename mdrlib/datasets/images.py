@@ -64,7 +64,7 @@ class ImageFiles(_Split):
     files: list[str]  #: N paths below `folder`
     labels: Tensor  #: (N,) int64, contiguous from 0
     classes: list[str]  #: the name of each class
-    groups: Tensor | None = None  #: (C,) int64, the coarse class of each class: an index of `group_names`
+    groups: Tensor | None = None  #: (C,) int64, the coarse class of each class, an index of `group_names`
     group_names: list[str] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)  #: N sha256 of the files, where these were read
     paths: list[Path] = field(init=False)  #: N full paths

@@ -85,7 +85,11 @@ class PKBatchSampler(Sampler[list[int]]):
         return self.whole(t)[rank * share : (rank + 1) * share]
 
     def whole(self, t: int) -> list[int]:
-        """Return batch t of all ranks together."""
+        """Return batch t of all ranks together.
+
+        t counts over all epochs, unlike the position in a loop over the sampler. For the labels of a gathered
+        batch use `distributed.gather(labels[indices])` with the indices that the loop gives.
+        """
         random = np.random.default_rng((self.seed, t))
         classes = random.choice(len(self.members), self.wanted, replace=False)
         # resize cuts a permutation that is too long and repeats one that is too short.
@@ -93,7 +97,10 @@ class PKBatchSampler(Sampler[list[int]]):
         return np.concatenate(chosen)[: self.total].tolist()
 
     def step(self) -> None:
-        """Count one more batch as used; workers of a DataLoader draw batches long before their use."""
+        """Count one more batch as used: call it once for each, if you save the state of the sampler.
+
+        Drawing does not count, because workers of a DataLoader draw batches long before their use.
+        """
         self.used += 1
 
     def set_epoch(self, epoch: int) -> None:
@@ -112,7 +119,16 @@ class PKBatchSampler(Sampler[list[int]]):
 
 
 def split_classes(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of images of the classes kept, and of a random `share` of classes held out."""
+    """Return the indices of images of the classes kept, and of a random `share` of classes held out.
+
+    Args:
+        labels: (N,) integers 0 .. C - 1.
+        share: Share of the classes to hold out, in [0, 1); 0 holds out none.
+        seed: Another seed holds out other classes.
+
+    Raises:
+        ValueError: One of the two parts would have fewer than 2 classes.
+    """
     count = int(labels.max()) + 1
     held = round(share * count)
     if share and not 2 <= held <= count - 2:

@@ -11,7 +11,14 @@ class MemoryBank(nn.Module):
 
     Embeddings drift slowly after the first iterations, so those of the last batches stand in for a larger
     batch (Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020). In a training step compute
-    the loss with `mdr(x, bank.embeddings)`, call backward, then `bank.add(x)`.
+    the loss with `mdr(x, bank.embeddings)`, call backward, then `bank.add(x)`, where x is what the losses
+    take: normalized and, with several processes, gathered.
+
+    The bank is a module: move it with `.to(device)`, and save its state_dict.
+
+    Args:
+        size: Largest number of embeddings, at least 1.
+        dim: Dimensions of an embedding.
     """
 
     def __init__(self, size: int, dim: int) -> None:
@@ -23,7 +30,7 @@ class MemoryBank(nn.Module):
 
     @property
     def embeddings(self) -> Tensor:
-        """The stored embeddings (M, D), M <= size, in no order of age: a view, which `add` changes."""
+        """The stored embeddings (M, D), M <= size, in no order of age, as a view, which `add` changes."""
         return self.storage[: self.added]
 
     @torch.no_grad()

@@ -104,10 +104,14 @@ class MDR(nn.Module):
     activation checkpointing repeats within the backward pass updates nothing and uses the statistics of its
     forward pass, one of the last 64: values and gradients are those without checkpointing, bit for bit.
 
+    An accumulated gradient adds no pairs: each part has only its own. For more pairs take a larger batch, or
+    a `MemoryBank`.
+
     torch.compile takes the module as one graph, but not within a checkpointed part; torch.func and
     torch.export take it in evaluation mode. Values are not checked then, and all distances come from
-    differences (backend "eager", except in training compiled for a GPU on small batches). On a CPU that takes
-    three to eighteen times as long as the module itself: exclude it with `torch.compiler.disable(mdr)`.
+    differences (backend "eager", except in training compiled for a GPU on small batches). On a CPU
+    a compiled MDR takes three to eighteen times as long as an uncompiled one: exclude it with
+    `torch.compiler.disable(mdr)`.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.

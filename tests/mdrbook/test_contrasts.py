@@ -112,6 +112,11 @@ def test_equivalent_is_only_what_lies_within_a_point(ends, said):
     assert contrasts.verdict(*ends) == said
 
 
+def test_an_end_near_zero_shows_its_sign():
+    assert contrasts.points((0.027, 0.019, 0.035)) == "+2.7 (+1.9 to +3.5)"
+    assert contrasts.points((0.012, 0.0002, 0.024)) == "+1.20 (+0.02 to +2.40)"
+
+
 def test_contrasts_confirmed_together_also_need_holms_p():
     a, b = halved(0.02)
     found = contrasts.contrast(a, b)
