@@ -156,8 +156,8 @@ class MDRRegularizer(nn.Module):
     `loss.embedding_regularizer.mdr`, and `loss.eval()` puts it into evaluation mode. It takes no
     `MemoryBank`.
 
-    Do not L2-normalize the embeddings. Losses and miners of that library do so by default: give both
-    distance=LpDistance(normalize_embeddings=False).
+    Do not L2-normalize the embeddings. Losses and miners of that library do so by default: give each the
+    distance `LpDistance` with normalize_embeddings=False.
 
     Args:
         settings, named: The arguments of `MDR`.
