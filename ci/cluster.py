@@ -20,7 +20,8 @@ import one_run
 from mdrlib.checkpoint import write_atomically
 from mdrlib.config import Config
 from mdrlib.results import git, write_json
-from runs import Job, source_of
+from runs import Job
+from studies import source_of
 
 WAIT_SECONDS = 300  # for a first worker: a queue may have to start it
 CONNECT_SECONDS = 10

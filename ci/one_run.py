@@ -117,7 +117,7 @@ def sources() -> str:
 def what_is_here(sources: Sequence[str]) -> dict[str, Any]:
     """Return {"data": source -> split -> fingerprint, "missing": source -> why it is not available}.
 
-    A source is a data set, or what `runs.source_of` makes of a folder and a class split.
+    A source is a data set, or what `studies.source_of` makes of a folder and a class split.
     """
     from mdrlib.datasets import load, split_names
 

@@ -16,7 +16,8 @@ from mdrlib.checkpoint import write_atomically
 from mdrlib.config import Config
 from mdrlib.datasets.benchmarks import BENCHMARKS
 from mdrlib.results import Result, load_committed, load_runs, write_json
-from runs import by_identity, file_of, matrix, source_of, swept
+from runs import by_identity, swept
+from studies import file_of, matrix, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWINGS = ("glyphs", "digits", "omniglot")

@@ -22,7 +22,8 @@ from execute import exit_status
 from mdrlib.datasets.download import data_root
 from notebooks import Failure, threads
 from one_run import failed, make_run, what_is_here
-from runs import Cell, Job, committed, is_done, matrix, source_of, sweep_job, swept
+from runs import Job, committed, is_done, swept
+from studies import Cell, matrix, source_of, sweep_job
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.5  # between two looks at what another sweep holds

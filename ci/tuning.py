@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from mdrbook.contrasts import best_stop
 from mdrlib.config import Config
 from mdrlib.results import Result
-from runs import committed, matrix, read, swept
+from runs import committed, read, swept
+from studies import matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 METRIC = "validation_map@r"

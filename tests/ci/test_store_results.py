@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
-import runs
 import store_results
+import studies
 from mdrlib.experiment import Config
 from mdrlib.results import Result, load_committed, write
 
@@ -66,7 +66,7 @@ def test_stores_a_benchmark_but_no_miniature_of_it(tmp_path):
 
 
 def test_stores_a_study_a_line_per_run_with_what_is_stored(matrix_house):
-    made, path = runs.matrix(matrix_house), matrix_house / "data/results/ablations.json"
+    made, path = studies.matrix(matrix_house), matrix_house / "data/results/ablations.json"
     with pytest.raises(ValueError, match="call `make experiments SCALE=ablations STUDY=other`"):
         store_results.store_studies(matrix_house, "other")
 
@@ -103,7 +103,7 @@ def test_a_study_goes_to_the_file_it_names(matrix_house):
     spec = yaml.safe_load((matrix_house / "ci/ablations.yml").read_text())
     spec["studies"]["other"]["file"] = "glyphs-other"
     (matrix_house / "ci/ablations.yml").write_text(yaml.safe_dump(spec, sort_keys=False))
-    for k, cell in enumerate(runs.matrix(matrix_house)):
+    for k, cell in enumerate(studies.matrix(matrix_house)):
         folder = matrix_house / "_build/runs/sweep" / str(k)
         folder.mkdir(parents=True)
         write(result(config=asdict(cell.config)), folder)

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 import one_run
-import runs
+import studies
 import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def test_what_is_done_or_committed_is_not_made_again_and_failures_are_told(matri
     (matrix_house / "data/results").mkdir(parents=True)
     (matrix_house / "data/results/ablations.json").write_text(json.dumps(stored[:1]))
     folder.rename(matrix_house / "away")
-    wanted = runs.matrix(matrix_house, "other")
+    wanted = studies.matrix(matrix_house, "other")
     here = one_run.what_is_here(["glyphs"])
     made = []
 
@@ -118,7 +118,8 @@ def test_odd_folders_and_a_dead_worker_fail_their_run_alone(matrix_house, capfd,
     the worker of one dies."""
     folder = matrix_house / "_build/runs/sweep"
     data = one_run.what_is_here(["glyphs"])["data"]["glyphs"]
-    folders = [runs.sweep_job(matrix_house, cell.config, data).folder for cell in runs.matrix(matrix_house)]
+    cells = studies.matrix(matrix_house)
+    folders = [studies.sweep_job(matrix_house, cell.config, data).folder for cell in cells]
     opened, taken, damaged, dying, *_ = folders
     (opened / ".ipynb_checkpoints").mkdir(parents=True)
     (opened / ".ipynb_checkpoints/run-checkpoint.ipynb").touch()
@@ -146,7 +147,7 @@ def test_odd_folders_and_a_dead_worker_fail_their_run_alone(matrix_house, capfd,
 
 def test_a_run_whose_lock_is_held_is_left_and_one_of_a_dead_process_is_not(matrix_house):
     template = (matrix_house / "book/experiments/ablation.ipynb").read_text()
-    config, folder = runs.matrix(matrix_house)[0].config.to_dict(), matrix_house / "run"
+    config, folder = studies.matrix(matrix_house)[0].config.to_dict(), matrix_house / "run"
     folder.mkdir()
     lock = f"lock = FileLock({str(folder / 'lock')!r}); lock.acquire()"
     code = f"from filelock import FileLock; {lock}; print(1, flush=True); input()"
@@ -164,10 +165,10 @@ def test_a_run_whose_lock_is_held_is_left_and_one_of_a_dead_process_is_not(matri
 
 def test_each_run_has_a_gpu_that_no_other_has(matrix_house, monkeypatch):
     """Of GPUs 4 and 7 another sweep has the first."""
-    folder, jobs = matrix_house / "_build/runs/sweep", runs.matrix(matrix_house, "other")
+    folder, jobs = matrix_house / "_build/runs/sweep", studies.matrix(matrix_house, "other")
     folder.mkdir(parents=True)
     data = one_run.what_is_here(["glyphs"])["data"]["glyphs"]
-    left = {job.name: job for job in (runs.sweep_job(matrix_house, cell.config, data) for cell in jobs)}
+    left = {job.name: job for job in (studies.sweep_job(matrix_house, cell.config, data) for cell in jobs)}
     shown = []
 
     def make_run(template, config, folder, wait, variables):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import runs
+import studies
 import tuning
 from mdrlib.results import Result
 
@@ -31,7 +32,7 @@ def result(config, *scores, test=0.9):
 
 
 def test_the_best_along_the_run_is_first_and_the_start_does_not_count(study):
-    cells = [cell.config for cell in runs.matrix(study, "t")]
+    cells = [cell.config for cell in studies.matrix(study, "t")]
     plain = [config for config in cells if config.method == "triplet"]
     scores = [(0.9, 0.2, 0.5, 0.1), (0.0, 0.4, 0.3, 0.2)]  # the third is not made yet
     made = {c.identity(): result(c, *s) for c, s in zip(plain, scores, strict=False)}
@@ -49,7 +50,7 @@ def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
     spec = yaml.safe_load(path.read_text())
     spec["studies"]["t"]["grid"] = {"method": ["triplet"], "held_out_group": [0, 1], "lr": "draw"}
     path.write_text(yaml.safe_dump(spec))
-    cells = [cell.config for cell in runs.matrix(study, "t")]
+    cells = [cell.config for cell in studies.matrix(study, "t")]
     rates = sorted({config.lr for config in cells})
     scores = {(rates[0], 0): (0, 0.6, 0.1), (rates[0], 1): (0, 0.0, 0.3), (rates[1], 0): (0, 0.9, 0.9)}
     made = {}
@@ -66,7 +67,7 @@ def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
     for name in BIRDS:
         for its in filter(None, tuning.trials(ROOT, name, results).values()):
             chosen |= {(its[0].config.method, its[0].config.mdr_in_distance): its[0].config}
-    for cell in runs.matrix(ROOT, study):
+    for cell in studies.matrix(ROOT, study):
         config = cell.config
         planned = {"class_split": config.class_split, "seed": config.seed, "iterations": 600}
         planned["validation"] = 0.3 if study == "cub-stopping" else 0.0
