@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.formula.api import mixedlm
 from statsmodels.stats.multitest import multipletests
-from statsmodels.tools.sm_exceptions import ConvergenceWarning
+from statsmodels.tools.sm_exceptions import ConvergenceWarning, SingularMatrixWarning
 
 from mdrlib.comparison import signed
 from mdrlib.results import Result
@@ -128,7 +128,8 @@ def _mixed(rows: pd.DataFrame) -> tuple[float, float]:
     parts = {"split": "0 + C(split)", "cls": "0 + C(cls)"}
     model = mixedlm("d ~ 1", rows, groups=np.ones(len(rows)), vc_formula=parts)
     with warnings.catch_warnings():  # a component that is estimated as 0 lies on the border
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        for kind in (ConvergenceWarning, SingularMatrixWarning):
+            warnings.simplefilter("ignore", kind)
         fitted = model.fit(reml=True, method=["lbfgs", "powell"])
     return float(fitted.fe_params.iloc[0]), float(fitted.bse_fe.iloc[0])
 

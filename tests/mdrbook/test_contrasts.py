@@ -1,5 +1,8 @@
 """Contrasts against formulas written down a second time, and on data whose answer is known."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +11,11 @@ from scipy import optimize, stats
 from mdrbook import contrasts
 from mdrlib.results import Result
 
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = [f"class {k}" for k in range(20)]
+# Chapter 8: method, whether MDR is in units of distance.
+TRIPLET, L2, MDR = ("triplet", False), ("triplet+l2", False), ("triplet+mdr", False)
+PLANNED = [(MDR, TRIPLET), (MDR, L2), (("triplet+l2+mdr", True), L2)]
 
 
 def halved(effect, of_split=0.01, of_class=0.02, rest=0.01, halvings=4, seed=0):
@@ -156,3 +163,41 @@ def test_metrics_of_classes_are_means_over_seeds():
 def test_the_stop_is_where_held_out_classes_are_best_on_average():
     runs = [made(1, 0, [0, 0, 0], [0.9, 0.2, 0.5]), made(1, 1, [0, 0, 0], [0.9, 0.6, 0.1])]
     assert contrasts.best_stop(runs) == (100, pytest.approx(0.4)), "not where nothing is trained"
+
+
+def kept(name, arm):
+    """The stored runs of an arm, as the file has them."""
+    found = json.loads((ROOT / f"data/results/{name}.json").read_text())
+    return [run for run in found if (run["config"]["method"], run["config"]["mdr_in_distance"]) == arm]
+
+
+def where_it_stops(arm):
+    """MAP@R of held-out classes, the mean of two runs, is largest there."""
+    one, two = (
+        [row["validation_map@r"] for row in run["history"]] for run in kept("photographs-stopping", arm)
+    )
+    means = [(a + b) / 2 for a, b in zip(one, two, strict=True)]
+    best = 1 + int(np.argmax(means[1:]))
+    return kept("photographs-stopping", arm)[0]["history"][best]["iteration"]
+
+
+def of_test_classes(arm):
+    rows = []
+    for run in kept("photographs", arm):
+        along = run["per_class"]["history"]
+        values = along["map@r"][along["iteration"].index(where_it_stops(arm))]
+        split = run["config"]["class_split"]
+        rows += [(split, *pair) for pair in zip(run["per_class"]["class"], values, strict=True)]
+    return pd.DataFrame(rows, columns=["split", "cls", "value"])
+
+
+@pytest.mark.parametrize("pair", PLANNED)
+def test_the_planned_contrasts_are_those_of_an_independent_formula(pair):
+    a, b = map(of_test_classes, pair)
+    assert sorted(set(a.split)) == list(range(3, 11)) and len(a) == 8 * 25
+    mean, error = by_hand(a, b)
+    found = contrasts.contrast(a, b)
+    half = stats.t.ppf(0.975, 7) * error
+    assert found.difference == pytest.approx(mean, abs=5e-5)
+    assert [found.low, found.high] == pytest.approx([mean - half, mean + half], abs=5e-4)
+    assert contrasts.points(found) in " ".join((ROOT / "README.md").read_text("utf8").split())
