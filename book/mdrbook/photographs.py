@@ -1,0 +1,77 @@
+"""Stored runs on photographs, by arm: what tuning chose, where an arm stops, and the splits that decide."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from mdrbook import contrasts
+from mdrlib.config import Config
+from mdrlib.results import Result, load_committed
+
+ARMS = {  # method, MDR in units of distance
+    ("triplet", False): "Triplet",
+    ("triplet+l2", False): "Triplet+L2Norm",
+    ("triplet+mdr", False): "Triplet+MDR",
+    ("triplet+l2+mdr", False): "Triplet+L2Norm+MDR",
+    ("triplet+l2+mdr", True): "Triplet+L2Norm+MDR, units",
+    ("proxy-anchor", False): "Proxy-Anchor",
+    ("proxy-anchor+mdr", False): "Proxy-Anchor+MDR",
+}
+
+
+class Trial(NamedTuple):
+    """A configuration that tuning tried."""
+
+    score: float  #: The best MAP@R on held-out training classes along the run.
+    iteration: int  #: Where it was.
+    config: Config
+
+
+class Study(NamedTuple):
+    """The runs on one set of photographs: arm -> runs."""
+
+    tuning: dict[str, list[Result]]
+    stopping: dict[str, list[Result]]  #: Of what tuning chose, longer, on other held-out training classes.
+    confirmed: dict[str, list[Result]]  #: On other class splits.
+
+    def trials(self) -> dict[str, list[Trial]]:
+        """Return what tuning tried in each arm, the best score first."""
+        found = {
+            arm: [Trial(*contrasts.best_stop([run])[::-1], Config.of(run.config)) for run in runs]
+            for arm, runs in self.tuning.items()
+        }
+        return {arm: sorted(its, key=lambda trial: -trial.score) for arm, its in found.items()}
+
+    def stops(self) -> dict[str, int]:
+        """Return the chosen iteration of each arm: the best one on held-out training classes."""
+        return {arm: contrasts.best_stop(runs)[0] for arm, runs in self.stopping.items()}
+
+    def contrast(
+        self, a: str, b: str, metric: str, stop: str = "chosen", classes: Iterable[str] | None = None
+    ) -> contrasts.Contrast:
+        """Compare two arms over the splits that decide, each where it stops.
+
+        Args:
+            stop: "chosen", as `stops` has it; "end"; or "best", on the test classes themselves.
+            classes: Names of the test classes to compare on; None for all.
+        """
+        found = []
+        for arm in (a, b):
+            runs = self.confirmed[arm]
+            end = runs[0].history[-1]["iteration"]
+            at = self.stops()[arm] if stop == "chosen" else {"end": end, "best": None}[stop]
+            rows = contrasts.of_classes(runs, metric, at)
+            found.append(rows if classes is None else rows[rows.cls.isin(classes)])
+        return contrasts.contrast(*found)
+
+
+def read(name: str, folder: str | Path = "../data/results") -> Study:
+    """Read the stored lists `name`-tuning, `name`-stopping and `name`; arms are in the order of ARMS."""
+    found = []
+    for part in (f"{name}-tuning", f"{name}-stopping", name):
+        runs: dict[str, list[Result]] = {}
+        for run in load_committed(Path(folder) / f"{part}.json"):
+            config = Config.of(run.config)
+            runs.setdefault(ARMS[config.method, config.mdr_in_distance], []).append(run)
+        found.append({arm: runs[arm] for arm in ARMS.values() if arm in runs})
+    return Study(*found)

@@ -1,0 +1,80 @@
+"""Stored runs on photographs by arm: the order of trials, the chosen iterations, three ways to stop."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from mdrbook import photographs
+from mdrlib.results import Result, load_committed
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "data/results"
+
+
+def made(method, split=1, lr=1e-4, held_out=(0, 0, 0), tested=((0, 0), (0, 0), (0, 0))):
+    """A run with three evaluations of two classes; each test class has its own value."""
+    rows = [
+        {"iteration": 100 * k, "map@r": sum(tested[k]) / 2, "validation_map@r": held_out[k]} for k in range(3)
+    ]
+    along = {"iteration": [0, 100, 200], "map@r": [list(values) for values in tested]}
+    names = ["a", "b"] if split % 2 else ["c", "d"]
+    config = {"method": method, "class_split": split, "lr": lr}
+    return Result(config, {}, "last", 1.0, {}, None, {}, rows, {"class": names, "history": along})
+
+
+@pytest.fixture
+def study(tmp_path):
+    # MDR gains 0.1 at 100 and 0.3 at 200, apart from noise of mean 0; the arms stop at 100 and 200.
+    triplet = [made("triplet", s, tested=((0, 0), (0.2, s / 10), (0.1, s / 10))) for s in (3, 4, 5, 6)]
+    noise = {3: (0.01, -0.01), 4: (0.02, 0.01), 5: (-0.02, -0.01), 6: (-0.01, 0.01)}
+    mdr = [
+        made("triplet+mdr", s, tested=((0, 0), (0.3 + u, s / 10 + 0.1 + v), (0.4 + u, s / 10 + 0.3 + v)))
+        for s, (u, v) in noise.items()
+    ]
+    lists = {
+        "made-tuning": [
+            made("triplet+mdr", lr=1e-3, held_out=(0.9, 0.2, 0.3)),
+            made("triplet", lr=2e-4, held_out=(0, 0.1, 0.4)),
+            made("triplet", lr=3e-4, held_out=(0, 0.5, 0.2)),
+        ],
+        "made-stopping": [
+            made("triplet", held_out=(0, 0.5, 0.2)),
+            made("triplet+mdr", held_out=(0, 0.2, 0.6)),
+        ],
+        "made": mdr + triplet,
+    }
+    for name, runs in lists.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps([asdict(run) for run in runs]))
+    return photographs.read("made", tmp_path)
+
+
+def test_trials_are_by_the_best_score_while_training(study):
+    assert list(study.tuning) == list(study.confirmed) == ["Triplet", "Triplet+MDR"], "baseline first"
+    trials = study.trials()
+    assert [(trial.config.lr, trial.score, trial.iteration) for trial in trials["Triplet"]] == [
+        (3e-4, 0.5, 100),
+        (2e-4, 0.4, 200),
+    ]
+    assert trials["Triplet+MDR"][0][:2] == (0.3, 200), "not before training"
+
+
+@pytest.mark.parametrize(("stop", "difference"), [("chosen", 0.25), ("end", 0.3), ("best", 0.25)])
+def test_each_arm_is_compared_where_it_stops(study, stop, difference):
+    assert study.stops() == {"Triplet": 100, "Triplet+MDR": 200}
+    found = study.contrast("Triplet+MDR", "Triplet", "map@r", stop)
+    assert found.difference == pytest.approx(difference, abs=1e-6)
+    assert (found.splits, found.classes) == (4, 4)
+
+
+def test_a_contrast_on_some_classes_leaves_out_the_others(study):
+    found = study.contrast("Triplet+MDR", "Triplet", "map@r", classes=["a", "c"])
+    assert found.classes == 2 and found.difference == pytest.approx(0.2, abs=1e-6)
+
+
+def test_every_stored_run_on_birds_is_in_an_arm():
+    birds = photographs.read("photographs", RESULTS)
+    for name, part in zip(("photographs-tuning", "photographs-stopping", "photographs"), birds, strict=True):
+        assert list(part) == list(photographs.ARMS.values())
+        assert sum(map(len, part.values())) == len(load_committed(RESULTS / f"{name}.json"))
