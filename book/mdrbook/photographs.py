@@ -1,8 +1,11 @@
 """Stored runs on photographs, by arm: what tuning chose, where an arm stops, and the splits that decide."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+import pandas as pd
 
 from mdrbook import contrasts
 from mdrlib.config import Config
@@ -75,3 +78,17 @@ def read(name: str, folder: str | Path = "../data/results") -> Study:
             runs.setdefault(ARMS[config.method, config.mdr_in_distance], []).append(run)
         found.append({arm: runs[arm] for arm in ARMS.values() if arm in runs})
     return Study(*found)
+
+
+def by_cosine(arm: str, metric: str, folder: str | Path = "../data/results") -> pd.DataFrame:
+    """Return a metric of the last networks of an arm, searched by cosine: as `contrasts.of_classes`.
+
+    Only arms whose head keeps norms are stored, by ci/by_cosine.py.
+    """
+    found = []
+    for row in json.loads((Path(folder) / "bench-cosine.json").read_text())["rows"]:
+        config = Config.of(row["config"])
+        if ARMS[config.method, config.mdr_in_distance] == arm:
+            pairs = zip(row["class"], row[metric], strict=True)
+            found += [(config.class_split, *pair) for pair in pairs]
+    return pd.DataFrame(found, columns=["split", "cls", "value"])
