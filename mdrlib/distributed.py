@@ -122,7 +122,8 @@ def gather(x: Tensor) -> Tensor:
     process has their whole gradient.
 
     Args:
-        x: Any dtype, with the same shape in every process; integers, such as labels, have no gradient.
+        x: Any dtype, with the same shape in every process; integers, such as labels, have no gradient. With one
+            process x itself is returned.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 
@@ -147,7 +148,11 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def share_batch_norm(model: nn.Module) -> None:
-    """Make batch norm use statistics of the global batch in training; ValueError for unusual layers."""
+    """Make batch norm use statistics of the global batch in training. Call it before wrapping the model.
+
+    Raises:
+        ValueError: A layer is a subclass of batch norm, such as timm's with an activation.
+    """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for layer in layers:
         if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):  # timm's have an activation

@@ -21,7 +21,7 @@ Miner = Callable[..., Triplets]
 
 
 class TripletLoss(nn.Module):
-    """Mean of max(0, d(a, p) - d(a, n) + margin) over the mined triplets; 0 if the miner finds no triplet.
+    """Mean of max(0, d(a, p) - d(a, n) + margin) over all mined triplets; 0 if the miner finds no triplet.
 
     Args:
         margin: At least 0, in units of distance. Normalize embeddings first to keep its meaning in training.
@@ -156,8 +156,8 @@ class MDRRegularizer(nn.Module):
     `loss.embedding_regularizer.mdr`, and `loss.eval()` puts it into evaluation mode. It takes no
     `MemoryBank`.
 
-    Do not L2-normalize the embeddings. Losses and miners of that library do so by default: give each the
-    distance `LpDistance` with normalize_embeddings=False.
+    It gets the embeddings as they are passed to the loss. Losses and miners of that library L2-normalize them
+    inside, by default: give each the distance `LpDistance` with normalize_embeddings=False.
 
     Args:
         settings, named: The arguments of `MDR`.

@@ -104,7 +104,11 @@ class PKBatchSampler(Sampler[list[int]]):
         self.used += 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next loop draw this epoch, from 0; a loaded position in it stays."""
+        """Make the next loop draw this epoch, counted from 0.
+
+        A position loaded in this very epoch stays, one in another epoch is dropped. So checkpoints at the
+        ends of epochs need this alone, no `step` and no state.
+        """
         if epoch != self.first // self.iterations:
             self.load_state_dict({"epoch": epoch, "position": 0})
 

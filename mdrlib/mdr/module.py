@@ -74,7 +74,8 @@ def mdr_loss(
     Args:
         x: Embeddings (N, D), N >= 2; half precision is computed in float32.
         levels: (S,), in standard deviations from the mean.
-        mean, std: Mean and standard deviation of the distances; std >= 0 is raised to at least 1e-4 mean.
+        mean, std: Mean and standard deviation of the distances, constants to the gradient; std >= 0 is raised
+            to at least 1e-4 mean.
         backend: "eager": the paper's equations and autograd. "tiled" and "triton": an analytic gradient, in
             plain torch or GPU kernels; O(N D) memory, no second derivative. "auto" chooses by device.
         bank: Embeddings (M, D), M >= 0, of past batches, such as those of a `MemoryBank`.
@@ -110,17 +111,20 @@ class MDR(nn.Module):
     torch.compile takes the module as one graph, but not within a checkpointed part; torch.func and
     torch.export take it in evaluation mode. Values are not checked then, and all distances come from
     differences (backend "eager", except in training compiled for a GPU on small batches). On a CPU
-    a compiled MDR takes three to eighteen times as long as an uncompiled one: exclude it with
-    `torch.compiler.disable(mdr)`.
+    compilation makes MDR several times slower: exclude it with `torch.compiler.disable(mdr)`.
 
     Args:
         levels: Initial levels, in standard deviations from the mean distance.
         momentum: In [0, 1). In training mode each batch updates the running mean and standard deviation of
             the distances, m <- momentum * m + (1 - momentum) * batch statistic; the first batch sets them.
-        learn_levels: Make the levels a parameter; False makes them a buffer.
+        learn_levels: Make the levels a parameter; False makes them a buffer. A parameter that nothing has
+            moved in 100 training calls causes a warning.
         diagonal_in_stats: Take mean and standard deviation over the full N x N matrix with its zeros, as the
             authors' code does. The paper, and the default, leave the pairs i = j out.
         backend: See `mdr_loss`.
+
+    The state has `levels` (S,), in standard deviations, and scalars: `running_mean` and `running_std`, in
+    units of distance, and `initialized`, 1 after the first batch.
     """
 
     def __init__(
@@ -189,7 +193,8 @@ class MDR(nn.Module):
     def assign(self, x: Tensor) -> Tensor:
         """Return (N, N) int64 indices of the level nearest to each distance, with -1 on the diagonal.
 
-        The running statistics normalize the distances, before the first batch those of x (N, D) itself.
+        The running statistics normalize the distances, before the first batch those of x itself.
+        Give x (N, D) as the loss gets it, behind the head.
         """
         x = checks.embeddings(x)
         mean, std = self.running_mean, self.running_std
