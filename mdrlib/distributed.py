@@ -148,7 +148,7 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def share_batch_norm(model: nn.Module) -> None:
-    """Make batch norm use statistics of the global batch in training. Call it before wrapping the model.
+    """Make batch norm use statistics of the global batch in training, before wrapping the model.
 
     Raises:
         ValueError: A layer is a subclass of batch norm, such as timm's with an activation.
