@@ -122,8 +122,8 @@ def gather(x: Tensor) -> Tensor:
     process has their whole gradient.
 
     Args:
-        x: Any dtype, with the same shape in every process; integers, such as labels, have no gradient. With one
-            process x itself is returned.
+        x: Any dtype, with the same shape in every process; integers, such as labels, have no gradient. One
+            process gets x itself.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 
