@@ -13,6 +13,7 @@ from mdrlib.results import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 BIRDS = ("cub-tuning", "cub-tuning-sphere", "cub-tuning-units", "cub-tuning-proxies")
+GROCERIES = ("groceries-tuning", "groceries-tuning-units")
 
 
 @pytest.fixture
@@ -61,14 +62,16 @@ def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
     assert (trial.score, trial.iteration, trial.drawn) == (0.3, 10, {"lr": rates[0]})
 
 
-@pytest.mark.parametrize("study", ["cub-stopping", "cub"])
+@pytest.mark.parametrize("study", ["cub-stopping", "cub", "groceries-stopping", "groceries"])
 def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
     results, chosen = runs.committed(ROOT), {}
-    for name in BIRDS:
+    of_birds = study.startswith("cub")
+    for name in BIRDS if of_birds else GROCERIES:
         for its in filter(None, tuning.trials(ROOT, name, results).values()):
             chosen |= {(its[0].config.method, its[0].config.mdr_in_distance): its[0].config}
     for cell in studies.matrix(ROOT, study):
         config = cell.config
-        planned = {"class_split": config.class_split, "seed": config.seed, "iterations": 600}
-        planned["validation"] = 0.3 if study == "cub-stopping" else 0.0
+        planned = {"class_split": config.class_split, "seed": config.seed}
+        planned["iterations"] = 600 if of_birds else 300
+        planned["validation"] = 0.3 if study.endswith("stopping") else 0.0
         assert config == replace(chosen[config.method, config.mdr_in_distance], **planned)
