@@ -22,6 +22,14 @@ ARMS = {  # method, MDR in units of distance
 }
 
 
+def arm_of(config: Config) -> str:
+    """Return the name of a run's arm: one of ARMS, with another regularizer where there is one."""
+    name = ARMS[config.method, config.mdr_in_distance]
+    if config.switch:
+        return f"{name}, R-Margin"
+    return name if config.weight_decay == Config.weight_decay else f"{name}, weight decay"
+
+
 class Trial(NamedTuple):
     """A configuration that tuning tried."""
 
@@ -69,14 +77,14 @@ class Study(NamedTuple):
 
 
 def read(name: str, folder: str | Path = "../data/results") -> Study:
-    """Read the stored lists `name`-tuning, `name`-stopping and `name`; arms are in the order of ARMS."""
+    """Read the lists `name`-tuning, `name`-stopping and `name`; the arms of ARMS come first, in its order."""
     found = []
     for part in (f"{name}-tuning", f"{name}-stopping", name):
         runs: dict[str, list[Result]] = {}
         for run in load_committed(Path(folder) / f"{part}.json"):
-            config = Config.of(run.config)
-            runs.setdefault(ARMS[config.method, config.mdr_in_distance], []).append(run)
-        found.append({arm: runs[arm] for arm in ARMS.values() if arm in runs})
+            runs.setdefault(arm_of(Config.of(run.config)), []).append(run)
+        order = dict.fromkeys((*ARMS.values(), *runs))
+        found.append({arm: runs[arm] for arm in order if arm in runs})
     return Study(*found)
 
 
@@ -88,7 +96,7 @@ def by_cosine(arm: str, metric: str, folder: str | Path = "../data/results") -> 
     found = []
     for row in json.loads((Path(folder) / "bench-cosine.json").read_text())["rows"]:
         config = Config.of(row["config"])
-        if ARMS[config.method, config.mdr_in_distance] == arm:
+        if arm_of(config) == arm:
             pairs = zip(row["class"], row[metric], strict=True)
             found += [(config.class_split, *pair) for pair in pairs]
     return pd.DataFrame(found, columns=["split", "cls", "value"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdrbook import photographs
+from mdrlib.config import Config
 from mdrlib.results import Result, load_committed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,12 @@ def test_each_arm_is_compared_where_it_stops(study, stop, difference):
 def test_a_contrast_on_some_classes_leaves_out_the_others(study):
     found = study.contrast("Triplet+MDR", "Triplet", "map@r", classes=["a", "c"])
     assert found.classes == 2 and found.difference == pytest.approx(0.2, abs=1e-6)
+
+
+def test_another_regularizer_of_the_plain_loss_is_an_arm_of_its_own():
+    names = [photographs.arm_of(Config(method="triplet", **more)) for more in ({}, {"switch": 0.1})]
+    names.append(photographs.arm_of(Config(method="triplet", weight_decay=1e-3)))
+    assert names == ["Triplet", "Triplet, R-Margin", "Triplet, weight decay"]
 
 
 def test_every_stored_run_on_birds_is_in_an_arm():
