@@ -28,12 +28,13 @@ def made(method, split=1, lr=1e-4, held_out=(0, 0, 0), tested=((0, 0), (0, 0), (
 @pytest.fixture
 def study(tmp_path):
     # MDR gains 0.1 at 100 and 0.3 at 200, apart from noise of mean 0; the arms stop at 100 and 200.
-    triplet = [made("triplet", s, tested=((0, 0), (0.2, s / 10), (0.1, s / 10))) for s in (3, 4, 5, 6)]
     noise = {3: (0.01, -0.01), 4: (0.02, 0.01), 5: (-0.02, -0.01), 6: (-0.01, 0.01)}
-    mdr = [
-        made("triplet+mdr", s, tested=((0, 0), (0.3 + u, s / 10 + 0.1 + v), (0.4 + u, s / 10 + 0.3 + v)))
-        for s, (u, v) in noise.items()
-    ]
+    triplet, mdr = [], []
+    for s, (u, v) in noise.items():
+        one, other = s / 99, s / 10  # of the two classes
+        triplet.append(made("triplet", s, tested=((0, 0), (one + 0.2, other), (one + 0.1, other))))
+        tested = ((0, 0), (one + 0.3 + u, other + 0.1 + v), (one + 0.4 + u, other + 0.3 + v))
+        mdr.append(made("triplet+mdr", s, tested=tested))
     lists = {
         "made-tuning": [
             made("triplet+mdr", lr=1e-3, held_out=(0.9, 0.2, 0.3)),
