@@ -26,7 +26,7 @@ def arm_of(config: Config) -> str:
     """Return the name of a run's arm: one of ARMS, with another regularizer where there is one."""
     name = ARMS[config.method, config.mdr_in_distance]
     if config.switch:
-        return f"{name}, R-Margin"
+        return f"{name}, rho"
     return name if config.weight_decay == Config.weight_decay else f"{name}, weight decay"
 
 

@@ -78,7 +78,7 @@ def test_a_contrast_on_some_classes_leaves_out_the_others(study):
 def test_another_regularizer_of_the_plain_loss_is_an_arm_of_its_own():
     names = [photographs.arm_of(Config(method="triplet", **more)) for more in ({}, {"switch": 0.1})]
     names.append(photographs.arm_of(Config(method="triplet", weight_decay=1e-3)))
-    assert names == ["Triplet", "Triplet, R-Margin", "Triplet, weight decay"]
+    assert names == ["Triplet", "Triplet, rho", "Triplet, weight decay"]
 
 
 def test_every_stored_run_on_birds_is_in_an_arm():
