@@ -15,9 +15,9 @@ import torch
 from torch.nn.functional import normalize
 
 from mdrlib import results
-from mdrlib.config import Config
 from mdrlib.results import load_committed, load_run, write_json
 from mdrlib.retrieval import evaluate
+from runs import by_identity
 from store_results import rounded
 from studies import file_of, matrix, sweep_job
 
@@ -31,7 +31,7 @@ def searched(root: Path, study: str) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: A stored run has no folder with its embeddings.
     """
-    stored = {Config.of(run.config).identity(): run for run in load_committed(file_of(root, study))}
+    stored = by_identity(load_committed(file_of(root, study)))
     rows = []
     for cell in matrix(root, study):
         run = stored.get(cell.config.identity())
