@@ -1,4 +1,4 @@
-"""Search the stored networks of a study by cosine: data/results/bench-cosine.json
+"""Search the stored networks of a study by cosine: data/results/bench-cosine-<study>.json
 
 An index that compares cosines discards the norms of embeddings. For each run whose head keeps them, the final
 embeddings of its test classes are L2-normalized and measured again, class by class. The runs must be those
@@ -42,8 +42,10 @@ def searched(root: Path, study: str) -> list[dict[str, Any]]:
         if not (folder / "embeddings.npz").exists() or load_run(folder).git != run.git:
             raise FileNotFoundError(f"{folder} does not hold the stored run: run `make experiments` again")
         with np.load(folder / "embeddings.npz") as arrays:
-            x, labels = (torch.from_numpy(arrays[name]) for name in ("embeddings", "labels"))
-        found = evaluate(normalize(x), labels, per_class=True)["per_class"]
+            names = [part + name for part in ("", "gallery_") for name in ("embeddings", "labels")]
+            parts = [torch.from_numpy(arrays[name]) for name in names if name in arrays]
+        parts[::2] = map(normalize, parts[::2])
+        found = evaluate(*parts, per_class=True)["per_class"]
         rows.append(
             {
                 "config": run.config,
@@ -66,7 +68,7 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    path = ROOT / "data/results/bench-cosine.json"
+    path = ROOT / f"data/results/bench-cosine-{study}.json"
     about = {"git": results.git(), "environment": results.environment(torch.device("cpu"))}
     write_json(path, {"study": study} | about | {"rows": rounded(rows)})
     print(f"{path}  {len(rows)} runs")

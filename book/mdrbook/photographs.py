@@ -94,7 +94,7 @@ def by_cosine(arm: str, metric: str, folder: str | Path = "../data/results") -> 
     Only arms whose head keeps norms are stored, by ci/by_cosine.py.
     """
     found = []
-    for row in json.loads((Path(folder) / "bench-cosine.json").read_text())["rows"]:
+    for row in json.loads((Path(folder) / "bench-cosine-cub.json").read_text())["rows"]:
         config = Config.of(row["config"])
         if arm_of(config) == arm:
             pairs = zip(row["class"], row[metric], strict=True)

@@ -50,6 +50,15 @@ def test_norms_are_discarded_where_the_head_keeps_them(made):
     assert row["class"] == ["east", "north"] and row["recall@1"] == row["map@r"] == [1.0, 1.0]
 
 
+def test_queries_are_searched_in_their_gallery(made):
+    (folder,) = (made / "_build/runs/sweep").glob("*triplet+mdr*")
+    labels = np.array([0, 1])
+    gallery = {"gallery_embeddings": X[[1, 3]], "gallery_labels": labels}
+    np.savez(folder / "embeddings.npz", embeddings=X[[0, 2]], labels=labels, **gallery)
+    (row,) = by_cosine.searched(made, "heads")
+    assert row["recall@1"] == [1.0, 1.0], "among themselves no query has a match"
+
+
 def test_embeddings_of_another_run_are_refused(made):
     (folder,) = (made / "_build/runs/sweep").glob("*triplet+mdr*")
     run = result(studies.matrix(made)[0].config)
