@@ -130,7 +130,8 @@ def _mixed(rows: pd.DataFrame) -> tuple[float, float]:
     with warnings.catch_warnings():  # a component that is estimated as 0 lies on the border
         for kind in (ConvergenceWarning, SingularMatrixWarning):
             warnings.simplefilter("ignore", kind)
-        fitted = model.fit(reml=True, method=["lbfgs", "powell"])
+        # Not by gradients: from variances near 0 lbfgs does not come back, and says that it converged.
+        fitted = model.fit(reml=True, method=["nm", "powell"])
     return float(fitted.fe_params.iloc[0]), float(fitted.bse_fe.iloc[0])
 
 
