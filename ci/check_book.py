@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, Route, sync_playwright
 from playwright.sync_api import TimeoutError as TooLate
 
 from mdrlib import checks
@@ -86,22 +86,25 @@ def chromium() -> Iterator[Browser]:
 def watch(page: Page, host: str, faults: list[str]) -> None:
     """Append to `faults` what goes wrong while pages load; nothing is fetched from another host."""
 
-    def route(request: Route) -> None:
-        url = request.request.url
+    def route(asked: Route) -> None:
+        url = asked.request.url
         if urlsplit(url).netloc == host or urlsplit(url).scheme in ("data", "blob"):
-            request.continue_()
+            asked.continue_()
         else:
             faults.append(f"asks another host: {url[:120]}")
-            request.abort()
+            asked.abort()
 
     page.route("**/*", route)
     page.on("console", lambda said: said.type == "error" and faults.append(f"console: {said.text[:200]}"))
     page.on("pageerror", lambda error: faults.append(f"script: {str(error)[:200]}"))
     page.on("response", lambda got: got.status >= 400 and faults.append(f"{got.status}: {got.url[:120]}"))
-    page.on(
-        "requestfailed",
-        lambda lost: urlsplit(lost.url).netloc == host and faults.append(f"failed request: {lost.url[:120]}"),
-    )
+
+    def failed(lost: Request) -> None:
+        # Chromium gives up a picture that a change of the window's width has replaced before it came.
+        if urlsplit(lost.url).netloc == host and lost.failure != "net::ERR_ABORTED":
+            faults.append(f"failed request ({lost.failure}): {lost.url[:120]}")
+
+    page.on("requestfailed", failed)
 
 
 def set_theme(page: Page, theme: str) -> None:

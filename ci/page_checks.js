@@ -49,6 +49,8 @@ globalThis.pageChecks = (() => {
     for (const output of article.querySelectorAll(".output.traceback, .output.stderr"))
       if (!output.closest(".tag_raises-exception"))
         faults.push(`error output: ${output.textContent.trim().slice(0, 120)}`);
+    for (const text of article.querySelectorAll("p"))
+      if (text.textContent.startsWith("| ")) faults.push(`rows outside a table: ${text.textContent.slice(0, 80)}`);
     return faults;
   }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw
@@ -78,6 +79,7 @@ PAGES = {
     "from-the-root": ('<img src="/pixel.png" alt="x">', ["404", "console", "picture does", "not relative"]),
     "old": ('<meta http-equiv="refresh" content="0; url=good.html"><a href="good.html">good</a>', []),
     "lost-page": ('<meta http-equiv="refresh" content="0; url=lost.html">', ["leads to no page: lost.html"]),
+    "rows": ("<p>| birds | 1 |</p>", ["rows outside a table: | birds"]),
     "traceback": ('<div class="output traceback">ValueError: x</div>', ["error output: ValueError"]),
     "stderr": ('<div class="output stderr">a warning</div>', ["error output: a warning"]),
     "wide": ('<p style="width: 900px">wide</p>', ["phone: p.", "phone: page is 9"]),
@@ -250,3 +252,12 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(check_book, "check", lambda *paths: given.extend(paths))
     assert check_book.main() == 0 and given == [tmp_path / "html", tmp_path / "pictures"]
+
+
+@pytest.mark.parametrize("failure, said", [("net::ERR_ABORTED", 0), ("net::ERR_EMPTY_RESPONSE", 1)])
+def test_a_picture_that_the_browser_gave_up_is_no_fault(failure, said):
+    handlers, faults = {}, []
+    page = SimpleNamespace(route=lambda *words: None, on=handlers.__setitem__)
+    check_book.watch(page, "host", faults)
+    handlers["requestfailed"](SimpleNamespace(url="http://host/narrow.png", failure=failure))
+    assert len(faults) == said
