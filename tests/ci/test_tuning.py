@@ -9,11 +9,18 @@ import yaml
 import runs
 import studies
 import tuning
+from mdrlib.config import Config
 from mdrlib.results import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 BIRDS = ("cub-tuning", "cub-tuning-sphere", "cub-tuning-units", "cub-tuning-proxies")
 GROCERIES = ("groceries-tuning", "groceries-tuning-units")
+RIVALS = ("cub-tuning-decay", "cub-tuning-switch")
+TUNED = {
+    **dict.fromkeys(("cub-stopping", "cub"), BIRDS),
+    **dict.fromkeys(("groceries-stopping", "groceries"), GROCERIES),
+    **dict.fromkeys(("rivals-stopping", "rivals"), RIVALS),
+}
 
 
 @pytest.fixture
@@ -62,16 +69,20 @@ def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
     assert (trial.score, trial.iteration, trial.drawn) == (0.3, 10, {"lr": rates[0]})
 
 
-@pytest.mark.parametrize("study", ["cub-stopping", "cub", "groceries-stopping", "groceries"])
+def arm(config):
+    """What tells arms apart: photographs.arm_of names them so too."""
+    return config.method, config.mdr_in_distance, config.switch > 0, config.weight_decay == Config.weight_decay
+
+
+@pytest.mark.parametrize("study", TUNED)
 def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
     results, chosen = runs.committed(ROOT), {}
-    of_birds = study.startswith("cub")
-    for name in BIRDS if of_birds else GROCERIES:
+    for name in TUNED[study]:
         for its in filter(None, tuning.trials(ROOT, name, results).values()):
-            chosen |= {(its[0].config.method, its[0].config.mdr_in_distance): its[0].config}
+            chosen[arm(its[0].config)] = its[0].config
     for cell in studies.matrix(ROOT, study):
         config = cell.config
         planned = {"class_split": config.class_split, "seed": config.seed}
-        planned["iterations"] = 600 if of_birds else 300
+        planned["iterations"] = 300 if study.startswith("groceries") else 600
         planned["validation"] = 0.3 if study.endswith("stopping") else 0.0
-        assert config == replace(chosen[config.method, config.mdr_in_distance], **planned)
+        assert config == replace(chosen[arm(config)], **planned)
