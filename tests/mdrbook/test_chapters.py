@@ -41,6 +41,13 @@ def test_every_name_that_a_chapter_uses_is_there(path):
             assert node.id not in modules, f"{node.id} is a module of mdrbook: choose another name"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_no_line_of_text_is_taken_for_a_comment(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"^\s*%.*", cell.source, re.M), "MyST leaves out a line that begins with %"
+
+
 def reads_runs(path):
     """Whether a notebook reads files of the folder, or of the folders, that its parameter `runs` names."""
     return re.search(r"\{runs\}|Path\(runs\) /|Path, runs", code_of(path)) is not None
