@@ -86,13 +86,13 @@ def chromium() -> Iterator[Browser]:
 def watch(page: Page, host: str, faults: list[str]) -> None:
     """Append to `faults` what goes wrong while pages load; nothing is fetched from another host."""
 
-    def route(asked: Route) -> None:
-        url = asked.request.url
+    def route(request: Route) -> None:
+        url = request.request.url
         if urlsplit(url).netloc == host or urlsplit(url).scheme in ("data", "blob"):
-            asked.continue_()
+            request.continue_()
         else:
             faults.append(f"asks another host: {url[:120]}")
-            asked.abort()
+            request.abort()
 
     page.route("**/*", route)
     page.on("console", lambda said: said.type == "error" and faults.append(f"console: {said.text[:200]}"))

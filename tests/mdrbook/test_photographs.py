@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdrbook import photographs
+from mdrbook import contrasts, photographs
 from mdrlib.config import Config
 from mdrlib.results import Result, load_committed
 
@@ -86,3 +86,9 @@ def test_every_stored_run_on_birds_is_in_an_arm():
     for name, part in zip(("photographs-tuning", "photographs-stopping", "photographs"), birds, strict=True):
         assert list(part) == list(photographs.ARMS.values())
         assert sum(map(len, part.values())) == len(load_committed(RESULTS / f"{name}.json"))
+
+
+def test_the_readme_has_the_difference_on_groceries_after_the_last_iteration():
+    found = photographs.read("groceries", RESULTS).contrast("Triplet+MDR", "Triplet+L2Norm", "map@r", "end")
+    readme = " ".join((ROOT / "README.md").read_text("utf8").split())
+    assert f"MDR is ahead of L2 normalization on groceries: {contrasts.points(found)}." in readme
