@@ -70,7 +70,7 @@ def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
 
 
 def arm(config):
-    """What tells arms apart: photographs.arm_of names them so too."""
+    """What tells arms apart: tuned.arm_of names them so too."""
     usual = config.weight_decay == Config.weight_decay
     return config.method, config.mdr_in_distance, config.switch > 0, usual
 

@@ -1,4 +1,4 @@
-"""Stored runs on photographs by arm: the order of trials, the chosen iterations, three ways to stop."""
+"""Stored runs by arm: the order of trials, the chosen iterations, three ways to stop."""
 
 import json
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdrbook import contrasts, photographs
+from mdrbook import contrasts, tuned
 from mdrlib.config import Config
 from mdrlib.results import Result, load_committed
 
@@ -49,7 +49,7 @@ def study(tmp_path):
     }
     for name, runs in lists.items():
         (tmp_path / f"{name}.json").write_text(json.dumps([asdict(run) for run in runs]))
-    return photographs.read("made", tmp_path)
+    return tuned.read("made", tmp_path)
 
 
 def test_trials_are_by_the_best_score_while_training(study):
@@ -60,6 +60,16 @@ def test_trials_are_by_the_best_score_while_training(study):
         (2e-4, 0.4, 200),
     ]
     assert trials["Triplet+MDR"][0][:2] == (0.3, 200), "not before training"
+
+
+def test_a_trial_is_the_mean_over_the_alphabets_held_out():
+    runs = []
+    for group, held_out in enumerate([(0, 0.6, 0.1), (0, 0.0, 0.3)]):
+        run = made("triplet", held_out=held_out)
+        run.config["held_out_group"] = group
+        runs.append(run)
+    (trial,) = tuned.Study({"Triplet": runs}, {}, {}).trials()["Triplet"]
+    assert trial[:2] == (0.3, 100)
 
 
 @pytest.mark.parametrize(("stop", "difference"), [("chosen", 0.25), ("end", 0.3), ("best", 0.25)])
@@ -76,19 +86,19 @@ def test_a_contrast_on_some_classes_leaves_out_the_others(study):
 
 
 def test_another_regularizer_of_the_plain_loss_is_an_arm_of_its_own():
-    names = [photographs.arm_of(Config(method="triplet", **more)) for more in ({}, {"switch": 0.1})]
-    names.append(photographs.arm_of(Config(method="triplet", weight_decay=1e-3)))
+    names = [tuned.arm_of(Config(method="triplet", **more)) for more in ({}, {"switch": 0.1})]
+    names.append(tuned.arm_of(Config(method="triplet", weight_decay=1e-3)))
     assert names == ["Triplet", "Triplet, rho", "Triplet, weight decay"]
 
 
 def test_every_stored_run_on_birds_is_in_an_arm():
-    birds = photographs.read("photographs", RESULTS)
+    birds = tuned.read("photographs", RESULTS)
     for name, part in zip(("photographs-tuning", "photographs-stopping", "photographs"), birds, strict=True):
-        assert list(part) == list(photographs.ARMS.values())
+        assert list(part) == list(tuned.ARMS.values())
         assert sum(map(len, part.values())) == len(load_committed(RESULTS / f"{name}.json"))
 
 
 def test_the_readme_has_the_difference_on_groceries_after_the_last_iteration():
-    found = photographs.read("groceries", RESULTS).contrast("Triplet+MDR", "Triplet+L2Norm", "map@r", "end")
+    found = tuned.read("groceries", RESULTS).contrast("Triplet+MDR", "Triplet+L2Norm", "map@r", "end")
     readme = " ".join((ROOT / "README.md").read_text("utf8").split())
     assert f"MDR is ahead of L2 normalization on groceries: {contrasts.points(found)}." in readme

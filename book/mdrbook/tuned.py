@@ -1,7 +1,8 @@
-"""Stored runs on photographs, by arm: what tuning chose, where an arm stops, and the splits that decide."""
+"""Stored runs of tuned arms: what tuning chose, where an arm stops, and the splits that decide."""
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,25 +34,31 @@ def arm_of(config: Config) -> str:
 class Trial(NamedTuple):
     """A configuration that tuning tried."""
 
-    score: float  #: The best MAP@R on held-out training classes along the run.
+    score: float  #: The best MAP@R on held-out training classes along the run, averaged over alphabets.
     iteration: int  #: Where it was.
     config: Config
 
 
 class Study(NamedTuple):
-    """The runs on one set of photographs: arm -> runs."""
+    """The runs on one set of images: arm -> runs."""
 
     tuning: dict[str, list[Result]]
     stopping: dict[str, list[Result]]  #: Of what tuning chose, longer, on other held-out training classes.
     confirmed: dict[str, list[Result]]  #: On other class splits.
 
     def trials(self) -> dict[str, list[Trial]]:
-        """Return what tuning tried in each arm, the best score first."""
-        found = {
-            arm: [Trial(*contrasts.best_stop([run])[::-1], Config.of(run.config)) for run in runs]
-            for arm, runs in self.tuning.items()
-        }
-        return {arm: sorted(its, key=lambda trial: -trial.score) for arm, its in found.items()}
+        """Return what tuning tried in each arm, the best score first.
+
+        Runs that differ only in the alphabet that they hold out are one trial.
+        """
+        found = {}
+        for arm, runs in self.tuning.items():
+            tried: dict[str, list[Result]] = {}
+            for run in runs:
+                tried.setdefault(replace(Config.of(run.config), held_out_group=-1).identity(), []).append(run)
+            its = [Trial(*contrasts.best_stop(of)[::-1], Config.of(of[0].config)) for of in tried.values()]
+            found[arm] = sorted(its, key=lambda trial: -trial.score)
+        return found
 
     def stops(self) -> dict[str, int]:
         """Return the chosen iteration of each arm: the best one on held-out training classes."""
