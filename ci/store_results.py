@@ -70,7 +70,8 @@ def store_studies(root: Path, study: str | None) -> list[tuple[Path, int]]:
         known = (by_identity(load_committed(path)) if path.exists() else {}) | new
         runs = [known[key] for key in keys if key in known]
         refuse_other_images(runs)
-        lines = ",\n".join(json.dumps(compact(run), separators=(",", ":"), allow_nan=False) for run in runs)
+        stored = [compact(run, classes=not path.stem.endswith("-tuning")) for run in runs]
+        lines = ",\n".join(json.dumps(run, separators=(",", ":"), allow_nan=False) for run in stored)
         write_atomically(path, lambda file, text=lines: file.write(f"[\n{text}\n]\n".encode()))
         written.append((path, len(runs)))
     return written
@@ -93,15 +94,19 @@ def refuse_other_images(runs: list[Result]) -> None:
             raise ValueError(f"runs on {name} saw different images: {seen[name]} and {run.data}")
 
 
-def compact(run: Result) -> dict[str, Any]:
+def compact(run: Result, classes: bool = True) -> dict[str, Any]:
     """Return a result as JSON has it, with five digits of each number along the run and of classes.
 
-    The metrics of classes along a run stay for photographs alone: Omniglot has a hundred classes.
+    The metrics of classes along a run stay for photographs and class splits, whose chosen iterations are
+    compared: Omniglot has a hundred classes.
+
+    Args:
+        classes: Whether metrics of test classes stay at all. Tuning looks at none.
     """
-    classes = run.per_class and rounded(run.per_class)
-    if classes and run.config["dataset"] in DRAWINGS:
-        classes.pop("history", None)
-    return asdict(run) | {"history": rounded(run.history), "per_class": classes}
+    kept = rounded(run.per_class) if run.per_class and classes else None
+    if kept and run.config["dataset"] in DRAWINGS and not run.config.get("class_split"):
+        kept.pop("history", None)
+    return asdict(run) | {"history": rounded(run.history), "per_class": kept}
 
 
 def rounded(value: Any) -> Any:

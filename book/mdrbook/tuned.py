@@ -83,12 +83,12 @@ class Study(NamedTuple):
         return contrasts.contrast(*found)
 
 
-def read(name: str, folder: str | Path = "../data/results") -> Study:
-    """Read the lists `name`-tuning, `name`-stopping and `name`; the arms of ARMS come first, in its order."""
+def read(*names: str, folder: str | Path = "../data/results") -> Study:
+    """Read the lists NAME-tuning, NAME-stopping and NAME; the arms of ARMS come first, in its order."""
     found = []
-    for part in (f"{name}-tuning", f"{name}-stopping", name):
+    for part in ("-tuning", "-stopping", ""):
         runs: dict[str, list[Result]] = {}
-        for run in load_committed(Path(folder) / f"{part}.json"):
+        for run in (run for name in names for run in load_committed(Path(folder) / f"{name}{part}.json")):
             runs.setdefault(arm_of(Config.of(run.config)), []).append(run)
         order = dict.fromkeys((*ARMS.values(), *runs))
         found.append({arm: runs[arm] for arm in order if arm in runs})

@@ -110,3 +110,18 @@ def test_a_study_goes_to_the_file_it_names(matrix_house):
     folder = matrix_house / "data/results"
     wanted = [(folder / "ablations.json", 6), (folder / "glyphs-other.json", 2)]  # shared runs are in both
     assert store_results.store_studies(matrix_house, None) == wanted
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "classes", "kept"),
+    [
+        ("omniglot", 0, True, ["class", "map@r"]),
+        ("omniglot", 3, True, ["class", "history", "map@r"]),
+        ("grocery", 0, True, ["class", "history", "map@r"]),
+        ("grocery", 3, False, []),
+    ],
+)
+def test_metrics_of_classes_along_a_run_stay_where_they_are_compared(dataset, split, classes, kept):
+    seen = {"class": ["a"], "map@r": [1 / 3], "history": {"iteration": [0], "map@r": [[1 / 3]]}}
+    run = result(config={"dataset": dataset, "class_split": split}, per_class=seen)
+    assert sorted(store_results.compact(run, classes)["per_class"] or []) == kept

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BIRDS = ("cub-tuning", "cub-tuning-sphere", "cub-tuning-units", "cub-tuning-proxies")
 GROCERIES = ("groceries-tuning", "groceries-tuning-units")
 RIVALS = ("cub-tuning-decay", "cub-tuning-switch")
+WRITING = ("handwriting-tuning", "handwriting-tuning-units")
+LENGTHS = {"groceries": 300, "handwriting": 450}
 TUNED = {
+    **dict.fromkeys(("handwriting-stopping", "handwriting"), WRITING),
     **dict.fromkeys(("cub-stopping", "cub"), BIRDS),
     **dict.fromkeys(("groceries-stopping", "groceries"), GROCERIES),
     **dict.fromkeys(("rivals-stopping", "rivals"), RIVALS),
@@ -84,6 +87,11 @@ def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
     for cell in studies.matrix(ROOT, study):
         config = cell.config
         planned = {"class_split": config.class_split, "seed": config.seed}
-        planned["iterations"] = 300 if study.startswith("groceries") else 600
-        planned["validation"] = 0.3 if study.endswith("stopping") else 0.0
+        planned["iterations"] = LENGTHS.get(study.removesuffix("-stopping"), 600)
+        held_out = study.endswith("stopping")
+        if study.startswith("handwriting"):
+            planned["held_out_group"] = config.held_out_group
+            assert (config.held_out_group >= 0) == held_out
+        else:
+            planned["validation"] = 0.3 if held_out else 0.0
         assert config == replace(chosen[arm(config)], **planned)

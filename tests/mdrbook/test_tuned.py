@@ -49,7 +49,7 @@ def study(tmp_path):
     }
     for name, runs in lists.items():
         (tmp_path / f"{name}.json").write_text(json.dumps([asdict(run) for run in runs]))
-    return tuned.read("made", tmp_path)
+    return tuned.read("made", folder=tmp_path)
 
 
 def test_trials_are_by_the_best_score_while_training(study):
@@ -92,13 +92,13 @@ def test_another_regularizer_of_the_plain_loss_is_an_arm_of_its_own():
 
 
 def test_every_stored_run_on_birds_is_in_an_arm():
-    birds = tuned.read("photographs", RESULTS)
+    birds = tuned.read("photographs", folder=RESULTS)
     for name, part in zip(("photographs-tuning", "photographs-stopping", "photographs"), birds, strict=True):
         assert list(part) == list(tuned.ARMS.values())
         assert sum(map(len, part.values())) == len(load_committed(RESULTS / f"{name}.json"))
 
 
 def test_the_readme_has_the_difference_on_groceries_after_the_last_iteration():
-    found = tuned.read("groceries", RESULTS).contrast("Triplet+MDR", "Triplet+L2Norm", "map@r", "end")
+    found = tuned.read("groceries", folder=RESULTS).contrast("Triplet+MDR", "Triplet+L2Norm", "map@r", "end")
     readme = " ".join((ROOT / "README.md").read_text("utf8").split())
     assert f"MDR is ahead of L2 normalization on groceries: {contrasts.points(found)}." in readme
