@@ -240,9 +240,3 @@ def test_the_stored_results(capsys):
     values = [run.metrics["recall@1"] for run in runs if run.config["method"] == "triplet"]
     mean = 100 * sum(values) / len(values)
     assert re.search(rf"^triplet +{len(values)}.? +{mean:.1f} ", text, re.M)
-
-
-@pytest.mark.parametrize("options", [[], ["--metric", "map@r"]], ids=["recall@1", "map@r"])
-def test_the_table_of_the_readme_is_the_stored_one(options, capsys):
-    comparison.main([str(ROOT / "data/results/omniglot-seeds.json"), *options])
-    assert capsys.readouterr().out.strip() in (ROOT / "README.md").read_text()
