@@ -35,7 +35,7 @@ AGAIN = (((0, (6, 2, 1, 2)), "D", "xx"), ((0, (2, 2)), "v", "++"), ((0, (8, 1)),
 GROUPS = ("#0072B2", "#D55E00", "#2A9D6A", "#6969FF", "#4B96A5", "#CC0044", "#808080", "#B07D00", "#B84FA8",
           "#8C6A4F")  # fmt: skip
 MARKERS = "os^DvPX*<>"
-LINES = ("solid", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
+LINES = ("solid", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 LIGHT, DARK = "#FFFFFF", "#121212"  # backgrounds
 WIDTH = 8.0  # inches; a page shows it 700 pixels wide, so that 10.5 points become 13 pixels
 
