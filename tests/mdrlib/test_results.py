@@ -58,7 +58,8 @@ def check(entry):
     assert Config.of(entry["config"]) and set(entry["config"]) <= {field.name for field in fields(Config)}
     assert set(entry["metrics"]) == METRICS | (NEW_METRICS if new else set())
     assert all(0 <= entry["metrics"][name] <= 1 for name in METRICS)
-    assert entry["selected_by"] == ("validation" if entry["config"]["validation"] else "last")
+    held_out = entry["config"]["validation"] or entry["config"].get("held_out_group", -1) >= 0
+    assert entry["selected_by"] == ("validation" if held_out else "last")
     assert entry["seconds"] > 0
     assert set(entry["environment"]) == ENVIRONMENT | (NEW_ENVIRONMENT if new else set())
     assert entry["git"] is None or set(entry["git"]) == {"commit", "dirty"}
