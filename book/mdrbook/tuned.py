@@ -43,7 +43,7 @@ class Study(NamedTuple):
     """The runs on one set of images: arm -> runs."""
 
     tuning: dict[str, list[Result]]
-    stopping: dict[str, list[Result]]  #: Of what tuning chose, longer, on other held-out training classes.
+    stopping: dict[str, list[Result]]  #: Of what tuning chose, longer, with other seeds.
     confirmed: dict[str, list[Result]]  #: On other class splits.
 
     def trials(self) -> dict[str, list[Trial]]:

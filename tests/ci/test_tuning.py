@@ -9,7 +9,7 @@ import yaml
 import runs
 import studies
 import tuning
-from mdrlib.config import Config
+from mdrbook.tuned import arm_of
 from mdrlib.results import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,11 +49,11 @@ def test_the_best_along_the_run_is_first_and_the_start_does_not_count(study):
     made = {c.identity(): result(c, *s) for c, s in zip(plain, scores, strict=False)}
     made[plain[1].identity()] = result(plain[1], *scores[1], test=1.0)  # test classes choose nothing
     found = tuning.trials(study, "t", made)
-    assert list(found) == ["method triplet", "method triplet+l2"]
-    best, second = found["method triplet"]
-    assert (best.score, best.iteration, best.drawn) == (0.5, 20, {"lr": plain[0].lr})
-    assert (second.score, second.iteration) == (0.4, 10) and found["method triplet+l2"] == []
-    assert f"50.0 at iteration   20  lr {plain[0].lr:g}" in tuning.table(found)
+    assert list(found) == ["Triplet", "Triplet+L2Norm"]
+    best, second = found["Triplet"]
+    assert (best.score, best.iteration, best.config.lr) == (0.5, 20, plain[0].lr)
+    assert (second.score, second.iteration) == (0.4, 10) and found["Triplet+L2Norm"] == []
+    assert f"50.0 at iteration   20  lr {plain[0].lr:g}" in tuning.table(found, ["lr"])
 
 
 def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
@@ -68,14 +68,8 @@ def test_a_configuration_counts_once_all_its_alphabets_were_held_out(study):
     for config in cells:
         if (config.lr, config.held_out_group) in scores:
             made[config.identity()] = result(config, *scores[config.lr, config.held_out_group])
-    (trial,) = tuning.trials(study, "t", made)["method triplet"]
-    assert (trial.score, trial.iteration, trial.drawn) == (0.3, 10, {"lr": rates[0]})
-
-
-def arm(config):
-    """What tells arms apart: tuned.arm_of names them so too."""
-    usual = config.weight_decay == Config.weight_decay
-    return config.method, config.mdr_in_distance, config.switch > 0, usual
+    (trial,) = tuning.trials(study, "t", made)["Triplet"]
+    assert (trial.score, trial.iteration, trial.config.lr) == (0.3, 10, rates[0])
 
 
 @pytest.mark.parametrize("study", TUNED)
@@ -83,7 +77,7 @@ def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
     results, chosen = runs.committed(ROOT), {}
     for name in TUNED[study]:
         for its in filter(None, tuning.trials(ROOT, name, results).values()):
-            chosen[arm(its[0].config)] = its[0].config
+            chosen[arm_of(its[0].config)] = its[0].config
     for cell in studies.matrix(ROOT, study):
         config = cell.config
         planned = {"class_split": config.class_split, "seed": config.seed}
@@ -94,4 +88,4 @@ def test_stopping_and_confirmation_have_the_settings_that_tuning_chose(study):
             assert (config.held_out_group >= 0) == held_out
         else:
             planned["validation"] = 0.3 if held_out else 0.0
-        assert config == replace(chosen[arm(config)], **planned)
+        assert config == replace(chosen[arm_of(config)], **planned)
