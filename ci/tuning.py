@@ -1,7 +1,7 @@
 """The results of the random configurations of a tuning study, arm by arm.
 
-The configurations of an arm are ordered by the greatest MAP@R along the run on training classes that were held
-out; metrics of test classes are never looked at.
+The configurations of an arm are ordered by the greatest MAP@R along the run on training classes that were
+held out; metrics of test classes are never looked at.
 """
 
 import argparse
