@@ -83,16 +83,19 @@ class Study(NamedTuple):
         return contrasts.contrast(*found)
 
 
+def by_arm(*names: str, folder: str | Path = "../data/results") -> dict[str, list[Result]]:
+    """Read stored lists by name: arm -> runs; the arms of ARMS come first, in its order."""
+    runs: dict[str, list[Result]] = {}
+    for run in (run for name in names for run in load_committed(Path(folder) / f"{name}.json")):
+        runs.setdefault(arm_of(Config.of(run.config)), []).append(run)
+    order = dict.fromkeys((*ARMS.values(), *runs))
+    return {arm: runs[arm] for arm in order if arm in runs}
+
+
 def read(*names: str, folder: str | Path = "../data/results") -> Study:
-    """Read the lists NAME-tuning, NAME-stopping and NAME; the arms of ARMS come first, in its order."""
-    found = []
-    for part in ("-tuning", "-stopping", ""):
-        runs: dict[str, list[Result]] = {}
-        for run in (run for name in names for run in load_committed(Path(folder) / f"{name}{part}.json")):
-            runs.setdefault(arm_of(Config.of(run.config)), []).append(run)
-        order = dict.fromkeys((*ARMS.values(), *runs))
-        found.append({arm: runs[arm] for arm in order if arm in runs})
-    return Study(*found)
+    """Read the lists NAME-tuning, NAME-stopping and NAME by arm."""
+    parts = ("-tuning", "-stopping", "")
+    return Study(*(by_arm(*(name + part for name in names), folder=folder) for part in parts))
 
 
 def by_cosine(arm: str, metric: str, folder: str | Path = "../data/results") -> pd.DataFrame:
