@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIRDS = ("cub-tuning", "cub-tuning-sphere", "cub-tuning-units", "cub-tuning-proxies")
 GROCERIES = ("groceries-tuning", "groceries-tuning-units")
 RIVALS = ("cub-tuning-decay", "cub-tuning-switch")
-WRITING = ("handwriting-tuning", "handwriting-tuning-units")
+WRITING = ("handwriting-tuning", "handwriting-tuning-units", "handwriting-tuning-proxies")
 LENGTHS = {"groceries": 300, "handwriting": 450}
 TUNED = {
     **dict.fromkeys(("handwriting-stopping", "handwriting"), WRITING),
