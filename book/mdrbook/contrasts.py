@@ -126,7 +126,7 @@ def contrast(a: pd.DataFrame, b: pd.DataFrame) -> Contrast:
 def _mixed(rows: pd.DataFrame) -> tuple[float, float]:
     """Return the mean of d and its standard error, with splits and classes as crossed random effects."""
     parts = {"split": "0 + C(split)", "cls": "0 + C(cls)"}
-    model = mixedlm("d ~ 1", rows, groups=np.ones(len(rows)), vc_formula=parts)
+    model = mixedlm("d ~ 1", rows, groups=np.ones(len(rows)), vc_formula=parts, use_sparse=True)
     with warnings.catch_warnings():  # a component that is estimated as 0 lies on the border
         for kind in (ConvergenceWarning, SingularMatrixWarning):
             warnings.simplefilter("ignore", kind)
