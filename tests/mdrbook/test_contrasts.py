@@ -182,9 +182,10 @@ def where_it_stops(study, arm):
 
 
 def of_test_classes(study, arm, metric):
-    # Cars, which have no stops of their own: the last iteration.
-    rows, stop = [], 800 if study == "cars" else where_it_stops(study, arm)
-    for run in kept(study, arm):
+    rows, runs = [], kept(study, arm)
+    # Cars have no stops of their own: the last iteration.
+    stop = runs[0]["config"]["iterations"] if study == "cars" else where_it_stops(study, arm)
+    for run in runs:
         along = run["per_class"]["history"]
         values = along[metric][along["iteration"].index(stop)]
         split = run["config"]["class_split"]
