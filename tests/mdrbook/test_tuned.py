@@ -112,3 +112,19 @@ def test_the_readme_has_the_difference_on_cars_where_birds_stopped():
     assert stops["Triplet+MDR"] == 4 * stops["Triplet"]
     readme = " ".join((ROOT / "README.md").read_text("utf8").split())
     assert f"trains four times as long as Triplet, and leads by {contrasts.points(found)}." in readme
+
+
+def test_the_readme_has_the_differences_where_classes_are_learned_by_heart():
+    def apart(name: str, count: int = 0) -> str:
+        last = {}
+        for arm, runs in tuned.by_arm(name, folder=RESULTS).items():
+            for run in runs:
+                if run.config["train_classes"] == count:
+                    last[arm, run.config["class_split"]] = 100 * run.history[-1]["map@r"]
+        both = [last["Triplet+MDR", split] - last["Triplet", split] for split in (3, 4)]
+        return " and ".join(f"{difference:+.1f}" for difference in both)
+
+    readme = " ".join((ROOT / "README.md").read_text("utf8").split())
+    assert f"{apart('groceries-long')} on groceries after 1,200 iterations" in readme
+    assert f"{apart('photographs-long')} on birds after 1,400" in readme
+    assert f"{apart('cars-classes', 10)} on ten classes of cars" in readme
