@@ -132,6 +132,12 @@ def line_style(style: Mapping[str, Any]) -> dict[str, Any]:
     return {part: value for part, value in style.items() if part != "hatch"}
 
 
+def legend(figure: Figure, columns: int) -> None:
+    """Name the lines of all panels above them, each name once."""
+    handles = {h.get_label(): h for ax in figure.axes for h in ax.get_legend_handles_labels()[0]}
+    figure.legend(handles.values(), handles, loc="outside upper left", ncols=columns, handlelength=2.8)
+
+
 def image(figure: Figure, alt: str, label: str = "", shown: bool = True, narrow: bool = True) -> str:
     """Return the figure as an <img> that contains its PNG; the same drawing has the same bytes.
 

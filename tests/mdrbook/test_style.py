@@ -145,3 +145,12 @@ def test_pyplot_keeps_no_figure_and_the_same_drawing_has_the_same_bytes():
         images.append(style.image(fig, 'a "line"'))
     assert plt.get_fignums() == []
     assert images[0] == images[1] and 'alt="a &quot;line&quot;"' in images[0]
+
+
+def test_a_legend_names_the_lines_of_all_panels_once():
+    fig, axes = style.figure(4, 2, 1, 2)
+    for ax, names in zip(axes, (("a", "b"), ("b", "c")), strict=True):
+        for name in names:
+            ax.plot([0, 1], label=name)
+    style.legend(fig, 3)
+    assert [text.get_text() for text in fig.legends[0].texts] == ["a", "b", "c"]

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mdrbook.style import WIDTH, figure, line_style, method_styles, metric_name, text_color
+from mdrbook.style import WIDTH, figure, legend, line_style, method_styles, metric_name, text_color
 
 Triple = Sequence[float]  # mean, low, high; further values are ignored
 
@@ -84,8 +84,7 @@ def metric_over(
         ax.yaxis.set_major_formatter("{x:g} %")
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
-    handles = {h.get_label(): h for ax in axes.flat for h in ax.get_legend_handles_labels()[0]}
-    fig.legend(handles.values(), handles, loc="outside upper left", ncols=4, handlelength=2.8)
+    legend(fig, 4)
     return fig
 
 
